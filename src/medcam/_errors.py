@@ -61,7 +61,9 @@ class MedcamWarning(UserWarning):
     """The result is right, but there is something its reader should know."""
 
 
-def unknown_name(kind: str, given: object, known: Iterable[str], *, more: str = "") -> UnknownNameError:
+def unknown_name(
+    kind: str, given: object, known: Iterable[str], *, more: str = ""
+) -> UnknownNameError:
     """Builds the error for a name that does not exist, with the nearest ones that do.
 
     Args:

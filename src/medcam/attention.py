@@ -1,0 +1,191 @@
+"""What a call yields: attention maps in raw units, and the explanation that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from medcam._errors import InputError
+from medcam._findings import Findings
+
+MapKey = str | None | tuple[str, str | None]
+"""A layer name; ``(method, layer)`` when several methods were asked for. The layer is None for
+methods that need none, such as guided backpropagation."""
+
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedTarget:
+    """What was explained.
+
+    Attributes:
+        description: In words.
+        task: "classification" or "segmentation", by the shape of the output.
+        classes: The class that each map is of, ``[batch, targets]``; None if it is no class.
+        voxels: How many voxels the score is the mean of, ``[batch, targets]``; None without voxels.
+    """
+
+    description: str
+    task: Literal["classification", "segmentation"]
+    classes: Int[Tensor, "batch targets"] | None = None
+    voxels: Int[Tensor, "batch targets"] | None = None
+
+    def __str__(self) -> str:
+        return self.description
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """One method's map of one layer, for every sample and target.
+
+    Attributes:
+        values: ``[batch, targets, *space]``, in the raw units of the method, on the device of
+            the model.
+        method: The method's name, e.g. ``"gcam"``.
+        layer: The layer's name; None for methods that need no layer.
+        target: What was explained.
+        signed: Whether negative values carry meaning (evidence against the target).
+        positive_part: Whether, in a signed map, only the positive part points at the target
+            (HiResCAM); otherwise the magnitude does (guided backpropagation).
+        channels: For maps of the input itself, the signed values of each input channel before
+            they were reduced to ``values``, ``[batch, targets, channels, *space]``.
+    """
+
+    values: Float[Tensor, "batch targets *space"]
+    method: str
+    layer: str | None
+    target: ResolvedTarget
+    signed: bool = False
+    positive_part: bool = False
+    channels: Float[Tensor, "batch targets channels *space"] | None = None
+
+    def normalized(self) -> Float[Tensor, "batch targets *space"]:
+        """The map scaled for display, each sample and target by itself.
+
+        Positive maps go to [0, 1] by minimum and maximum; signed maps to [-1, 1], symmetric
+        about zero. A constant map becomes zeros, never NaN.
+        """
+        values = self.values
+        axes = tuple(range(2, values.ndim))
+        low = torch.zeros_like(values).amin(axes, True) if self.signed else values.amin(axes, True)
+        high = values.abs().amax(axes, True) if self.signed else values.amax(axes, True)
+        span = high - low
+        return torch.where(span > 0, (values - low) / span.where(span > 0, 1.0), 0.0)
+
+    def attention(self) -> Float[Tensor, "batch targets *space"]:
+        """Where the network looks, without a sign: what is scored against a mask."""
+        if not self.signed:
+            return self.values
+        return self.values.clamp(min=0) if self.positive_part else self.values.abs()
+
+    def numpy(self) -> Float[np.ndarray, "batch targets *space"]:
+        """The raw values as a numpy array on the CPU."""
+        return self.values.cpu().numpy()
+
+    def __repr__(self) -> str:
+        shape = ", ".join(str(extent) for extent in self.values.shape)
+        where = "the input" if self.layer is None else f"layer {self.layer!r}"
+        return f"AttentionMap({self.method} of {where}, [{shape}], {self.target})"
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What one call of a model yields beside its prediction.
+
+    Attributes:
+        output: The model's output, as the model returned it.
+        target: What was explained.
+        layer: The layer, or layers, that the maps are of, after "auto" and "full" are resolved.
+        skipped: Layers of which no map could be made, with the reason (``layer="full"``).
+    """
+
+    output: Any
+    target: ResolvedTarget
+    layer: str | tuple[str, ...] | None
+    _maps: Mapping[MapKey, AttentionMap]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    _findings: Findings = field(default_factory=Findings, repr=False)
+
+    @property
+    def maps(self) -> Mapping[MapKey, AttentionMap]:
+        """The maps by layer name, or by ``(method, layer)`` when several methods were asked for.
+
+        Raises:
+            NoMapError: A map is not finite.
+        """
+        self._findings.report()
+        return MappingProxyType(dict(self._maps))
+
+    @property
+    def map(self) -> AttentionMap:
+        """The one map of this explanation.
+
+        Raises:
+            InputError: There are several; pick one from ``maps``.
+        """
+        maps = self.maps
+        if len(maps) != 1:
+            raise InputError(
+                f"This explanation holds {len(maps)} maps: choose one, explanation.maps[key], "
+                f"with key one of {list(maps)[:6]}{' ...' if len(maps) > 6 else ''}."
+            )
+        return next(iter(maps.values()))
+
+
+def resize(
+    values: Float[Tensor, "batch targets *space"], shape: Sequence[int]
+) -> Float[Tensor, "batch targets *resized"]:
+    """Resizes maps linearly (``align_corners=False``), averaging first along axes that shrink.
+
+    Args:
+        values: The maps.
+        shape: The new extents of the spatial axes.
+
+    >>> resize(torch.tensor([[[[0.0, 1.0]]]]), (1, 4))
+    tensor([[[[0.0000, 0.2500, 0.7500, 1.0000]]]])
+    """
+    space, shape = tuple(values.shape[2:]), tuple(shape)
+    if space == shape:
+        return values
+    smaller = tuple(min(old, new) for old, new in zip(space, shape, strict=True))
+    if smaller != space:
+        values = F.interpolate(values, smaller, mode="area")
+    if smaller != shape:
+        values = F.interpolate(values, shape, mode=_LINEAR[len(shape)], align_corners=False)
+    return values
+
+
+ShapeRequest = Literal["input"] | Sequence[int] | None
+
+
+def requested_shape(shape: ShapeRequest, space: Sequence[int]) -> tuple[int, ...] | None:
+    """The spatial shape that maps are brought to; None keeps the layer's own.
+
+    Raises:
+        InputError: ``shape`` is neither "input", None nor one positive extent per axis.
+    """
+    if shape is None:
+        return None
+    if isinstance(shape, str):
+        if shape in {"input", "default"}:
+            return tuple(space)
+    elif len(shape) == len(space) and all(int(extent) > 0 for extent in shape):
+        return tuple(int(extent) for extent in shape)
+    raise InputError(
+        f"shape={shape!r} is not a map's shape: give 'input', None for the layer's own, or "
+        f"{len(space)} positive extents, as the input has {len(space)} spatial axes."
+    )
+
+
+def plain(tensor: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
+    """The tensor without its subclass (a MetaTensor's affine is wrong for its features)."""
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)

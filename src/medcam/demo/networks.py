@@ -1,0 +1,141 @@
+"""The two small trained networks of the demos: a 3D segmenter and a 2D classifier.
+
+Every activation is an ``nn.ReLU`` module that works out of place, so that each layer can be hooked
+and the methods that replace the ReLU's backward pass apply.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["BrainUNet", "LesionNet"]
+
+
+class BrainUNet(nn.Module):
+    """A three-level 3D U-Net that marks the brain in a T1 head scan.
+
+    The network of deepbrain 0.1 (171,465 parameters), without the dropout it was trained with. It
+    has no convolution at its lowest resolution: the bottleneck is what the third pooling leaves.
+
+    Layers, for a cube of side S: ``encoder1`` (8 channels, S), ``encoder2`` (16, S/2), ``encoder3``
+    (32, S/4), ``bottleneck`` (32, S/8), ``decoder3`` (32, S/4), ``decoder2`` (16, S/2),
+    ``decoder1`` (8, S), ``head`` (1, S). The convolutions are ``encoderN.conv1``,
+    ``encoderN.conv2``, ``decoderN.up`` and ``decoderN.conv``.
+
+    Example:
+        >>> BrainUNet()(torch.zeros(1, 1, 16, 16, 16)).shape
+        torch.Size([1, 1, 16, 16, 16])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder1 = _Encoder(1, 8)
+        self.pool1 = nn.MaxPool3d(2)
+        self.encoder2 = _Encoder(8, 16)
+        self.pool2 = nn.MaxPool3d(2)
+        self.encoder3 = _Encoder(16, 32)
+        self.bottleneck = nn.MaxPool3d(2)
+        self.decoder3 = _Decoder(32, 32)
+        self.decoder2 = _Decoder(32, 16)
+        self.decoder1 = _Decoder(16, 8)
+        self.head = nn.Conv3d(8, 1, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Computes the brain logit of every voxel.
+
+        Args:
+            x: Head scans, shape ``[batch, 1, depth, height, width]``, non-negative with maximum 1.
+                The network was trained on sides of 128; each side must be at least 8.
+
+        Returns:
+            Logits of the same shape: brain where positive.
+        """
+        skip1 = self.encoder1(x)
+        skip2 = self.encoder2(self.pool1(skip1))
+        skip3 = self.encoder3(self.pool2(skip2))
+        x = self.decoder3(self.bottleneck(skip3), skip3)
+        x = self.decoder2(x, skip2)
+        x = self.decoder1(x, skip1)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class _Encoder(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv3d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.relu2(self.conv2(self.relu1(self.conv1(x))))
+        return features
+
+
+class _Decoder(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose3d(in_channels, out_channels, kernel_size=3, stride=2, bias=False)
+        self.conv = nn.Conv3d(2 * out_channels, out_channels, kernel_size=3, padding=1)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        # TensorFlow's 'SAME' keeps outputs 0 .. 2n-1 of the 2n+1 that a full transposed convolution
+        # makes of n inputs: it pads a stride-2 convolution of even length at the far end only.
+        depth, height, width = skip.shape[2:]
+        x = self.up(x)[:, :, :depth, :height, :width]
+        features: Tensor = self.relu(self.conv(torch.cat([x, skip], dim=1)))
+        return features
+
+
+class LesionNet(nn.Module):
+    """A small CNN that says whether a head slice shows a bright lesion.
+
+    Six convolutions with ReLUs, two poolings, global average pooling and one linear layer, 61,562
+    parameters. As only the average separates ``conv6`` from the classes, Grad-CAM there is CAM up
+    to a factor.
+
+    Layers, for a slice of side S: ``conv1``, ``conv2`` (16 channels, S), ``conv3``, ``conv4``
+    (32, S/2), ``conv5`` (48, S/4), ``conv6`` (72, S/4), each followed by its ``reluN``.
+
+    Example:
+        >>> LesionNet()(torch.zeros(3, 1, 64, 64)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, kernel_size=3, padding=1)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(16, 16, kernel_size=3, padding=1)
+        self.relu2 = nn.ReLU()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv3 = nn.Conv2d(16, 32, kernel_size=3, padding=1)
+        self.relu3 = nn.ReLU()
+        self.conv4 = nn.Conv2d(32, 32, kernel_size=3, padding=1)
+        self.relu4 = nn.ReLU()
+        self.pool2 = nn.MaxPool2d(2)
+        self.conv5 = nn.Conv2d(32, 48, kernel_size=3, padding=1)
+        self.relu5 = nn.ReLU()
+        self.conv6 = nn.Conv2d(48, 72, kernel_size=3, padding=1)
+        self.relu6 = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(72, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Computes the logits of the classes absent (0) and present (1).
+
+        Args:
+            x: Slices, shape ``[batch, 1, height, width]``, normalised as
+                :func:`~medcam.demo.load_lesion_slices` does. Trained on 64 x 64.
+
+        Returns:
+            Logits, shape ``[batch, 2]``.
+        """
+        x = self.relu2(self.conv2(self.relu1(self.conv1(x))))
+        x = self.relu4(self.conv4(self.relu3(self.conv3(self.pool1(x)))))
+        x = self.relu6(self.conv6(self.relu5(self.conv5(self.pool2(x)))))
+        logits: Tensor = self.classifier(self.pool(x).flatten(1))
+        return logits

@@ -1,0 +1,164 @@
+"""Whatever the caller has, as a float64 map and a boolean mask on one grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch.nn.functional import interpolate
+
+from medcam._errors import InputError, InputTypeError, MaskError
+
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # torch's names of one and the same thing
+_ROUNDING = 4  # steps: more than linear resizing of a constant makes (3 at most)
+_SHOWN = 6  # values of a wrong mask that its error names
+
+
+def read_map(value: Any) -> Float[np.ndarray, "*space"]:
+    """Gives a map as float64 ``[*space]``; a rounded constant becomes an exact one.
+
+    Raises:
+        InputTypeError: Not real numbers.
+        InputError: Empty, or NaN or infinity in it.
+
+    Example:
+        >>> read_map(torch.ones(2, dtype=torch.bfloat16))
+        array([1., 1.])
+    """
+    given = _to_numpy(value, "attention map")
+    values: Float[np.ndarray, "*space"] = given.astype(np.float64)  # always a copy
+    if not values.ndim or not values.size:
+        raise InputError(f"The attention map has no voxels: its shape is {values.shape}.")
+    if bad := values.size - int(np.isfinite(values).sum()):
+        raise InputError(
+            f"{bad} of the {values.size} values of the attention map are NaN or infinite; such a "
+            "map cannot be scored. Look for an overflow in the model, e.g. run it in float32."
+        )
+    step = min(_step(value), float(np.finfo(np.float32).eps))
+    if np.ptp(values) <= _ROUNDING * step * np.abs(values).max():
+        values[...] = values.flat[0]
+    return values
+
+
+def read_mask(value: Any) -> Bool[np.ndarray, "*space"]:
+    """Gives a mask as bool ``[*space]``.
+
+    Raises:
+        InputTypeError: Not real numbers.
+        MaskError: Empty, or with other values than 0 and 1.
+
+    Example:
+        >>> read_mask([0.0, 1.0])
+        array([False,  True])
+    """
+    values = _to_numpy(value, "mask")
+    if not values.ndim or not values.size:
+        raise MaskError(f"The mask has no voxels: its shape is {values.shape}.")
+    if not np.isin(values, (0, 1)).all():
+        found = np.unique(values)
+        shown = ", ".join(f"{number:g}" for number in found[:_SHOWN])
+        raise MaskError(
+            f"The mask must hold 0 and 1 only, or be boolean; this one ({values.dtype}) has "
+            f"{found.size} values: {shown}{', …' if found.size > _SHOWN else ''}. Choose one label "
+            "with `mask == label`, or cut a soft mask with `mask > 0.5`."
+        )
+    return values.astype(bool)
+
+
+def same_rank(
+    attention: Float[np.ndarray, "*space"],
+    mask: Bool[np.ndarray, "*grid"],
+    spacing: tuple[float, ...] | None,
+) -> tuple[Float[np.ndarray, "*space"], Bool[np.ndarray, "*grid"]]:
+    """Gives both without the leading axes of size 1 that are a batch or a channel.
+
+    They go until the ranks agree, then, from both, until the spacing fits, or no more than three
+    axes are left.
+
+    Raises:
+        MaskError: The ranks differ all the same.
+        InputError: The spacing has another number of axes.
+
+    Example:
+        >>> a, m = same_rank(np.zeros((1, 1, 4, 5)), np.zeros((8, 10), bool), None)
+        >>> a.shape, m.shape
+        ((4, 5), (8, 10))
+    """
+    shapes = f"the attention map has {attention.shape}, the mask {mask.shape}"
+    while attention.ndim > mask.ndim and attention.shape[0] == 1:
+        attention = attention[0]
+    while mask.ndim > attention.ndim and mask.shape[0] == 1:
+        mask = mask[0]
+    if attention.ndim != mask.ndim:
+        raise MaskError(
+            f"Map and mask differ in their number of axes: {shapes}. Give one sample of each, "
+            "without batch and channel axes."
+        )
+    axes = 3 if spacing is None else len(spacing)
+    while mask.ndim > axes and attention.shape[0] == mask.shape[0] == 1:
+        attention, mask = attention[0], mask[0]
+    if spacing is not None and mask.ndim != axes:
+        raise InputError(
+            f"spacing has {axes} values, {spacing}, but the mask {mask.ndim} axes, {mask.shape}: "
+            "give one number of mm per axis."
+        )
+    return attention, mask
+
+
+def resize(
+    attention: Float[np.ndarray, "*space"], shape: tuple[int, ...]
+) -> Float[np.ndarray, "*grid"]:
+    """Gives the map interpolated linearly to a shape, voxel edges aligned (align_corners=False).
+
+    Raises:
+        MaskError: More than three axes, and another size.
+
+    Example:
+        >>> resize(np.array([0.0, 1.0]), (4,)).tolist()
+        [0.0, 0.25, 0.75, 1.0]
+    """
+    if attention.shape == shape:
+        return attention
+    if attention.ndim not in _LINEAR:
+        raise MaskError(
+            f"The attention map has shape {attention.shape}, the mask {shape}: with more than "
+            "three axes they must be equal. Give one sample of each, without batch and channel "
+            "axes."
+        )
+    if attention.min() == attention.max():  # exactly so afterwards, too
+        return np.full(shape, attention.flat[0])
+    resized = interpolate(
+        torch.from_numpy(attention)[None, None],
+        size=shape,
+        mode=_LINEAR[attention.ndim],
+        align_corners=False,
+    )
+    grid: Float[np.ndarray, "*grid"] = resized[0, 0].numpy()
+    return grid
+
+
+def _to_numpy(value: Any, what: str) -> np.ndarray:
+    """Gives real numbers as an array of their own type (bfloat16: float32)."""
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu()
+        value = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"The {what} is a {type(value).__name__}: {error}.") from error
+    if array.dtype.kind not in "biuf":
+        raise InputTypeError(
+            f"The {what} is a {type(value).__name__} of {array.dtype}: give an array or a tensor "
+            "of real numbers."
+        )
+    return array
+
+
+def _step(value: Any) -> float:
+    """Gives the rounding step of the value's type, relative to the value."""
+    if isinstance(value, torch.Tensor):
+        return torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    dtype = np.asarray(value).dtype
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0

@@ -1,0 +1,151 @@
+"""One score of one map against one mask: checks the wishes, reads the inputs, asks the metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medcam._errors import InputError, InputTypeError, unknown_name
+from medcam.evaluation.inputs import read_map, read_mask, resize, same_rank
+from medcam.evaluation.metrics import METRICS, Options
+from medcam.evaluation.thresholds import check_threshold
+
+MetricFunction = Callable[[np.ndarray, np.ndarray], float]
+
+
+class Score(NamedTuple):
+    """A score, and what chance alone would reach on that mask (None: there is no such level)."""
+
+    value: float
+    chance: float | None
+
+
+def compute_score(
+    attention_map: Any,
+    mask: Any,
+    metric: str | MetricFunction = "wioa",
+    threshold: str | float = "otsu",
+    *,
+    spacing: Sequence[float] | None = None,
+    tolerance_mm: float = 0.0,
+) -> float:
+    """Gives the score of an attention map against a ground-truth mask.
+
+    The map is resized linearly (align_corners=False) to the mask's grid where their sizes differ. A
+    map with a negative value counts by its absolute values, taken before the resizing. Values that
+    differ by rounding alone (four steps of their type, of float32 at most) count as equal.
+
+    Args:
+        attention_map: Array or tensor ``[*space]`` of one sample, of any real type, on any device.
+            Leading axes of size 1 are dropped where the mask has fewer axes, and vice versa.
+        mask: Array or tensor ``[*space]`` of 0 and 1, of any type: 1 where the finding is.
+        metric: A name in ``medcam.evaluation.METRICS``, or a callable. It gets two arrays of equal
+            shape, the raw map on the mask's grid (float64, signs kept) and the mask (bool), and
+            returns a number.
+        threshold: ``'otsu'`` or a number from 0 to 1, where the map, normalised to [0, 1], is cut.
+            Only the overlap and distance metrics use it.
+        spacing: Voxel size in mm along each axis of the mask; 1 mm each by default. Only the
+            metrics in mm and the tolerance use it.
+        tolerance_mm: How far from the mask the maximum may lie in the pointing game.
+
+    Returns:
+        The score; NaN where it is undefined, e.g. for an empty mask.
+
+    Raises:
+        InputError: NaN or infinity in the map; a threshold, spacing or tolerance out of range.
+        UnknownNameError: There is no metric of this name.
+        MaskError: The mask is not 0/1, or of another rank than the map.
+        InputTypeError: An argument of a kind that cannot be used.
+
+    Example:
+        >>> mask = np.array([[0, 1], [1, 0]])
+        >>> compute_score(np.array([[0.0, 5.0], [2.0, 3.0]]), mask, "relevance_mass")
+        0.7
+        >>> compute_score(np.array([[0.0, 5.0], [2.0, 3.0]]), mask, lambda a, m: a[m].max())
+        5.0
+    """
+    options = check_options(threshold, spacing, tolerance_mm)
+    return score_and_chance(attention_map, mask, check_metric(metric), options).value
+
+
+def score_and_chance(
+    attention_map: Any, mask: Any, metric: str | MetricFunction, options: Options
+) -> Score:
+    """Gives the score of ``compute_score`` together with its chance level.
+
+    Example:
+        >>> score_and_chance(np.eye(2), np.eye(2), "ioa", Options())
+        Score(value=1.0, chance=0.5)
+    """
+    raw, truth = same_rank(read_map(attention_map), read_mask(mask), options.spacing)
+    if not isinstance(metric, str):
+        return Score(_number(metric(resize(raw, truth.shape), truth.copy())), None)
+    attention = resize(np.abs(raw) if raw.min() < 0 else raw, truth.shape)
+    chosen = METRICS[metric]
+    return Score(chosen.score(attention, truth, options), chosen.chance_level(truth, options))
+
+
+def check_metric(metric: Any) -> str | MetricFunction:
+    """Gives the metric back, if it is a known name or a callable.
+
+    Raises:
+        UnknownNameError: There is no metric of this name.
+        InputTypeError: Neither a name nor a callable.
+
+    Example:
+        >>> check_metric("dice")
+        'dice'
+    """
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            raise unknown_name("Metric", metric, METRICS, more="A callable(map, mask) works too.")
+        return metric
+    if not callable(metric):
+        raise InputTypeError(
+            f"The metric is a {type(metric).__name__}: {metric!r}. Give one of "
+            f"{', '.join(METRICS)}, or a callable(map, mask) that returns a number."
+        )
+    function: MetricFunction = metric
+    return function
+
+
+def check_options(threshold: Any, spacing: Any, tolerance_mm: Any) -> Options:
+    """Gives the options of a score, checked.
+
+    Raises:
+        InputError: A value out of range.
+        InputTypeError: A value of a kind that cannot be used.
+
+    Example:
+        >>> check_options("otsu", (3, 0.5), 0)
+        Options(threshold='otsu', spacing=(3.0, 0.5), tolerance_mm=0.0)
+    """
+    if isinstance(tolerance_mm, bool) or not isinstance(tolerance_mm, Real):
+        raise InputTypeError(f"tolerance_mm is {tolerance_mm!r}: give a number of mm, 0 or more.")
+    if not 0 <= float(tolerance_mm) < math.inf:
+        raise InputError(f"tolerance_mm is {tolerance_mm}: give a number of mm, 0 or more.")
+    sizes = None
+    if spacing is not None:
+        try:
+            sizes = tuple(float(size) for size in spacing)
+        except (TypeError, ValueError):
+            raise InputTypeError(
+                f"spacing is {spacing!r}: give one number of mm per axis, e.g. (1.0, 0.7, 0.7)."
+            ) from None
+        if not sizes or not all(0 < size < math.inf for size in sizes):
+            raise InputError(f"spacing is {sizes}: give one positive number of mm per axis.")
+    return Options(check_threshold(threshold), sizes, float(tolerance_mm))
+
+
+def _number(result: Any) -> float:
+    """Gives what a callable metric returned as a float."""
+    try:
+        return float(result)
+    except (TypeError, ValueError):
+        raise InputTypeError(
+            f"The metric returned a {type(result).__name__}; it must return one number."
+        ) from None

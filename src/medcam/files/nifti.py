@@ -1,0 +1,185 @@
+"""NIfTI volumes that lie exactly where their image lies."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medcam._errors import InputError, InputTypeError, MedcamWarning
+from medcam.files.arrays import robust_max, to_array, to_map
+from medcam.files.atomic import write_atomically
+
+# The fields of a NIfTI header that say where the voxels lie, copied bit by bit.
+_PLACE = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units")
+_OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+_ALIGNED = 2  # the NIfTI code for "coordinates of some other image": all that a bare affine tells
+
+
+def save_nifti(path: str | os.PathLike[str], volume: object, reference: object = None) -> Path:
+    """Writes a map as a float32 NIfTI-1 file on the grid of its image.
+
+    The values are written as they are: not scaled, not transposed. ``cal_min`` and ``cal_max``,
+    from which viewers take their first window, are 0 and the robust maximum; symmetric about 0 for
+    a map with negative values.
+
+    Args:
+        path: The file, ending in ``.nii`` or ``.nii.gz``.
+        volume: ``[X, Y, Z]``, finite real numbers. The order of the axes is the image's own as
+            nibabel and MONAI read it.
+        reference: Where the voxels lie. A nibabel image or the path of one: its sform and qform
+            with their codes, spacing and units, bit by bit; other things in its header (names,
+            dates) are not copied. Or a 4x4 affine from voxel indices to RAS+ millimetres, or
+            anything with an ``affine`` (MONAI's MetaTensor). None: the identity, with one warning
+            per process.
+
+    Raises:
+        InputError: Not three axes, NaN or infinity, another shape than the reference, an affine
+            that is not 4x4, finite and invertible, an unreadable reference, another ending.
+        InputTypeError: A reference of another kind.
+        SaveError: The file could not be written.
+
+    Example:
+        >>> import tempfile, nibabel
+        >>> affine = np.diag([1, 1, 5, 1])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_nifti(Path(folder, "a.nii.gz"), np.ones((2, 3, 4)), affine)
+        ...     bool((nibabel.load(path).affine == affine).all())
+        True
+    """
+    path = Path(path)
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise InputError(
+            f"'{path}' does not end in '.nii.gz' or '.nii': volumes are saved as NIfTI."
+        )
+    values = to_map(volume, "The volume")
+    if values.ndim != 3:
+        raise InputError(
+            f"A volume is [X, Y, Z], not {list(values.shape)}: "
+            "save each sample and channel by itself."
+        )
+    header = _header(values.shape, reference)
+    header.set_data_dtype(np.float32)
+    top = robust_max(values)
+    header["cal_min"], header["cal_max"] = (-top if bool((values < 0).any()) else 0.0), top
+    header["descrip"] = b"medcam"
+    image = _nibabel().Nifti1Image(values, None, header)
+    return write_atomically(path, image.to_filename)
+
+
+def _nibabel() -> Any:  # its own annotations are too partial for strict checking
+    import nibabel
+
+    return nibabel
+
+
+def _header(shape: tuple[int, ...], reference: object) -> Any:
+    """Gives a fresh Nifti1Header of that shape with the reference's geometry."""
+    nib = _nibabel()
+    if isinstance(reference, str | os.PathLike):
+        reference = _load(reference)
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    if isinstance(reference, nib.spatialimages.SpatialImage):
+        _check_shape(shape, (*reference.shape, 1, 1)[:3])
+        source, affine = reference.header, reference.affine
+        # An image made without an affine has the one that its header says.
+        affine = _affine(source.get_best_affine() if affine is None else affine)
+        same = isinstance(source, nib.Nifti1Header) and np.allclose(
+            affine, source.get_best_affine()
+        )
+        if same:  # else another format, or its affine was changed after it was read
+            for field in _PLACE + _OFFSETS:
+                header[field] = source[field]
+            header["pixdim"][:4] = source["pixdim"][:4]
+            return header
+    else:
+        affine = _affine_of(shape, reference)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = affine[:3, :3] / spacing
+    sheared = not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4)
+    header.set_qform(affine, 0 if sheared else _ALIGNED)  # a qform cannot hold a shear
+    header.set_sform(affine, _ALIGNED)
+    header["pixdim"][1:4] = spacing
+    header.set_xyzt_units("mm")
+    return header
+
+
+def _affine_of(shape: tuple[int, ...], reference: object) -> NDArray[np.float64]:
+    """Gives the affine of a reference that is no nibabel image."""
+    if reference is None:
+        _warn_identity()
+        return np.eye(4)
+    affine = getattr(reference, "affine", None)
+    if affine is None:
+        if not isinstance(reference, torch.Tensor | np.ndarray | Sequence):
+            raise InputTypeError(
+                f"A reference is a NIfTI path, a nibabel image, a 4x4 affine or something with an "
+                f"'affine' (MetaTensor), not {type(reference).__name__}."
+            )
+        return _affine(reference)
+    if isinstance(reference, torch.Tensor):  # MONAI: channels first, so space comes last
+        _check_shape(shape, (1, 1, *reference.shape)[-3:])
+    return _affine(affine)
+
+
+def _affine(given: object) -> NDArray[np.float64]:
+    affine = to_array(given, "The reference's affine").astype(np.float64)
+    if affine.shape == (1, 4, 4):  # a batch of one, as MONAI's collate makes it
+        affine = affine[0]
+    if affine.shape != (4, 4):
+        raise InputError(
+            f"An affine is 4x4, not {list(affine.shape)}: pass the affine of this one image "
+            "(of a batch: that of the sample)."
+        )
+    usual = bool(np.isfinite(affine).all()) and bool((affine[3] == (0, 0, 0, 1)).all())
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not usual or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * spacing.prod():
+        raise InputError(
+            "The reference's affine cannot place voxels: it must be finite and invertible with the "
+            f"last row 0 0 0 1, and is {affine.tolist()}."
+        )
+    return affine
+
+
+def _load(path: str | os.PathLike[str]) -> Any:
+    nib = _nibabel()
+    try:
+        return nib.load(path)
+    except (OSError, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(
+            f"The reference '{path}' cannot be read: {error}. Pass a NIfTI file or its 4x4 affine."
+        ) from error
+
+
+def _check_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape == wanted:
+        return
+    advice = "Pass the image on whose voxels the map lies, or resize the map to it (shape='input')."
+    if shape == wanted[::-1]:
+        advice = (
+            "The axes are reversed: arrays of SimpleITK are z, y, x, NIfTI is x, y, z. Transpose "
+            "the volume with .transpose(2, 1, 0) (torch: .permute(2, 1, 0))."
+        )
+    raise InputError(
+        f"The volume is {list(shape)}, its reference {list(wanted)}: they must be equal. {advice}"
+    )
+
+
+@functools.cache
+def _warn_identity() -> None:
+    """Warns once per process; a filter that turns it into an error makes it raise every time."""
+    warnings.warn(
+        "The map is saved without its image's geometry (identity affine: 1 mm voxels, no origin), "
+        "so viewers will not lay it over the image. Pass reference=: the image, its path or its "
+        "affine. This is said once.",
+        MedcamWarning,
+        stacklevel=5,
+    )

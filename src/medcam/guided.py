@@ -1,0 +1,100 @@
+"""Guided backpropagation on the graph: rectifiers let only positive gradients through.
+
+Springenberg et al., arXiv 1412.6806: ``R_in = 1[f > 0] · 1[R_out > 0] · R_out`` at every ReLU.
+Instead of replacing the user's ReLU modules, the rectifiers are found as nodes of the autograd
+graph, so that ``nn.ReLU``, ``F.relu``, ``torch.relu``, in-place and shared ones are all the same.
+The gradient that *enters* a rectifier is clamped at zero, then the node's own derivative applies:
+for ReLU exactly the formula above; for LeakyReLU, PReLU, ELU, SELU, CELU and Softplus, which grow
+everywhere, clamping before or after is the same. For GELU, SiLU, Mish and Hardswish, which do not,
+it is an extension of this package.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcam._errors import MedcamWarning, NoMapError
+from medcam._graph import nodes
+
+_RECTIFIERS = frozenset(
+    {
+        "Relu", "Threshold", "LeakyRelu", "PreluKernel", "Elu", "Celu", "Gelu", "Silu", "Mish",
+        "Hardswish", "Hardtanh", "Softplus", "RreluWithNoise",
+    }
+)  # fmt: skip
+_OPAQUE = {
+    "CopySlices": "an in-place operation on a view",
+    "CompiledFunctionBackward": "compiled code",
+    "CheckpointFunctionBackward": "reentrant activation checkpointing",
+    "DifferentiableGraphBackward": "TorchScript",
+}
+
+
+def _kind(node: Any) -> str:
+    """``"LeakyRelu"`` of ``"LeakyReluBackward1"``."""
+    return str(node.name()).rstrip("0123456789").removesuffix("Backward")
+
+
+def _is_rectifier(node: Any) -> bool:
+    kind = _kind(node)
+    if kind in _RECTIFIERS:
+        return True
+    if kind in {"Clamp", "ClampMin"}:
+        low = getattr(node, "_saved_min", None)
+        return bool(low == 0) if not isinstance(low, Tensor) else not bool(low.any())
+    if kind == "Maximum":
+        saved = (node._saved_self, node._saved_other)
+        return any(not part.requires_grad and not bool(part.any()) for part in saved)
+    return False
+
+
+def _clamped(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if grad is None else grad.clamp(min=0) for grad in grads)
+
+
+@contextmanager
+def rectified(scores: Tensor) -> Iterator[int]:
+    """Within it, backward passes from ``scores`` are guided; yields the number of rectifiers.
+
+    Raises:
+        NoMapError: There is no rectifier, so the guided gradient would be the plain one.
+    """
+    found = nodes(scores.grad_fn)
+    rectifiers = [node for node in found if _is_rectifier(node)]
+    if not rectifiers:
+        raise NoMapError(
+            "No rectifier (ReLU, LeakyReLU, PReLU, ELU, GELU, SiLU, ...) was found between the "
+            "input and the target, so guided backpropagation would equal the plain gradient: use "
+            "method='saliency', or build the network with one of these activations."
+        )
+    hidden = {
+        (str(node.name()), text)
+        for node in found
+        for name, text in _OPAQUE.items()
+        if str(node.name()).startswith(name)
+    } | {
+        (str(node.name()), "a custom autograd function")
+        for node in found
+        if isinstance(node, torch.autograd.function.BackwardCFunction)
+        and not str(node.name()).startswith(tuple(_OPAQUE))
+    }
+    if hidden:
+        found = ", ".join(sorted(f"{name} ({text})" for name, text in hidden))
+        warnings.warn(
+            f"Guided backpropagation cannot see rectifiers inside {found}: if there are any, the "
+            "plain gradient passes them.",
+            MedcamWarning,
+            stacklevel=2,
+        )
+    handles = [node.register_prehook(_clamped) for node in rectifiers]
+    try:
+        yield len(rectifiers)
+    finally:
+        for handle in handles:
+            handle.remove()

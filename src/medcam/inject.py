@@ -1,0 +1,319 @@
+"""The one line: a model that goes on working as usual, and yields attention maps beside.
+
+`inject` makes a shallow copy of the model and swaps its class for a subclass of its own class:
+``isinstance``, ``repr``, ``state_dict``, pickling and copying go on working, parameters are shared,
+and the only thing added is one attribute that holds the session.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medcam._errors import InputError, InputTypeError
+from medcam.explain import Request
+from medcam.layers import LayerLike, find, get_layers, unwrap
+from medcam.methods import MethodLike
+from medcam.outputs import Selector
+from medcam.session import Session, Settings
+from medcam.targets import TargetLike
+
+_log = logging.getLogger("medcam")
+
+_OURS = ("label", "mask", "raw_input")
+
+
+class InjectedModel(nn.Module):
+    """What an injected model can do beside what its own class does."""
+
+    _medcam: Session
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model; while medcam is enabled, attention maps are made too.
+
+        Args:
+            *args: The model's inputs. Where the model's own forward takes a single tensor, a
+                second positional argument is medcam's: an integer, string, callable or 0-1-D
+                tensor is the label, a tensor with spatial axes the mask.
+            **kwargs: The model's keywords, and medcam's: ``label`` (what is explained in this
+                call), ``mask`` (the ground truth, ``[batch, 1, *space]``, ``[batch, *space]`` or
+                ``[*space]``), ``raw_input`` (what 2D overlays are drawn on). A model whose own
+                forward has a parameter of that name gets it; medcam's is then ``medcam_label``,
+                ``medcam_mask``, ``medcam_raw_input``.
+
+        Returns:
+            What the model returns; see ``replace``, ``return_attention`` and ``return_score``.
+        """
+        own, ours = _split(type(self), args, kwargs)
+        plain_forward = functools.partial(super().forward)
+        if not self._medcam.enabled:
+            return plain_forward(*own[0], **own[1])
+        return self._medcam.run(self, plain_forward, *own, **ours)
+
+    def get_layers(self, reverse: bool = False) -> list[str]:
+        """The layer names, children before parents (see `medcam.get_layers`)."""
+        return get_layers(self, reverse)
+
+    def get_attention_map(self) -> Any:
+        """The last call's map as a numpy array ``[batch, targets, *space]``, or a dict by layer.
+
+        Scaled for display, [0, 1] (signed maps: [-1, 1]); with ``normalize=False`` in raw units.
+        None before the first call.
+        """
+        return self._medcam.attention_map()
+
+    def save_attention_map(self, attention_map: Any, raw_input: Any = None) -> Path:
+        """Saves one map ``[H, W]`` or ``[X, Y, Z]`` of your own into the output folder.
+
+        Args:
+            attention_map: The map, numpy or torch.
+            raw_input: What a 2D map is drawn on.
+
+        Returns:
+            The file's path, ``{output_dir}/{layer}/attention_map_{n}.png`` or ``.nii.gz``.
+        """
+        return self._medcam.save_one(attention_map, raw_input)
+
+    def replace_output(self, replace: bool) -> None:
+        """Whether calls return the attention map in place of the prediction."""
+        self._medcam.settings = self._medcam.settings.changed(replace=replace)
+
+    def dump(self) -> None:
+        """Writes what was collected: ``attention_maps.pkl``, and the score table with its chart."""
+        self._medcam.dump()
+
+    def enable_medcam(self) -> None:
+        """From now on calls make attention maps."""
+        self._medcam.enabled = True
+
+    def disable_medcam(self) -> None:
+        """From now on calls are the model's own, at no cost."""
+        self._medcam.enabled = False
+
+    def test_run(self, batch: Any) -> list[str]:
+        """The layers of which maps can be made for this input, from one run that saves nothing."""
+        return self._medcam.test_run(self, functools.partial(super().forward), batch)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles and copies as the plain model and its session."""
+        return _rebuild, (eject(self), self._medcam)
+
+
+def inject(
+    model: nn.Module,
+    output_dir: str | Path | None = None,
+    backend: MethodLike = "gcam",
+    layer: LayerLike = "auto",
+    label: TargetLike = None,
+    data_shape: Literal["default"] | Sequence[int] | None = "default",
+    save_maps: bool = False,
+    save_pickle: bool = False,
+    save_scores: bool = False,
+    evaluate: bool = False,
+    metric: str | Callable[..., float] = "wioa",
+    threshold: Literal["otsu"] | float = "otsu",
+    retain_graph: bool = False,
+    return_score: bool = False,
+    replace: bool = False,
+    return_attention: bool = False,
+    cudnn: bool = True,
+    enabled: bool = True,
+    *,
+    output: Selector = None,
+    target: TargetLike = None,
+    normalize: bool = True,
+    colormap: str | None = None,
+    reference: Any = None,
+) -> Any:
+    """Returns the model with attention maps: from now on every call makes them too.
+
+    The prediction is the model's own, bit for bit; the model given is left as it was, and the one
+    returned shares its parameters. While gradients are enabled (training) the output keeps its
+    graph.
+
+    Args:
+        model: Any ``nn.Module`` with 2D or 3D inputs. DataParallel and torch.compile wrappers are
+            taken off (compiled code cannot be looked into). Injecting again reconfigures.
+        output_dir: The folder to save to; created. Needed by every ``save_*`` and for ``dump``.
+        backend: The method: "gbp", "gcam", "ggcam", "gcampp", or any of
+            ``medcam.methods.METHODS``.
+        layer: "auto", "full", a name from `get_layers`, or several names.
+        label: What is explained; see ``target`` of `medcam.explain`. Also a callable from the
+            output to a boolean mask of it.
+        data_shape: The spatial shape of the maps: "default" is the input's, None the layer's own,
+            or the extents.
+        save_maps: Save each call's maps: ``{output_dir}/{layer}/attention_map_{call}_{sample}_
+            {target}`` as ``.png`` (2D, over ``raw_input``) or ``.nii.gz`` (3D, float32, raw
+            units). Methods without a layer have no layer folder.
+        save_pickle: On `dump`, write ``attention_maps.pkl``.
+        save_scores: On `dump`, write ``scores.xlsx`` and ``mean_scores.png``; implies ``evaluate``
+            for calls that come with a mask.
+        evaluate: Score each map against the ``mask`` of the call.
+        metric: A metric's name (``medcam.evaluation.METRICS``) or a callable ``(map, mask)``.
+        threshold: "otsu" or a number in [0, 1], for the thresholded metrics.
+        retain_graph: Kept for compatibility; the graph is kept whenever the caller needs it.
+        return_score: Return ``(output, scores)``, scores by layer.
+        replace: Return the map ``[batch, targets, *space]`` instead of the output.
+        return_attention: Return ``(output, map)``.
+        cudnn: False switches cuDNN off during the call.
+        enabled: False: calls are the model's own until ``enable_medcam()``.
+        output: Which tensor of the model's output holds the logits (see `medcam.explain`).
+        target: The same as ``label``, under its name in `medcam.explain`.
+        normalize: Whether maps that are handed out are scaled for display, [0, 1] for each sample
+            (signed: [-1, 1]); False hands out raw units. Saved NIfTI files are always raw.
+        colormap: A matplotlib colour map for PNGs; None picks one.
+        reference: The image whose geometry saved 3D maps take: a path, nibabel image or 4×4
+            affine. None takes the input's own affine if it has one (MONAI's MetaTensor).
+
+    Raises:
+        InputError: An option does not exist or does not fit; the message says what is allowed.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    >>> model = inject(net, layer="1")
+    >>> model(torch.rand(1, 1, 8, 8)).shape, model.get_attention_map().shape
+    (torch.Size([1, 2]), (1, 1, 8, 8))
+    """
+    unwrapped = unwrap(model)
+    if unwrapped is not model:
+        _log.info("looked through %s: the model inside is injected", type(model).__name__)
+    if isinstance(unwrapped, InjectedModel):
+        unwrapped = eject(unwrapped)
+    if isinstance(unwrapped, torch.jit.ScriptModule):
+        raise InputTypeError(
+            "A TorchScript model has no layers that can be looked at: inject the Python model "
+            "that was scripted or traced."
+        )
+    if label is not None and target is not None:
+        raise InputError("label= and target= are the same thing: give one of them.")
+    find(unwrapped, layer)
+    settings = Settings(
+        request=Request.of(
+            backend,
+            layer=layer,
+            target=label if target is None else target,
+            output=output,
+            shape="input" if isinstance(data_shape, str) and data_shape == "default" else data_shape,
+            cudnn=cudnn,
+        ),
+        output_dir=None if output_dir is None else Path(output_dir),
+        save_maps=save_maps,
+        save_pickle=save_pickle,
+        save_scores=save_scores,
+        evaluate=evaluate,
+        metric=metric,
+        threshold=threshold,
+        return_score=return_score,
+        replace=replace,
+        return_attention=return_attention,
+        normalize=normalize,
+        colormap=colormap,
+        reference=reference,
+    )
+    return _rebuild(unwrapped, Session(settings, enabled=enabled, layer_ordering=get_layers(unwrapped)))
+
+
+def eject(model: nn.Module) -> nn.Module:
+    """The plain model again, with the same parameters; a plain model is returned as it is.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3))
+    >>> type(eject(inject(net))) is nn.Sequential
+    True
+    """
+    if not isinstance(model, InjectedModel):
+        return model
+    plain = _shallow_copy(model)
+    del vars(plain)["_medcam"]
+    plain.__class__ = type(model).__mro__[2]
+    return plain
+
+
+def _rebuild(model: nn.Module, session: Session) -> nn.Module:
+    """The injected form of a plain model."""
+    injected = _shallow_copy(model)
+    vars(injected)["_medcam"] = session
+    try:
+        injected.__class__ = _injected_class(type(model))
+    except TypeError as error:
+        raise InputTypeError(
+            f"A {type(model).__name__} cannot be injected: {error}. Use medcam.explain(model, x)."
+        ) from error
+    return injected
+
+
+@functools.cache
+def _injected_class(cls: type[nn.Module]) -> type[nn.Module]:
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls)(cls.__name__, (InjectedModel, cls), names)
+
+
+def _shallow_copy(model: nn.Module) -> nn.Module:
+    """A new object with the same attributes, whatever the class says about copying."""
+    twin: nn.Module = object.__new__(type(model))
+    vars(twin).update(vars(model))
+    return twin
+
+
+@functools.cache
+def _own_parameters(cls: type[nn.Module]) -> tuple[int | None, frozenset[str]]:
+    """How many positional inputs the model's own forward takes (None: any), and their names."""
+    signature = inspect.signature(cls.__mro__[2].forward)
+    parameters = list(signature.parameters.values())[1:]
+    names = frozenset(parameter.name for parameter in parameters)
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None, names
+    positional = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return len(positional), names
+
+
+def _split(
+    cls: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
+    """The model's own inputs, and medcam's label, mask and raw input."""
+    count, names = _own_parameters(cls)
+    ours: dict[str, Any] = {}
+    for name in _OURS:
+        for key in (f"medcam_{name}", name):
+            if key in kwargs and key not in names:
+                ours[name] = kwargs[key]
+                kwargs = {k: v for k, v in kwargs.items() if k != key}
+    # the original accepted its input by name
+    if "batch" in kwargs and "batch" not in names and not args:
+        args = (kwargs["batch"],)
+        kwargs = {k: v for k, v in kwargs.items() if k != "batch"}
+    if count == 1 and len(args) > 1:
+        order = list(args[1:])
+        if len(order) > len(_OURS):
+            raise InputError(
+                f"{len(args)} positional inputs were given: the model takes one, and medcam a "
+                "label, a mask and a raw input after it."
+            )
+        taken = dict(_by_type(order))
+        twice = sorted(set(taken) & set(ours))
+        if twice:
+            raise InputError(f"{', '.join(twice)} was given twice, by position and by name.")
+        return (args[:1], kwargs), {**ours, **taken}
+    return (args, kwargs), ours
+
+
+def _by_type(given: Sequence[Any]) -> Iterable[tuple[str, Any]]:
+    """Which of label, mask and raw input each further positional argument is.
+
+    The paper writes ``model.forward(input, mask)``, the original package took
+    ``forward(input, label, mask, raw_input)``: with one argument its type decides.
+    """
+    if len(given) > 1:
+        return zip(_OURS, given, strict=False)
+    (value,) = given
+    spatial = isinstance(value, (Tensor, np.ndarray)) and value.ndim > 1
+    return [("mask" if spatial else "label", value)]
+

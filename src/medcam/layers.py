@@ -1,0 +1,110 @@
+"""The layers of a model: listed by name, found by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch import nn
+
+from medcam._errors import InputError, InputTypeError, unknown_name
+
+LayerLike = str | Iterable[str] | None
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel, DistributedDataParallel and torch.compile wrappers.
+
+    Raises:
+        InputTypeError: It is no ``nn.Module``.
+    """
+    while True:
+        if not isinstance(model, nn.Module):
+            raise InputTypeError(
+                f"A {type(model).__name__} is not a model: give a torch.nn.Module."
+            )
+        inner = vars(model).get("_modules", {}).get("_orig_mod")
+        if inner is None and isinstance(
+            model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        ):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def get_layers(model: nn.Module, reverse: bool = False) -> list[str]:
+    """The names of a model's layers, children before the module that holds them.
+
+    Args:
+        model: The model; wrappers such as DataParallel are looked through.
+        reverse: Whether to begin with the last layer.
+
+    Returns:
+        The names that ``layer=`` takes, in the order in which the modules were registered, which
+        is often, but not always, the order in which they run.
+
+    >>> get_layers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.ReLU())))
+    ['0', '1.0', '1']
+    """
+    names = list(_children_first(unwrap(model), "", set()))
+    return names[::-1] if reverse else names
+
+
+def _children_first(module: nn.Module, prefix: str, seen: set[nn.Module]) -> Iterator[str]:
+    for name, child in module.named_children():
+        if child not in seen:
+            seen.add(child)
+            yield from _children_first(child, f"{prefix}{name}.", seen)
+            yield f"{prefix}{name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerChoice:
+    """Which layers a call looks at.
+
+    Attributes:
+        modules: By the names the caller used; empty when the choice is automatic.
+        automatic: Whether the layer is chosen while the model runs.
+        optional: Whether layers without a map are left out ("full") instead of being an error.
+    """
+
+    modules: Mapping[str, nn.Module]
+    automatic: bool = False
+    optional: bool = False
+
+
+def find(model: nn.Module, layer: LayerLike) -> LayerChoice:
+    """Resolves ``layer=``: a name, several names, "full" or "auto".
+
+    Raises:
+        UnknownNameError: A name is not in the model; the error holds the nearest ones.
+    """
+    model = unwrap(model)
+    named = dict(model.named_modules(remove_duplicate=False))
+    named.pop("")
+    if layer in (None, "auto"):
+        return LayerChoice({}, automatic=True)
+    if layer == "full":
+        return LayerChoice({name: named[name] for name in get_layers(model)}, optional=True)
+    if isinstance(layer, str):
+        layer = [layer]
+    if not isinstance(layer, Iterable):
+        raise InputTypeError(
+            f"layer={layer!r} is not a layer's name: give a name from medcam.get_layers(model), "
+            "several names, 'full' or 'auto'."
+        )
+    wanted = list(sorted(layer) if isinstance(layer, (set, frozenset)) else layer)
+    if not wanted:
+        raise InputError("layer=[] names no layer: give a name, several names, 'full' or 'auto'.")
+    found = {}
+    for name in wanted:
+        module = named.get(name) if isinstance(name, str) else None
+        if module is None and isinstance(name, str):
+            module = named.get(name.removeprefix("module.").removeprefix("_orig_mod."))
+        if module is None:
+            raise unknown_name(
+                "Layer", name, get_layers(model), more="List them with medcam.get_layers(model)."
+            )
+        found[name] = module
+    return LayerChoice(found)

@@ -1,0 +1,18 @@
+"""HiResCAM."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def hires_cam(
+    activations: Float[Tensor, "batch channels *layer"],
+    gradients: Float[Tensor, "batch channels *layer"],
+) -> Float[Tensor, "batch *layer"]:
+    """HiResCAM: each voxel's own contribution, ``Σ_k G^k ⊙ A^k``, signed.
+
+    Draelos and Carin, arXiv 2011.08891. Where one linear layer follows, the map sums to the score
+    without its bias. The ReLU of the paper's figures is for display and is left to it.
+    """
+    return (gradients * activations).sum(1)

@@ -1,0 +1,17 @@
+"""LayerCAM."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def layer_cam(
+    activations: Float[Tensor, "batch channels *layer"],
+    gradients: Float[Tensor, "batch channels *layer"],
+) -> Float[Tensor, "batch *layer"]:
+    """LayerCAM: each voxel weighted by its own positive gradient, ``ReLU(Σ_k ReLU(G^k) ⊙ A^k)``.
+
+    Jiang et al., IEEE TIP 30 (2021), Eq. 5 to 7.
+    """
+    return (gradients.relu() * activations).sum(1).relu()

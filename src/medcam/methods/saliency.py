@@ -1,0 +1,27 @@
+"""Saliency and input × gradient."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def saliency(
+    input_gradients: Float[Tensor, "batch channels *space"],
+) -> Float[Tensor, "batch channels *space"]:
+    """Saliency: the gradient of the score with respect to the input.
+
+    Simonyan et al., arXiv 1312.6034; the map is the largest magnitude over the input's channels.
+    """
+    return input_gradients
+
+
+def input_x_gradient(
+    inputs: Float[Tensor, "batch channels *space"],
+    input_gradients: Float[Tensor, "batch channels *space"],
+) -> Float[Tensor, "batch channels *space"]:
+    """Input × gradient: each input value's share of the score to first order, ``x ⊙ ∂y/∂x``.
+
+    Shrikumar et al., arXiv 1605.01713.
+    """
+    return inputs * input_gradients

@@ -1,0 +1,50 @@
+"""Seg-XRes-CAM."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from medcam._errors import InputError
+
+_POOL = {
+    ("mean", 2): F.avg_pool2d,
+    ("mean", 3): F.avg_pool3d,
+    ("max", 2): F.max_pool2d,
+    ("max", 3): F.max_pool3d,
+}
+
+
+def seg_xres_cam(
+    activations: Float[Tensor, "batch channels *layer"],
+    gradients: Float[Tensor, "batch channels *layer"],
+    pool: int | None = 2,
+    pooling: Literal["mean", "max"] = "mean",
+) -> Float[Tensor, "batch *layer"]:
+    """Seg-XRes-CAM: between HiResCAM and Grad-CAM, ``ReLU(Σ_k up(pool_h(G^k)) ⊙ A^k)``.
+
+    Hasany et al., CVPR Workshops 2023. ``h = 1`` is HiResCAM with a ReLU; pooling over the whole
+    layer by the mean is Grad-CAM.
+
+    Args:
+        activations: What the layer put out.
+        gradients: Of the score with respect to these.
+        pool: The window's extent h in voxels of the layer; None is the whole layer. The window at
+            the border may be smaller.
+        pooling: "mean" or "max".
+    """
+    space = gradients.shape[2:]
+    if (pool is not None and pool < 1) or (pooling, len(space)) not in _POOL:
+        raise InputError(
+            f"pool={pool!r}, pooling={pooling!r}: give a window of at least 1 voxel, or None for "
+            "the whole layer, and 'mean' or 'max'."
+        )
+    window = [extent if pool is None else min(pool, extent) for extent in space]
+    extra = {"count_include_pad": False} if pooling == "mean" else {}
+    pooled = _POOL[pooling, len(space)](gradients, window, ceil_mode=True, **extra)
+    for axis, (size, extent) in enumerate(zip(window, space, strict=True), start=2):
+        pooled = pooled.repeat_interleave(size, axis).narrow(axis, 0, extent)
+    return (pooled * activations).sum(1).relu()

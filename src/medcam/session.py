@@ -1,0 +1,330 @@
+"""What an injected model remembers between calls: its settings, the last maps, the scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pickle
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medcam import _state
+from medcam._errors import InputError, MaskError
+from medcam.attention import AttentionMap, Explanation, MapKey, plain
+from medcam.explain import Request, run
+from medcam.targets import TargetLike
+
+if TYPE_CHECKING:
+    from medcam.evaluator import Evaluator
+
+_log = logging.getLogger("medcam")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options of `medcam.inject`, under the same names; the request holds those of a call."""
+
+    request: Request
+    output_dir: Path | None = None
+    save_maps: bool = False
+    save_pickle: bool = False
+    save_scores: bool = False
+    evaluate: bool = False
+    metric: str | Callable[..., float] = "wioa"
+    threshold: Literal["otsu"] | float = "otsu"
+    return_score: bool = False
+    replace: bool = False
+    return_attention: bool = False
+    normalize: bool = True
+    colormap: str | None = None
+    reference: Any = None
+
+    def __post_init__(self) -> None:
+        if self.request.several:
+            raise InputError(
+                "inject() takes one backend at a time; medcam.explain takes several, from one "
+                "forward pass."
+            )
+        needing = [
+            name
+            for name in ("save_maps", "save_pickle", "save_scores")
+            if getattr(self, name) and self.output_dir is None
+        ]
+        if needing:
+            raise InputError(f"{needing[0]}=True needs output_dir, the folder to save to.")
+        if self.return_score and not self.scores:
+            raise InputError("return_score=True needs evaluate=True, and a mask with each call.")
+        if self.scores:
+            from medcam.evaluation import check
+
+            check(self.metric, self.threshold)
+
+    @property
+    def scores(self) -> bool:
+        """Whether maps are scored."""
+        return self.evaluate or self.save_scores
+
+    def changed(self, **changes: Any) -> Settings:
+        """The same settings but for some."""
+        return dataclasses.replace(self, **changes)
+
+
+class Session:
+    """The state of an injected model.
+
+    Args:
+        settings: The options of `medcam.inject`.
+        enabled: Whether calls make maps.
+        layer_ordering: The order of the layers in the score table.
+    """
+
+    def __init__(self, settings: Settings, *, enabled: bool, layer_ordering: Sequence[str]) -> None:
+        self.settings = settings
+        self.enabled = enabled
+        self._calls = 0
+        self._saved = 0
+        self._layers: dict[tuple[int, ...], str] = {}
+        self._last: Explanation | None = None
+        self._pickled: list[np.ndarray] = []
+        self._evaluator: Evaluator | None = None
+        self._layer_ordering = list(layer_ordering)
+        if settings.output_dir is not None:
+            from medcam.files import make_folder
+
+            make_folder(settings.output_dir)
+
+    def run(
+        self,
+        model: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        label: TargetLike = None,
+        mask: Any = None,
+        raw_input: Any = None,
+    ) -> Any:
+        """One call of the injected model: the prediction, with maps, files and scores beside."""
+        settings = self.settings
+        if settings.evaluate and mask is None:
+            raise InputError(
+                "evaluate=True needs the ground truth with each call: model(input, mask)."
+            )
+        explanation = self._explain(model, forward, args, kwargs, label)
+        self._last = explanation
+        maps = explanation.maps
+        image = _image(args, kwargs)
+        if settings.save_pickle:
+            self._pickled.extend(
+                sample for item in maps.values() for sample in self._handed(item).numpy()
+            )
+        if settings.save_maps:
+            self._save(maps, raw_input, image)
+        scores = self._score(maps, mask) if settings.scores and mask is not None else None
+        self._calls += 1
+        output = explanation.output
+        if settings.replace or settings.return_attention:
+            attention = self._only(maps)
+            output = attention if settings.replace else (output, attention)
+        return (output, scores) if settings.return_score else output
+
+    def _explain(
+        self,
+        model: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        label: TargetLike,
+    ) -> Explanation:
+        """The explanation of one call; the automatic layer is chosen once for each input size."""
+        request = self.settings.request
+        if label is not None:
+            request = dataclasses.replace(request, target=label)
+        automatic = request.layer in ("auto", None) and request.methods[0].of_layer
+        image = _image(args, kwargs)
+        size = tuple(image.shape[2:]) if image is not None else ()
+        if automatic and size in self._layers:
+            request = dataclasses.replace(request, layer=self._layers[size])
+        keep = _state.keeps_graph(model, (args, dict(kwargs)))
+        explanation = run(request, model, forward, args, kwargs, keep_graph=keep)
+        if automatic and isinstance(explanation.layer, str):
+            self._layers[size] = explanation.layer
+        return explanation
+
+    # ------------------------------------------------------------------------- handing out
+
+    def attention_map(self) -> Any:
+        """The last call's map as a numpy array, or a dict by layer; None before the first call."""
+        if self._last is None:
+            return None
+        maps = {key: self._handed(item).numpy() for key, item in self._last.maps.items()}
+        return next(iter(maps.values())) if len(maps) == 1 else maps
+
+    def _handed(self, item: AttentionMap) -> Tensor:
+        values = item.normalized() if self.settings.normalize else item.values
+        return values.detach().cpu()
+
+    def _only(self, maps: Mapping[MapKey, AttentionMap]) -> Tensor:
+        if len(maps) != 1:
+            raise InputError(
+                f"replace= and return_attention= return one map, but layer="
+                f"{self.settings.request.layer!r} makes {len(maps)}: name one layer, or use "
+                "model.get_attention_map(), which is then a dict by layer."
+            )
+        (item,) = maps.values()
+        return item.normalized() if self.settings.normalize else item.values
+
+    def test_run(self, model: nn.Module, forward: Callable[..., Any], batch: Any) -> list[str]:
+        """The layers of which maps can be made."""
+        request = dataclasses.replace(self.settings.request, layer="full", shape=None)
+        if not request.methods[0].of_layer:
+            request = Request.of("gcam", layer="full", shape=None, output=request.output)
+        layer = run(request, model, forward, (batch,), {}).layer
+        return [layer] if isinstance(layer, str) else list(layer or ())
+
+    # ------------------------------------------------------------------------------- files
+
+    def _save(
+        self, maps: Mapping[MapKey, AttentionMap], raw_input: Any, image: Tensor | None
+    ) -> None:
+        from medcam.saving import save
+
+        reference = self.settings.reference
+        if reference is None and image is not None and hasattr(image, "affine"):
+            reference = image
+        for key, item in maps.items():
+            values = item.values.detach().cpu().numpy()
+            for sample, per_target in enumerate(values):
+                for target, single in enumerate(per_target):
+                    name = f"attention_map_{self._calls}_{sample}_{target}"
+                    save(
+                        single,
+                        self._folder(key) / name,
+                        raw_input=None if raw_input is None else raw_input[sample],
+                        reference=reference,
+                        colormap=self.settings.colormap,
+                        signed=item.signed,
+                    )
+
+    def save_one(self, attention_map: Any, raw_input: Any) -> Path:
+        """Saves a map given by the user."""
+        from medcam.saving import save
+
+        last = next(iter(self._last.maps), None) if self._last is not None else None
+        path = self._folder(last) / f"attention_map_{self._saved}"
+        saved = save(
+            attention_map,
+            path,
+            raw_input=raw_input,
+            reference=self.settings.reference,
+            colormap=self.settings.colormap,
+        )
+        self._saved += 1
+        return saved
+
+    def _folder(self, key: MapKey) -> Path:
+        """A layer's folder; maps that are of no layer go to the output folder itself."""
+        from medcam.files import safe_name
+
+        if self.settings.output_dir is None:
+            raise InputError("Nothing can be saved without a folder: inject(..., output_dir=...).")
+        return self.settings.output_dir / safe_name(key) if isinstance(key, str) else (
+            self.settings.output_dir
+        )
+
+    def dump(self) -> None:
+        """Writes the pickle and the score table, as far as they were asked for."""
+        if self.settings.save_pickle and self.settings.output_dir is not None:
+            from medcam.files import write_atomically
+
+            write_atomically(
+                self.settings.output_dir / "attention_maps.pkl",
+                lambda path: path.write_bytes(pickle.dumps(self._pickled)),
+            )
+        if self.settings.output_dir is not None and self._evaluator is not None:
+            self._evaluator.dump()
+        elif self.settings.save_scores:
+            raise InputError(
+                "There are no scores to save yet: call the model with a mask first, "
+                "model(input, mask)."
+            )
+
+    # ------------------------------------------------------------------------------ scores
+
+    def _score(
+        self, maps: Mapping[MapKey, AttentionMap], mask: Any
+    ) -> dict[str, list[float]]:
+        """The scores by layer, one for each sample and target."""
+        scores: dict[str, list[float]] = defaultdict(list)
+        evaluator = self._scoring()
+        for key, item in maps.items():
+            layer = key if isinstance(key, str) else ""
+            attention = item.attention().detach().cpu()
+            batch, targets = attention.shape[:2]
+            masks = _masks(mask, batch, targets, attention.ndim - 2)
+            for sample in range(batch):
+                for target in range(targets):
+                    scores[layer].append(
+                        evaluator.comp_score(
+                            attention[sample, target],
+                            masks[sample, target],
+                            layer=layer,
+                            class_label=_class_label(item, sample, target),
+                            name=f"{self._calls}_{sample}_{target}",
+                        )
+                    )
+        return dict(scores)
+
+    def _scoring(self) -> Evaluator:
+        if self._evaluator is None:
+            from medcam.evaluator import Evaluator
+
+            self._evaluator = Evaluator(
+                self.settings.output_dir or Path(),
+                metric=self.settings.metric,
+                threshold=self.settings.threshold,
+                layer_ordering=self._layer_ordering,
+            )
+        return self._evaluator
+
+
+def _image(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The first input with spatial axes."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (4, 5):
+            return value
+    return None
+
+
+def _class_label(item: AttentionMap, sample: int, target: int) -> int:
+    classes = item.target.classes
+    return target if classes is None else int(classes[sample, target])
+
+
+def _masks(mask: Any, batch: int, targets: int, rank: int) -> Tensor:
+    """The ground truth as ``[batch, targets, *space]``.
+
+    Raises:
+        MaskError: Its shape does not fit the maps'.
+    """
+    mask = torch.as_tensor(mask).detach().cpu()
+    given = tuple(mask.shape)
+    mask = plain(mask)
+    if mask.ndim == rank and batch == 1:
+        mask = mask[None, None]
+    elif mask.ndim == rank + 1 and len(mask) == batch:
+        mask = mask[:, None]
+    if mask.ndim != rank + 2 or len(mask) != batch or mask.shape[1] not in (1, targets):
+        raise MaskError(
+            f"The mask has shape {given}; for {batch} sample(s) and {targets} target(s) it has to "
+            f"be [{batch}, 1, *space], [{batch}, *space]"
+            + (f" or [{batch}, {targets}, *space]" if targets > 1 else "")
+            + f", with {rank} spatial axes."
+        )
+    return mask.expand(-1, targets, *mask.shape[2:])

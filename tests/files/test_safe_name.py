@@ -1,0 +1,91 @@
+"""A safe name is one component of a path, and two names never meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from medcam.files import safe_name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layer4",
+        "encoder.stages.3",
+        "_orig_mod.model.1.submodule",
+        "features.denseblock4.denselayer16.conv2",
+        "backbone-1",
+        "left lung",
+        "auxlayers.0",
+        "x" * 120,
+    ],
+)
+def test_plain_names_stay(name):
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".hidden", "a.", "a..b", " a", "a ", "a/b", "a\\b", "C:x", "*", "../../passwd"],
+)
+def test_names_with_dots_and_separators_get_a_hash(name):
+    assert safe_name(name) != name
+    assert safe_name(name)[-13] == "~"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\0b", "a\nb", "x" * 121, "nul", "aux.1", "CON", "a~0123456789ab", "Läsion", "\ud800"],
+)
+def test_other_names_get_a_hash(name):
+    assert safe_name(name) != name
+    assert safe_name(name)[-13] == "~"
+
+
+def test_what_can_be_read_stays_readable():
+    assert safe_name("../Läsion/links").startswith("Läsion_links~")
+
+
+@given(st.text())
+@example("../../x")
+@example(".")
+@example("..")
+@example("")
+@example("ä" * 500)
+@example("\N{MATHEMATICAL DOUBLE-STRUCK CAPITAL X}" * 500)
+def test_a_safe_name_is_one_visible_component(tmp_path_factory, name):
+    safe = safe_name(name)
+    folder = tmp_path_factory.getbasetemp()
+    assert (folder / safe).resolve().parent == folder.resolve()
+    assert Path(safe).name == safe
+    assert safe[0] not in ". "
+    assert safe[-1] not in ". "
+    assert ".." not in safe
+    assert not set(safe) & set('/\\:*?"<>|')
+    assert safe.isprintable()
+    assert len(safe.encode()) <= 120
+    file = folder / f"{safe}.nii.gz"
+    file.touch()
+    file.unlink()
+
+
+PARTS = st.sampled_from(
+    ["a", "b", ".", "..", "/", "\\", "_", "~", " ", "\0", "x" * 130, "\u00e9", "e\u0301"]
+)
+
+
+@given(st.lists(PARTS).map("".join), st.lists(PARTS).map("".join))
+@example("a/b", "a_b")
+@example("x" * 130 + "a", "x" * 130 + "b")
+def test_two_names_never_meet(one, other):
+    assert (safe_name(one) == safe_name(other)) == (one == other)
+
+
+@given(st.text())
+def test_no_name_meets_the_safe_name_of_another(name):
+    safe = safe_name(name)
+    assert safe == name or safe_name(safe) != safe
