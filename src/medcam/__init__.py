@@ -1,6 +1,54 @@
-"""medcam: attention maps of CNN-based PyTorch models, 2D and 3D.
+"""medcam: attention maps of CNN-based PyTorch models, 2D and 3D, in one line.
 
-One line is enough: ``model = medcam.inject(model)``.
+``model = medcam.inject(model)`` and go on as usual; or ask once: ``medcam.explain(model, image)``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medcam import methods, targets
+from medcam.attention import AttentionMap, Explanation
 from medcam.explain import explain
+from medcam.inject import eject, inject
+from medcam.layers import get_layers
+
+if TYPE_CHECKING:
+    from medcam.evaluation import compute_score
+    from medcam.evaluator import Evaluator
+    from medcam.saving import save
+
+__version__ = "1.0.0.dev0"
+
+__all__ = [
+    "AttentionMap",
+    "Evaluator",
+    "Explanation",
+    "compute_score",
+    "eject",
+    "explain",
+    "get_layers",
+    "inject",
+    "methods",
+    "save",
+    "targets",
+]
+
+_LAZY = {
+    "Evaluator": "medcam.evaluator",
+    "compute_score": "medcam.evaluation",
+    "save": "medcam.saving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what writes files or needs pandas when it is first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'medcam' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -105,13 +105,15 @@ class Explanation:
         output: The model's output, as the model returned it.
         target: What was explained.
         layer: The layer, or layers, that the maps are of, after "auto" and "full" are resolved.
+        unchecked: The maps, without waiting for the device to say whether they are finite; read
+            ``maps`` instead.
         skipped: Layers of which no map could be made, with the reason (``layer="full"``).
     """
 
     output: Any
     target: ResolvedTarget
     layer: str | tuple[str, ...] | None
-    _maps: Mapping[MapKey, AttentionMap]
+    unchecked: Mapping[MapKey, AttentionMap] = field(repr=False)
     skipped: Mapping[str, str] = field(default_factory=dict)
     _findings: Findings = field(default_factory=Findings, repr=False)
 
@@ -123,7 +125,7 @@ class Explanation:
             NoMapError: A map is not finite.
         """
         self._findings.report()
-        return MappingProxyType(dict(self._maps))
+        return MappingProxyType(dict(self.unchecked))
 
     @property
     def map(self) -> AttentionMap:

@@ -7,10 +7,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from medcam._errors import MedcamWarning, unknown_name
+from medcam._errors import MedcamWarning
 from medcam.evaluation.metrics import METRICS, Metric
 from medcam.evaluation.score import (
     MetricFunction,
@@ -18,15 +15,13 @@ from medcam.evaluation.score import (
     check_options,
     score_and_chance,
 )
-from medcam.evaluation.table import Row, mean_table, score_table
+from medcam.evaluation.table import Row, mean_table, plain, score_table, select
 from medcam.evaluation.workbook import to_workbook
 from medcam.files.atomic import write_atomically
 from medcam.views.chart import mean_scores_chart, save_chart
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_HOW_TO_LIST = "Evaluator.scores lists what was scored."
 
 
 class Evaluator:
@@ -97,7 +92,7 @@ class Evaluator:
         """
         score = score_and_chance(attention_map, mask, self.metric, self._options)
         self._rows.append(
-            Row(score.value, _plain(layer), _plain(class_label), _plain(name), score.chance)
+            Row(score.value, plain(layer), plain(class_label), plain(name), score.chance)
         )
         return score.value
 
@@ -143,8 +138,8 @@ class Evaluator:
         Warns:
             MedcamWarning: Some scores are NaN, or there are none.
         """
-        rows = _chosen(self._rows, "layer", _plain(layer))
-        rows = _chosen(rows, "class_label", _plain(class_label))
+        rows = select(self._rows, "layer", plain(layer))
+        rows = select(rows, "class_label", plain(class_label))
         means = self._means(rows)
         tables = {"Mean Scores": means}
         if not mean_only:
@@ -185,24 +180,6 @@ class Evaluator:
         warnings.warn(message, MedcamWarning, stacklevel=3)
 
 
-def _plain(label: Any) -> Hashable:
-    """Gives a label as a plain value: a number for a tensor or numpy scalar, text for a list."""
-    if isinstance(label, torch.Tensor | np.ndarray | np.generic):
-        label = label.tolist()
-    return label if isinstance(label, Hashable) else str(label)
-
-
 def _name(metric: object) -> str:
     """Gives the name of a callable metric."""
     return str(getattr(metric, "__name__", type(metric).__name__))
-
-
-def _chosen(rows: Sequence[Row], field: str, wanted: Hashable) -> Sequence[Row]:
-    """Gives the rows of one layer or class."""
-    if wanted is None:
-        return rows
-    known = dict.fromkeys(getattr(row, field) for row in rows)
-    if wanted not in known:
-        kind = {"layer": "Scored layer", "class_label": "Scored class"}[field]
-        raise unknown_name(kind, wanted, map(str, known), more=_HOW_TO_LIST)
-    return [row for row in rows if getattr(row, field) == wanted]

@@ -250,7 +250,15 @@ def _rebuild(model: nn.Module, session: Session) -> nn.Module:
 
 @functools.cache
 def _injected_class(cls: type[nn.Module]) -> type[nn.Module]:
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    names: dict[str, Any] = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    for name in vars(InjectedModel):
+        if not name.startswith("_") and name != "forward" and hasattr(cls, name):
+            _log.warning("%s.%s is the model's own; medcam's is hidden by it", cls.__name__, name)
+            names[name] = inspect.getattr_static(cls, name)
     return type(cls)(cls.__name__, (InjectedModel, cls), names)
 
 

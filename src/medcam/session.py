@@ -53,7 +53,7 @@ class Settings:
             )
         needing = [
             name
-            for name in ("save_maps", "save_pickle", "save_scores")
+            for name in ("save_maps", "save_pickle", "save_scores", "evaluate")
             if getattr(self, name) and self.output_dir is None
         ]
         if needing:
@@ -61,9 +61,10 @@ class Settings:
         if self.return_score and not self.scores:
             raise InputError("return_score=True needs evaluate=True, and a mask with each call.")
         if self.scores:
-            from medcam.evaluation import check
+            from medcam.evaluation.score import check_metric, check_options
 
-            check(self.metric, self.threshold)
+            check_metric(self.metric)
+            check_options(self.threshold, None, 0.0)
 
     @property
     def scores(self) -> bool:
@@ -95,9 +96,12 @@ class Session:
         self._evaluator: Evaluator | None = None
         self._layer_ordering = list(layer_ordering)
         if settings.output_dir is not None:
-            from medcam.files import make_folder
+            from medcam.files.folder import make_folder
 
             make_folder(settings.output_dir)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last": None}
 
     def run(
         self,
@@ -117,16 +121,16 @@ class Session:
                 "evaluate=True needs the ground truth with each call: model(input, mask)."
             )
         explanation = self._explain(model, forward, args, kwargs, label)
-        self._last = explanation
-        maps = explanation.maps
+        self._last = dataclasses.replace(explanation, output=None)  # its graph is the caller's
+        maps = explanation.unchecked
         image = _image(args, kwargs)
         if settings.save_pickle:
             self._pickled.extend(
                 sample for item in maps.values() for sample in self._handed(item).numpy()
             )
         if settings.save_maps:
-            self._save(maps, raw_input, image)
-        scores = self._score(maps, mask) if settings.scores and mask is not None else None
+            self._save(explanation.maps, raw_input, image)
+        scores = self._score(explanation.maps, mask) if settings.scores and mask is not None else None
         self._calls += 1
         output = explanation.output
         if settings.replace or settings.return_attention:

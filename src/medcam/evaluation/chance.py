@@ -27,7 +27,7 @@ def near_share(
     """Gives the share of voxels within the tolerance of the mask: chance of the pointing game.
 
     Example:
-        >>> near_share(np.array([[True, False, False, False]]), tolerance_mm=1)
+        >>> near_share(np.array([[True, False, False, False]]), tolerance_mm=1.0)
         0.5
     """
     return area_share(near(mask, spacing, tolerance_mm)) if mask.any() else 0.0
@@ -50,7 +50,7 @@ def near(
     """Gives the mask grown by a tolerance: every voxel whose centre is near one of the mask's.
 
     Example:
-        >>> near(np.array([[True, False, False]]), (3, 0.5), 0.5).tolist()
+        >>> near(np.array([[True, False, False]]), (3.0, 0.5), 0.5).tolist()
         [[True, True, False]]
     """
     if tolerance_mm == 0:

@@ -68,10 +68,10 @@ def read_mask(value: Any) -> Bool[np.ndarray, "*space"]:
 
 
 def same_rank(
-    attention: Float[np.ndarray, "*space"],
-    mask: Bool[np.ndarray, "*grid"],
+    attention: Float[np.ndarray, "..."],
+    mask: Bool[np.ndarray, "..."],
     spacing: tuple[float, ...] | None,
-) -> tuple[Float[np.ndarray, "*space"], Bool[np.ndarray, "*grid"]]:
+) -> tuple[Float[np.ndarray, "..."], Bool[np.ndarray, "..."]]:
     """Gives both without the leading axes of size 1 that are a batch or a channel.
 
     They go until the ranks agree, then, from both, until the spacing fits, or no more than three

@@ -39,7 +39,7 @@ def pointing_game(
         >>> mask = np.array([[True, False, False]])
         >>> pointing_game(np.array([[0.0, 0.0, 1.0]]), mask)
         0.0
-        >>> pointing_game(np.array([[0.0, 0.0, 1.0]]), mask, spacing=(3, 0.5), tolerance_mm=1)
+        >>> pointing_game(np.array([[0.0, 0.0, 1.0]]), mask, spacing=(3.0, 0.5), tolerance_mm=1.0)
         1.0
     """
     if not mask.any() or attention.min() == attention.max():

@@ -35,7 +35,7 @@ def hd95(
 
     Example:
         >>> mask = np.array([[True, False, False]])
-        >>> hd95(np.array([[0.0, 0.0, 1.0]]), mask, spacing=(3, 0.5))
+        >>> hd95(np.array([[0.0, 0.0, 1.0]]), mask, spacing=(3.0, 0.5))
         1.0
     """
     _, region = attended(attention, threshold)
@@ -80,7 +80,7 @@ def centroid_distance(
 
     Example:
         >>> mask = np.array([[True, False, False]])
-        >>> centroid_distance(np.array([[0.0, 1.0, 1.0]]), mask, spacing=(1, 2))
+        >>> centroid_distance(np.array([[0.0, 1.0, 1.0]]), mask, spacing=(1.0, 2.0))
         3.0
     """
     _, region = attended(attention, threshold)

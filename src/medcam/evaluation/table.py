@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from medcam._errors import unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +47,44 @@ class Row:
             2.9999999999999996
         """
         return self.evaluation / self.chance if self.chance else nan
+
+
+def plain(label: Any) -> Hashable:
+    """Gives a label as a plain value: a number for a tensor or numpy scalar, text for a list.
+
+    Example:
+        >>> plain(torch.tensor(3)), plain("layer4"), plain([1, 2])
+        (3, 'layer4', '[1, 2]')
+    """
+    if isinstance(label, torch.Tensor | np.ndarray | np.generic):
+        label = label.tolist()
+    return label if isinstance(label, Hashable) else str(label)
+
+
+def select(rows: Sequence[Row], field: str, wanted: Hashable) -> Sequence[Row]:
+    """Gives the rows of one layer or class; all of them for None.
+
+    Args:
+        rows: The scores.
+        field: ``"layer"`` or ``"class_label"``.
+        wanted: Its value.
+
+    Raises:
+        UnknownNameError: There is no such row.
+
+    Example:
+        >>> [row.evaluation for row in select([Row(0.1, "a"), Row(0.2, "b")], "layer", "b")]
+        [0.2]
+    """
+    if wanted is None:
+        return rows
+    known = dict.fromkeys(getattr(row, field) for row in rows)
+    if wanted not in known:
+        kind = {"layer": "Scored layer", "class_label": "Scored class"}[field]
+        raise unknown_name(
+            kind, wanted, map(str, known), more="Evaluator.scores lists what was scored."
+        )
+    return [row for row in rows if getattr(row, field) == wanted]
 
 
 def score_table(rows: Iterable[Row], *, with_chance: bool) -> pd.DataFrame:

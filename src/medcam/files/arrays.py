@@ -65,7 +65,7 @@ def to_map(value: object, what: str = "The attention map") -> NDArray[np.float32
 
 
 def robust_max(values: NDArray[np.floating]) -> float:
-    """Gives the 99.5th percentile of the non-zero magnitudes; 0 for a map of zeros.
+    """Gives the 99.9th percentile of the non-zero magnitudes; 0 for a map of zeros.
 
     It is the top of the colour scale: a single outlier does not darken all the rest, and the large
     zero part of a small finding does not brighten it.
@@ -75,4 +75,4 @@ def robust_max(values: NDArray[np.floating]) -> float:
         2.0
     """
     magnitudes = np.abs(values[values != 0])
-    return float(np.percentile(magnitudes, 99.5)) if magnitudes.size else 0.0
+    return float(np.percentile(magnitudes, 99.9)) if magnitudes.size else 0.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,8 +28,8 @@ _DPI, _MOST_PIXELS = 150, 30_000  # Agg draws up to 65 535 along an axis
 def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "") -> Figure:
     """Gives a bar chart of mean scores, in the order of the table.
 
-    Beside each bar stand the mean, the number of scores and how many of them are NaN; a dark tick
-    marks the chance level where the table has one. Many bars go into several columns.
+    Beside each bar stand the mean, the number of scores and of NaN among them; a dark tick marks
+    the chance level where the table has one. Many bars go into several columns.
 
     Args:
         means: As ``medcam.Evaluator.mean_scores`` gives it.
@@ -55,11 +56,14 @@ def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "")
 
     letters = max((len(_label(bar)) for bar in bars), default=0)
     width = _COLUMN_INCHES + letters * _LETTER_INCHES
-    columns = _columns(len(bars), width)
+    columns = 1
+    if len(bars) > _ROWS:  # about as wide as high altogether
+        columns = max(math.ceil(math.sqrt(len(bars) * _ROW_INCHES / width)), 2)
     rows = max(math.ceil(len(bars) / columns), 1)
     size = (columns * width, max(rows, 2) * _ROW_INCHES + 1.3)
-    figure = Figure(figsize=size, dpi=min(_DPI, _MOST_PIXELS / max(size)), layout="constrained")
-    figure.suptitle(_plain_text(title, 80), parse_math=False, fontsize=11, color=_DARK)
+    figure = Figure(figsize=size, dpi=min(_DPI, _MOST_PIXELS / max(size)))
+    figure.set_layout_engine("constrained", w_pad=0.1)
+    figure.suptitle(_short(title, 80), parse_math=False, fontsize=11, color=_DARK)
     limits = _limits(means, unit)
     for number in range(columns):
         axes = figure.add_subplot(1, columns, number + 1)
@@ -69,7 +73,7 @@ def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "")
 
     signs: list[Any] = []
     if len(set(colors.values())) > 1:
-        signs += [Patch(color=colors[key], label=f"class {_plain_text(key, 40)}") for key in classes]
+        signs += [Patch(color=colors[key], label=f"class {_short(key, 40)}") for key in classes]
     if "chance" in means and means["chance"].notna().any():
         signs.append(
             Line2D([], [], color=_DARK, marker="|", markersize=9, ls="", label="chance level")
@@ -87,13 +91,12 @@ def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "")
     return figure
 
 
-def save_chart(figure: Figure, path: Path | IO[bytes]) -> None:
+def save_chart(figure: Figure, path: Path | io.BytesIO) -> None:
     """Writes the chart as PNG, whatever the suffix of the path.
 
     Letters that the font lacks are drawn as boxes, silently: the table has them in full.
 
     Example:
-        >>> import io
         >>> from matplotlib.figure import Figure
         >>> file = io.BytesIO()
         >>> save_chart(Figure(), file)
@@ -138,7 +141,8 @@ def _draw(
     at_mean, at_count = (
         offset_copy(beside, figure, x=points, units="points") for points in (6, 50)
     )
-    counts = [f"n = {bar['count']}{_gaps(bar)}" for bar in bars]
+    counts = [f"n = {bar['count']}, {bar['nan_count']} NaN" for bar in bars]
+    counts = [count.removesuffix(", 0 NaN") for count in counts]
     widest = max(range(len(bars)), key=lambda place: len(counts[place]), default=0)
     for place, count in enumerate(counts):
         mean = _number(means[place])
@@ -159,13 +163,6 @@ def _draw(
     axes.spines["left"].set_color(_GREY)
 
 
-def _columns(bars: int, width: float) -> int:
-    """Gives the number of columns: one for few bars, else about as wide as high altogether."""
-    if bars <= _ROWS:
-        return 1
-    return max(math.ceil(math.sqrt(bars * _ROW_INCHES / width)), 2)
-
-
 def _limits(means: pd.DataFrame, unit: str | None) -> tuple[float, float]:
     """Gives the range of the score axis, the same in every column."""
     if unit == "":
@@ -179,22 +176,17 @@ def _limits(means: pd.DataFrame, unit: str | None) -> tuple[float, float]:
 def _label(bar: dict[Any, Any]) -> str:
     """Gives the label of a bar: layer, and class if there is one."""
     layer = "all layers" if bar["layer"] in (None, "") else bar["layer"]
-    ending = "" if bar["class_label"] is None else f" · {_plain_text(bar['class_label'], 16)}"
-    return _plain_text(layer, _LONGEST - len(ending)) + ending
+    ending = "" if bar["class_label"] is None else f" · {_short(bar['class_label'], 16)}"
+    return _short(layer, _LONGEST - len(ending)) + ending
 
 
-def _plain_text(value: Any, longest: int) -> str:
+def _short(value: Any, longest: int) -> str:
     """Gives one line of at most so many letters; a longer one loses its middle."""
     text = "".join(letter if letter.isprintable() else "�" for letter in str(value))
     if len(text) <= longest:
         return text
     half = (longest - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
-
-
-def _gaps(bar: dict[Any, Any]) -> str:
-    """Gives how many scores are NaN, if some are."""
-    return f", {bar['nan_count']} NaN" if bar["nan_count"] else ""
 
 
 def _number(mean: float) -> str:

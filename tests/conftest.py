@@ -1,0 +1,23 @@
+"""Test-wide set-up: shapes are checked at run time, and torch uses the machine's two cores."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("medcam", "beartype.beartype")  # before medcam is imported anywhere
+
+import pytest
+import torch
+from support.torchvision_shim import make_importable
+
+make_importable()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

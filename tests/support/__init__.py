@@ -1,0 +1,1 @@
+"""What several test files share: small networks and the imports of peers."""
