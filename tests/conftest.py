@@ -9,10 +9,13 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("medcam", "beartype.beartype")  # before medcam is imported anywhere
+# Before medcam is imported anywhere. Where users enter, medcam's own errors speak instead.
+SHAPED = ("attention", "auto_layer", "capture", "guided", "layouts", "methods", "targets")
+install_import_hook([f"medcam.{name}" for name in SHAPED], "beartype.beartype")
 
 import pytest
 import torch
+
 from support.torchvision_shim import make_importable
 
 make_importable()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from medcam.outputs import map_tensors, tensors
 
@@ -44,7 +45,7 @@ def lean(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    trained = [p for p in model.parameters() if p.requires_grad and p.is_leaf]
+    trained = [p for p in model.parameters() if not is_lazy(p) and p.requires_grad and p.is_leaf]
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
@@ -60,9 +61,10 @@ def _without_inference_tensors(model: nn.Module) -> Iterator[None]:
     copies: dict[int, Tensor] = {}
     try:
         for module in model.modules():
+            held: dict[str, Any]
             for held in (module._parameters, module._buffers):
                 for name, tensor in held.items():
-                    if tensor is None or not tensor.is_inference():
+                    if tensor is None or is_lazy(tensor) or not tensor.is_inference():
                         continue
                     if id(tensor) not in copies:
                         copy = tensor.detach().clone()
@@ -75,7 +77,7 @@ def _without_inference_tensors(model: nn.Module) -> Iterator[None]:
     finally:
         for held, name, tensor, copy in replaced:
             held[name] = tensor
-            if held is not None and not isinstance(tensor, nn.Parameter):
+            if not isinstance(tensor, nn.Parameter):
                 with torch.inference_mode():
                     tensor.copy_(copy)  # running statistics that the call moved
 

@@ -88,12 +88,10 @@ class AutoRecorder(Recorder):
             self._tokens.append(token)
             return token.stored.clone()
         if layout.kind == "channels first" and self._is_better(layout):
-            self._hold(name, tensor, layout)
-            assert self._held is not None
-            return self._held.stored.clone()
+            return self._hold(name, tensor, layout).stored.clone()
         return None
 
-    def _hold(self, name: str, tensor: Tensor, layout: Layout) -> None:
+    def _hold(self, name: str, tensor: Tensor, layout: Layout) -> Activation:
         """Holds a candidate; the one before stays known for as long as the graph needs it."""
         if self._restart:
             tensor = tensor.clone() if tensor.is_inference() else tensor
@@ -106,6 +104,7 @@ class AutoRecorder(Recorder):
             self._before.append((self._held.layer, self._held.layout, recall))
         self._held = Activation(name, stored, layout)
         self._tokens = []
+        return self._held
 
     def _is_better(self, layout: Layout) -> bool:
         if sum(extent > 1 for extent in layout.space) < 2:
@@ -149,7 +148,11 @@ class AutoRecorder(Recorder):
                 "model whose blocks are plain functions, name a layer: medcam.get_layers(model); "
                 "methods that need no layer are 'saliency', 'inputxgradient' and 'gbp'."
             )
-        chosen = _last_that_counts(self._tokens, scores) if self._tokens else self._used(scores)
+        chosen = (
+            _last_that_counts(self._tokens, scores)
+            if self._tokens
+            else self._used(self._held, scores)
+        )
         at_logits = chosen.layout.space == self._space
         _log.info(
             "layer chosen automatically: %r, %d channels of %s%s",
@@ -163,19 +166,18 @@ class AutoRecorder(Recorder):
         )
         return [chosen]
 
-    def _used(self, scores: Tensor) -> Activation:
+    def _used(self, held: Activation, scores: Tensor) -> Activation:
         """The last candidate that the scores depend on."""
         candidates = [
             Activation(name, stored, layout)
             for name, layout, recall in self._before
             if (stored := recall()) is not None
         ]
-        assert self._held is not None
-        candidates.append(self._held)
+        candidates.append(held)
         if len(candidates) == 1:
-            return self._held
+            return held
         used = depends_on(scores, [candidate.stored for candidate in candidates])
-        return next((c for c, u in zip(candidates[::-1], used[::-1], strict=True) if u), self._held)
+        return next((c for c, u in zip(candidates[::-1], used[::-1], strict=True) if u), held)
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ def _last_used(calls: Sequence[Activation], scores: Tensor) -> Activation:
 
 def gradients(
     score: Tensor, tensors: Sequence[Tensor], *, retain_graph: bool
-) -> list[Tensor | None]:
+) -> Sequence[Tensor | None]:
     """The gradient of a summed score with respect to several tensors; None where unconnected.
 
     The user's ``.grad`` is not touched. In float16 the backward pass is run on a scaled score,
@@ -195,10 +195,8 @@ def gradients(
     half = any(tensor.dtype == torch.float16 for tensor in tensors)
     try:
         if not half:
-            return list(
-                torch.autograd.grad(
-                    score.sum(), tensors, retain_graph=retain_graph, allow_unused=True
-                )
+            return torch.autograd.grad(
+                score.sum(), tensors, retain_graph=retain_graph, allow_unused=True
             )
         scale = 2.0**24
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,13 +60,14 @@ class Request:
     @staticmethod
     def of(method: MethodLike | Iterable[MethodLike], **options: Any) -> Request:
         """A request for one method or several."""
-        several = not isinstance(method, (str, Method))
-        if several and not isinstance(method, Iterable):
+        if isinstance(method, (str, Method)):
+            return Request((methods.get(method),), **options)
+        if not isinstance(method, Iterable):
             raise InputTypeError(f"method={method!r} is not a method, nor a list of methods.")
-        chosen = tuple(methods.get(name) for name in ([method] if not several else method))  # type: ignore[list-item, union-attr]  # `several` says which
+        chosen = tuple(methods.get(name) for name in method)
         if not chosen:
             raise InputError(f"No method was given: choose from {', '.join(methods.METHODS)}.")
-        return Request(chosen, several=several, **options)
+        return Request(chosen, several=True, **options)
 
     @property
     def evidence(self) -> frozenset[str]:
@@ -197,7 +198,8 @@ def run(
         _warn_of_squashing(logits, request)
         scores = targets.resolve(request.target, logits, findings)
         found = _evidence(request, recorder, scores.values, leaf, keep_graph)
-        maps = _maps(request, found, scores.target, shape, findings)
+        with torch.autocast(given.device.type, enabled=False):  # sums stay in float32
+            maps = _maps(request, found, scores.target, shape, findings)
     if not keep_graph:
         output = _state.detached_output(output)
     reasons = {
@@ -223,7 +225,8 @@ def run(
 
 def _main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
     """The input that the maps lie on: the first floating-point tensor with spatial axes."""
-    given = {**dict(enumerate(args)), **kwargs}
+    given: dict[int | str, Any] = dict(enumerate(args))
+    given.update(kwargs)
     floating = {
         name: value
         for name, value in given.items()
@@ -425,7 +428,7 @@ def _connected(
     request: Request,
     recorder: Recorder,
     recorded: list[Activation],
-    rows: list[list[Tensor | None]],
+    rows: Sequence[Sequence[Tensor | None]],
 ) -> list[Activation]:
     """The activations that every target depends on."""
     kept = []
@@ -492,7 +495,9 @@ def _maps(
         if shape is not None:
             values = resize(values, shape)
             if channels is not None and tuple(channels.shape[3:]) != shape:
-                channels = resize(channels.flatten(1, 2), shape).unflatten(1, channels.shape[1:3])
+                channels = resize(channels.flatten(1, 2), shape).reshape(
+                    *channels.shape[:3], *shape
+                )
         key: MapKey = (method.name, layer) if request.several else layer
         maps[key] = AttentionMap(
             values, method.name, layer, target, method.signed, method.positive_part, channels
@@ -510,7 +515,7 @@ def _pairs(request: Request, evidence: _Evidence) -> Iterator[tuple[Method, str 
 
 
 def _over_channels(method: Method, values: Tensor) -> tuple[Tensor, Tensor]:
-    """``[batch, targets, channels, *space]`` reduced to ``[batch, targets, *space]``, and itself."""
+    """The map reduced over the input's channels, and with its channels as it was."""
     if method.reduction == "magnitude":
         return values.abs().amax(2), values
     largest = values.abs().argmax(2, keepdim=True)

@@ -54,6 +54,10 @@ def _is_rectifier(node: Any) -> bool:
     return False
 
 
+def _is_custom(node: Any) -> bool:
+    return isinstance(node, torch.autograd.function.BackwardCFunction)
+
+
 def _clamped(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     return tuple(None if grad is None else grad.clamp(min=0) for grad in grads)
 
@@ -81,13 +85,12 @@ def rectified(scores: Tensor) -> Iterator[int]:
     } | {
         (str(node.name()), "a custom autograd function")
         for node in found
-        if isinstance(node, torch.autograd.function.BackwardCFunction)
-        and not str(node.name()).startswith(tuple(_OPAQUE))
+        if _is_custom(node) and not str(node.name()).startswith(tuple(_OPAQUE))
     }
     if hidden:
-        found = ", ".join(sorted(f"{name} ({text})" for name, text in hidden))
+        listed = ", ".join(sorted(f"{name} ({text})" for name, text in hidden))
         warnings.warn(
-            f"Guided backpropagation cannot see rectifiers inside {found}: if there are any, the "
+            f"Guided backpropagation cannot see rectifiers inside {listed}: if there are any, the "
             "plain gradient passes them.",
             MedcamWarning,
             stacklevel=2,

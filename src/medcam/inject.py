@@ -200,7 +200,9 @@ def inject(
             layer=layer,
             target=label if target is None else target,
             output=output,
-            shape="input" if isinstance(data_shape, str) and data_shape == "default" else data_shape,
+            shape="input"
+            if isinstance(data_shape, str) and data_shape == "default"
+            else data_shape,
             cudnn=cudnn,
         ),
         output_dir=None if output_dir is None else Path(output_dir),
@@ -217,7 +219,9 @@ def inject(
         colormap=colormap,
         reference=reference,
     )
-    return _rebuild(unwrapped, Session(settings, enabled=enabled, layer_ordering=get_layers(unwrapped)))
+    return _rebuild(
+        unwrapped, Session(settings, enabled=enabled, layer_ordering=get_layers(unwrapped))
+    )
 
 
 def eject(model: nn.Module) -> nn.Module:
@@ -240,7 +244,8 @@ def _rebuild(model: nn.Module, session: Session) -> nn.Module:
     injected = _shallow_copy(model)
     vars(injected)["_medcam"] = session
     try:
-        injected.__class__ = _injected_class(type(model))
+        own: Any = type(model)
+        injected.__class__ = _injected_class(own)
     except TypeError as error:
         raise InputTypeError(
             f"A {type(model).__name__} cannot be injected: {error}. Use medcam.explain(model, x)."
@@ -249,7 +254,7 @@ def _rebuild(model: nn.Module, session: Session) -> nn.Module:
 
 
 @functools.cache
-def _injected_class(cls: type[nn.Module]) -> type[nn.Module]:
+def _injected_class(cls: Any) -> Any:
     names: dict[str, Any] = {
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
@@ -270,16 +275,14 @@ def _shallow_copy(model: nn.Module) -> nn.Module:
 
 
 @functools.cache
-def _own_parameters(cls: type[nn.Module]) -> tuple[int | None, frozenset[str]]:
+def _own_parameters(cls: Any) -> tuple[int | None, frozenset[str]]:
     """How many positional inputs the model's own forward takes (None: any), and their names."""
     signature = inspect.signature(cls.__mro__[2].forward)
     parameters = list(signature.parameters.values())[1:]
     names = frozenset(parameter.name for parameter in parameters)
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None, names
-    positional = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(positional), names
 
 
@@ -287,7 +290,8 @@ def _split(
     cls: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
     """The model's own inputs, and medcam's label, mask and raw input."""
-    count, names = _own_parameters(cls)
+    injected: Any = cls
+    count, names = _own_parameters(injected)
     ours: dict[str, Any] = {}
     for name in _OURS:
         for key in (f"medcam_{name}", name):
@@ -324,4 +328,3 @@ def _by_type(given: Sequence[Any]) -> Iterable[tuple[str, Any]]:
     (value,) = given
     spatial = isinstance(value, (Tensor, np.ndarray)) and value.ndim > 1
     return [("mask" if spatial else "label", value)]
-

@@ -1,4 +1,4 @@
-"""``from medcam import medcam``, as the original M3d-CAM package is imported; no logic of its own."""
+"""``from medcam import medcam``, as the original M3d-CAM is imported; no logic of its own."""
 
 from __future__ import annotations
 

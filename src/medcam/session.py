@@ -130,7 +130,8 @@ class Session:
             )
         if settings.save_maps:
             self._save(explanation.maps, raw_input, image)
-        scores = self._score(explanation.maps, mask) if settings.scores and mask is not None else None
+        scored = settings.scores and mask is not None
+        scores = self._score(explanation.maps, mask) if scored else None
         self._calls += 1
         output = explanation.output
         if settings.replace or settings.return_attention:
@@ -206,12 +207,13 @@ class Session:
             values = item.values.detach().cpu().numpy()
             for sample, per_target in enumerate(values):
                 for target, single in enumerate(per_target):
-                    name = f"attention_map_{self._calls}_{sample}_{target}"
+                    ending = ".png" if single.ndim == 2 else ".nii.gz"
+                    name = f"attention_map_{self._calls}_{sample}_{target}{ending}"
                     save(
                         single,
                         self._folder(key) / name,
                         raw_input=None if raw_input is None else raw_input[sample],
-                        reference=reference,
+                        reference=reference if single.ndim == 3 else None,
                         colormap=self.settings.colormap,
                         signed=item.signed,
                     )
@@ -238,8 +240,10 @@ class Session:
 
         if self.settings.output_dir is None:
             raise InputError("Nothing can be saved without a folder: inject(..., output_dir=...).")
-        return self.settings.output_dir / safe_name(key) if isinstance(key, str) else (
-            self.settings.output_dir
+        return (
+            self.settings.output_dir / safe_name(key)
+            if isinstance(key, str)
+            else (self.settings.output_dir)
         )
 
     def dump(self) -> None:
@@ -249,7 +253,7 @@ class Session:
 
             write_atomically(
                 self.settings.output_dir / "attention_maps.pkl",
-                lambda path: path.write_bytes(pickle.dumps(self._pickled)),
+                self._write_pickle,
             )
         if self.settings.output_dir is not None and self._evaluator is not None:
             self._evaluator.dump()
@@ -259,11 +263,12 @@ class Session:
                 "model(input, mask)."
             )
 
+    def _write_pickle(self, path: Path) -> None:
+        path.write_bytes(pickle.dumps(self._pickled))
+
     # ------------------------------------------------------------------------------ scores
 
-    def _score(
-        self, maps: Mapping[MapKey, AttentionMap], mask: Any
-    ) -> dict[str, list[float]]:
+    def _score(self, maps: Mapping[MapKey, AttentionMap], mask: Any) -> dict[str, list[float]]:
         """The scores by layer, one for each sample and target."""
         scores: dict[str, list[float]] = defaultdict(list)
         evaluator = self._scoring()
@@ -311,15 +316,14 @@ def _class_label(item: AttentionMap, sample: int, target: int) -> int:
     return target if classes is None else int(classes[sample, target])
 
 
-def _masks(mask: Any, batch: int, targets: int, rank: int) -> Tensor:
+def _masks(truth: Any, batch: int, targets: int, rank: int) -> Tensor:
     """The ground truth as ``[batch, targets, *space]``.
 
     Raises:
         MaskError: Its shape does not fit the maps'.
     """
-    mask = torch.as_tensor(mask).detach().cpu()
+    mask: Tensor = plain(torch.as_tensor(truth).detach().cpu())
     given = tuple(mask.shape)
-    mask = plain(mask)
     if mask.ndim == rank and batch == 1:
         mask = mask[None, None]
     elif mask.ndim == rank + 1 and len(mask) == batch:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -143,22 +143,23 @@ def voxel(index: Sequence[int], k: int) -> ClassTarget:
         index: The voxel's index along each spatial axis of the output.
         k: The class.
     """
-    index = tuple(int(i) for i in index)
+    place = tuple(int(i) for i in index)
 
     def score(logits: Tensor, findings: Findings) -> Scores:
         views = _two_sided(logits)
         space = tuple(views.shape[2:])
-        if len(index) != len(space) or any(
-            not -n <= i < n for i, n in zip(index, space, strict=False)
+        if len(place) != len(space) or any(
+            not -n <= i < n for i, n in zip(place, space, strict=False)
         ):
-            raise TargetError(f"Voxel {index} is not in the output, whose shape is {space}.")
+            raise TargetError(f"Voxel {place} is not in the output, whose shape is {space}.")
         label = _label(k, views.shape[1])
-        values = _wide(views[(slice(None), label, *index)])[:, None]
+        at: tuple[Any, ...] = (..., *place)
+        values = _wide(views[:, label][at])[:, None]
         full = torch.full(values.shape, label, device=logits.device)
-        text = f"class {label} at voxel {index}"
+        text = f"class {label} at voxel {place}"
         return Scores(ResolvedTarget(text, "segmentation", full, torch.ones_like(full)), values)
 
-    return ClassTarget(f"class {k} at voxel {index}", score)
+    return ClassTarget(f"class {k} at voxel {place}", score)
 
 
 def where(predicate: Callable[[Tensor], Tensor], k: int | None = None) -> ClassTarget:

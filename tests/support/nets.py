@@ -41,9 +41,13 @@ class UNet(nn.Module):
         self, dims: int = 2, classes: int = 3, channels: int = 1, *, inplace: bool = False
     ) -> None:
         super().__init__()
-        self.down = nn.Sequential(conv(dims, channels, 6, 3, padding=1), nn.LeakyReLU(0.01, inplace))
+        self.down = nn.Sequential(
+            conv(dims, channels, 6, 3, padding=1), nn.LeakyReLU(0.01, inplace)
+        )
         self.pool = max_pool(dims)
-        self.bottleneck = nn.Sequential(conv(dims, 6, 12, 3, padding=1), nn.LeakyReLU(0.01, inplace))
+        self.bottleneck = nn.Sequential(
+            conv(dims, 6, 12, 3, padding=1), nn.LeakyReLU(0.01, inplace)
+        )
         self.up = nn.Upsample(scale_factor=2)
         self.decoder = nn.Sequential(conv(dims, 18, 6, 3, padding=1), nn.LeakyReLU(0.01, inplace))
         self.head = conv(dims, 6, classes, 1)

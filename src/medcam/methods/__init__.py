@@ -90,7 +90,7 @@ METHODS: dict[str, Method] = {
         Method("segxrescam", seg_xres_cam, "Seg-XRes-CAM"),
         Method("eigencam", eigen_cam, "Eigen-CAM", signed=True, positive_part=True),
         Method("saliency", saliency, "Saliency", reduction="magnitude"),
-        Method("inputxgradient", input_x_gradient, "Input × Gradient", signed=True),
+        Method("inputxgradient", input_x_gradient, "Input x Gradient", signed=True),
     )
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from medcam._errors import InputError
 
-_POOL = {
+_POOL: dict[tuple[str, int], Callable[..., Tensor]] = {
     ("mean", 2): F.avg_pool2d,
     ("mean", 3): F.avg_pool3d,
     ("max", 2): F.max_pool2d,
@@ -43,7 +44,7 @@ def seg_xres_cam(
             "the whole layer, and 'mean' or 'max'."
         )
     window = [extent if pool is None else min(pool, extent) for extent in space]
-    extra = {"count_include_pad": False} if pooling == "mean" else {}
+    extra: dict[str, Any] = {"count_include_pad": False} if pooling == "mean" else {}
     pooled = _POOL[pooling, len(space)](gradients, window, ceil_mode=True, **extra)
     for axis, (size, extent) in enumerate(zip(window, space, strict=True), start=2):
         pooled = pooled.repeat_interleave(size, axis).narrow(axis, 0, extent)
