@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medcam._errors import InputError, InputTypeError
+from medcam.attention import Explanation
 from medcam.explain import Request
 from medcam.layers import LayerLike, find, get_layers, unwrap
 from medcam.methods import MethodLike
@@ -69,6 +70,13 @@ class InjectedModel(nn.Module):
         None before the first call.
         """
         return self._medcam.attention_map()
+
+    def get_explanation(self) -> Explanation | None:
+        """The last call's explanation: raw maps, the layer chosen, what was explained.
+
+        Its ``output`` is None: the output is the caller's.
+        """
+        return self._medcam.last
 
     def save_attention_map(self, attention_map: Any, raw_input: Any = None) -> Path:
         """Saves one map ``[H, W]`` or ``[X, Y, Z]`` of your own into the output folder.

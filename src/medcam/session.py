@@ -91,7 +91,7 @@ class Session:
         self._calls = 0
         self._saved = 0
         self._layers: dict[tuple[int, ...], str] = {}
-        self._last: Explanation | None = None
+        self.last: Explanation | None = None
         self._pickled: list[np.ndarray] = []
         self._evaluator: Evaluator | None = None
         self._layer_ordering = list(layer_ordering)
@@ -101,7 +101,7 @@ class Session:
             make_folder(settings.output_dir)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_last": None}
+        return {**vars(self), "last": None}
 
     def run(
         self,
@@ -121,7 +121,7 @@ class Session:
                 "evaluate=True needs the ground truth with each call: model(input, mask)."
             )
         explanation = self._explain(model, forward, args, kwargs, label)
-        self._last = dataclasses.replace(explanation, output=None)  # its graph is the caller's
+        self.last = dataclasses.replace(explanation, output=None)  # its graph is the caller's
         maps = explanation.unchecked
         image = _image(args, kwargs)
         if settings.save_pickle:
@@ -131,7 +131,7 @@ class Session:
         if settings.save_maps:
             self._save(explanation.maps, raw_input, image)
         scored = settings.scores and mask is not None
-        scores = self._score(explanation.maps, mask) if scored else None
+        scores = self._score(explanation.maps, mask, image) if scored else None
         self._calls += 1
         output = explanation.output
         if settings.replace or settings.return_attention:
@@ -166,9 +166,9 @@ class Session:
 
     def attention_map(self) -> Any:
         """The last call's map as a numpy array, or a dict by layer; None before the first call."""
-        if self._last is None:
+        if self.last is None:
             return None
-        maps = {key: self._handed(item).numpy() for key, item in self._last.maps.items()}
+        maps = {key: self._handed(item).numpy() for key, item in self.last.maps.items()}
         return next(iter(maps.values())) if len(maps) == 1 else maps
 
     def _handed(self, item: AttentionMap) -> Tensor:
@@ -200,12 +200,10 @@ class Session:
     ) -> None:
         from medcam.saving import save
 
-        reference = self.settings.reference
-        if reference is None and image is not None and hasattr(image, "affine"):
-            reference = image
         for key, item in maps.items():
             values = item.values.detach().cpu().numpy()
             for sample, per_target in enumerate(values):
+                reference = self._reference(image, sample)
                 for target, single in enumerate(per_target):
                     ending = ".png" if single.ndim == 2 else ".nii.gz"
                     name = f"attention_map_{self._calls}_{sample}_{target}{ending}"
@@ -218,11 +216,17 @@ class Session:
                         signed=item.signed,
                     )
 
+    def _reference(self, image: Tensor | None, sample: int = 0) -> Any:
+        """The image whose geometry a map takes: the one given, or an input that has an affine."""
+        if self.settings.reference is None and image is not None and hasattr(image, "affine"):
+            return image[sample]
+        return self.settings.reference
+
     def save_one(self, attention_map: Any, raw_input: Any) -> Path:
         """Saves a map given by the user."""
         from medcam.saving import save
 
-        last = next(iter(self._last.maps), None) if self._last is not None else None
+        last = next(iter(self.last.maps), None) if self.last is not None else None
         path = self._folder(last) / f"attention_map_{self._saved}"
         saved = save(
             attention_map,
@@ -268,10 +272,12 @@ class Session:
 
     # ------------------------------------------------------------------------------ scores
 
-    def _score(self, maps: Mapping[MapKey, AttentionMap], mask: Any) -> dict[str, list[float]]:
+    def _score(
+        self, maps: Mapping[MapKey, AttentionMap], mask: Any, image: Tensor | None
+    ) -> dict[str, list[float]]:
         """The scores by layer, one for each sample and target."""
         scores: dict[str, list[float]] = defaultdict(list)
-        evaluator = self._scoring()
+        evaluator = self._scoring(image)
         for key, item in maps.items():
             layer = key if isinstance(key, str) else ""
             attention = item.attention().detach().cpu()
@@ -290,15 +296,21 @@ class Session:
                     )
         return dict(scores)
 
-    def _scoring(self) -> Evaluator:
+    def _scoring(self, image: Tensor | None) -> Evaluator:
+        """The evaluator; distances are in mm where the image's geometry is known."""
         if self._evaluator is None:
             from medcam.evaluator import Evaluator
+            from medcam.files.nifti import voxel_sizes
+
+            reference = self._reference(image)
+            volume = image is not None and image.ndim == 5 and reference is not None
 
             self._evaluator = Evaluator(
                 self.settings.output_dir or Path(),
                 metric=self.settings.metric,
                 threshold=self.settings.threshold,
                 layer_ordering=self._layer_ordering,
+                spacing=voxel_sizes(reference) if volume else None,
             )
         return self._evaluator
 

@@ -55,11 +55,11 @@ def distance(p, q, spacing):
 
 
 def edge(points, shape):
-    """Points that have a face neighbour that is not one of them, along an axis that has neighbours."""
+    """Points with a face neighbour that is none of them, along an axis of more than one voxel."""
     kept = []
     for p in points:
         for axis, size in enumerate(shape):
-            steps = [p[:axis] + (p[axis] + step,) + p[axis + 1 :] for step in (-1, 1)]
+            steps = [(*p[:axis], p[axis] + step, *p[axis + 1 :]) for step in (-1, 1)]
             if size > 1 and any(neighbour not in points for neighbour in steps):
                 kept.append(p)
                 break

@@ -43,8 +43,8 @@ class Head:
 
     Attributes:
         image: What :class:`BrainUNet` takes, float32 ``[1, 1, 128, 128, 128]`` in [0, 1].
-        network_affine: Voxel indices of ``image`` to mm (RAS+), ``[4, 4]``. A map of ``image`` saved
-            with it lies on the head in a viewer.
+        network_affine: Voxel indices of ``image`` to mm (RAS+), ``[4, 4]``. A map of ``image``
+            that is saved with it lies on the head in a viewer.
         volume: The scan as stored, float32 ``[91, 109, 91]``.
         mask: Which voxels of ``volume`` are brain, bool, of the same shape.
         affine: Voxel indices of ``volume`` to mm (RAS+), ``[4, 4]``.
@@ -79,7 +79,7 @@ class LesionSlices:
 
 
 def load_head() -> Head:
-    """Loads the head of one person, in MNI space at 2 mm, with the brain mask of the MNI152 template.
+    """Loads one person's head, in MNI space at 2 mm, with the brain mask of the MNI152 template.
 
     Example:
         >>> head = load_head()
@@ -87,10 +87,10 @@ def load_head() -> Head:
         ((91, 109, 91), (1, 1, 128, 128, 128))
     """
     path, mask_path = _path("head.nii.gz"), _path("head_brain_mask.nii.gz")
-    scan = nib.load(path)
+    scan = nib.Nifti1Image.from_filename(path)
     volume: npt.NDArray[np.float32] = scan.get_fdata(dtype=np.float32)
     affine: npt.NDArray[np.float64] = scan.affine
-    mask = np.asarray(nib.load(mask_path).dataobj) > 0
+    mask = np.asarray(nib.Nifti1Image.from_filename(mask_path).dataobj) > 0
     image = _resample(torch.from_numpy(volume)).clamp(min=0)
     return Head(
         image=image / image.max(),

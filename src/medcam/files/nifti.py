@@ -74,6 +74,20 @@ def save_nifti(path: str | os.PathLike[str], volume: object, reference: object =
     return write_atomically(path, image.to_filename)
 
 
+def voxel_sizes(reference: object) -> tuple[float, float, float]:
+    """The voxel's extents in mm along the axes of a reference, see :func:`save_nifti`.
+
+    Example:
+        >>> voxel_sizes(np.diag([0.5, 0.5, 3.0, 1.0]))
+        (0.5, 0.5, 3.0)
+    """
+    if isinstance(reference, str | os.PathLike):
+        reference = _load(reference)
+    affine = _affine(getattr(reference, "affine", reference))
+    x, y, z = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+    return x, y, z
+
+
 def _nibabel() -> Any:  # its own annotations are too partial for strict checking
     import nibabel
 

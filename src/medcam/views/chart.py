@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE = "#3b6ea5"
 _CLASS_COLORS = ("#3b6ea5", "#d98032", "#4f9d7b", "#a85a94", "#c2b03c", "#79b6d9", "#8a6d5a")
 _DARK, _GREY, _PALE = "#222222", "#6f6f6f", "#e3e3e3"
 _ROWS = 45  # bars in one column, as long as one suffices
-_ROW_INCHES, _COLUMN_INCHES, _LETTER_INCHES = 0.19, 4.2, 0.062
+_ROW_INCHES, _COLUMN_INCHES = 0.19, 4.2  # the latter without the labels
 _LONGEST = 72  # letters of a label; longer ones lose their middle
 _DPI, _MOST_PIXELS = 150, 30_000  # Agg draws up to 65 535 along an axis
 
@@ -50,12 +49,11 @@ def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "")
 
     bars = means.astype(object).where(means.notna(), None).to_dict("records")
     classes = list(dict.fromkeys(bar["class_label"] for bar in bars))
-    colors = dict.fromkeys(classes, _BLUE)
+    colors = dict.fromkeys(classes, _CLASS_COLORS[0])
     if 1 < len(classes) <= len(_CLASS_COLORS):
         colors = dict(zip(classes, _CLASS_COLORS, strict=False))
 
-    letters = max((len(_label(bar)) for bar in bars), default=0)
-    width = _COLUMN_INCHES + letters * _LETTER_INCHES
+    width = _COLUMN_INCHES + max((_inches(_label(bar)) for bar in bars), default=0)
     columns = 1
     if len(bars) > _ROWS:  # about as wide as high altogether
         columns = max(math.ceil(math.sqrt(len(bars) * _ROW_INCHES / width)), 2)
@@ -64,11 +62,11 @@ def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "")
     figure = Figure(figsize=size, dpi=min(_DPI, _MOST_PIXELS / max(size)))
     figure.set_layout_engine("constrained", w_pad=0.1)
     figure.suptitle(_short(title, 80), parse_math=False, fontsize=11, color=_DARK)
-    limits = _limits(means, unit)
     for number in range(columns):
         axes = figure.add_subplot(1, columns, number + 1)
         part = bars[number * rows : (number + 1) * rows]
-        _draw(figure, axes, part, colors, limits=limits, rows=rows)
+        _draw(figure, axes, part, colors, rows=rows)
+        axes.set_xlim(*_limits(means, unit))
         axes.set_xlabel(f"mean score{f' [{unit}]' if unit else ''}", fontsize=8, color=_GREY)
 
     signs: list[Any] = []
@@ -114,7 +112,6 @@ def _draw(
     bars: list[Any],
     colors: dict[Any, str],
     *,
-    limits: tuple[float, float],
     rows: int,
 ) -> None:
     """Draws one column of bars, the first at the top."""
@@ -154,7 +151,6 @@ def _draw(
 
     axes.set_yticks(places, [_label(bar) for bar in bars], fontsize=8, parse_math=False)
     axes.set_ylim(max(rows, 1) - 0.4, -0.6)
-    axes.set_xlim(*limits)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8, color=_GREY, labelcolor=_GREY)
     axes.grid(axis="x", color=_PALE, lw=0.8, zorder=0)
@@ -178,6 +174,11 @@ def _label(bar: dict[Any, Any]) -> str:
     layer = "all layers" if bar["layer"] in (None, "") else bar["layer"]
     ending = "" if bar["class_label"] is None else f" · {_short(bar['class_label'], 16)}"
     return _short(layer, _LONGEST - len(ending)) + ending
+
+
+def _inches(label: str) -> float:
+    """Gives about the width of a label; it need not be exact."""
+    return sum(0.062 if letter.islower() or letter in "._" else 0.11 for letter in label)
 
 
 def _short(value: Any, longest: int) -> str:

@@ -1,0 +1,220 @@
+"""compute_score: what it takes and how it brings map and mask together."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy.ndimage import map_coordinates
+
+from medcam._errors import InputTypeError
+from medcam.evaluation import METRICS, compute_score
+from medcam.evaluation.ranking import top_k
+from medcam.evaluation.score import check_options, score_and_chance
+
+MAP = np.array([[0.0, 4.0, 1.0], [2.0, 3.0, 0.5]])  # exact in every type
+MASK = np.array([[0, 1, 0], [1, 0, 0]])
+MASS = 6 / 10.5
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        MAP,
+        MAP.astype(np.float16),
+        MAP.astype(">f4"),
+        np.asfortranarray(MAP),
+        MAP[::-1][::-1],
+        MAP.tolist(),
+        torch.tensor(MAP),
+        torch.tensor(MAP, dtype=torch.float32, requires_grad=True),
+        torch.tensor(MAP, dtype=torch.bfloat16),
+        torch.tensor(MAP, dtype=torch.float16),
+        MetaTensor(torch.tensor(MAP)),
+        MetaTensor(torch.tensor(MAP, dtype=torch.bfloat16)),
+    ],
+    ids=lambda given: f"{type(given).__name__}-{getattr(given, 'dtype', '')}",
+)
+def test_maps_of_every_kind(given):
+    score = compute_score(given, MASK, "relevance_mass")
+    assert type(score) is float
+    assert score == MASS
+
+
+def test_whole_numbers_are_a_map():
+    assert compute_score(np.array([[1, 3]], dtype=np.uint8), [[0, 1]], "relevance_mass") == 0.75
+    assert compute_score(torch.tensor([[1, 3]]), [[0, 1]], "relevance_mass") == 0.75
+    assert compute_score([[False, True]], [[0, 1]], "relevance_mass") == 1.0
+
+
+@pytest.mark.parametrize(
+    "dtype", [bool, np.uint8, np.int64, np.float16, np.float64, torch.bool, torch.bfloat16]
+)
+def test_masks_of_every_kind(dtype):
+    given = (
+        torch.tensor(MASK, dtype=dtype) if isinstance(dtype, torch.dtype) else MASK.astype(dtype)
+    )
+    assert compute_score(MAP, given, "relevance_mass") == MASS
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_leading_axes_of_one_do_not_count(name):
+    expected = compute_score(MAP, MASK, name, 0.5)
+    for lead in ((1,), (1, 1), (1, 1, 1)):
+        for attention, mask in (
+            (MAP.reshape(*lead, 2, 3), MASK),
+            (MAP, MASK.reshape(*lead, 2, 3)),
+            (MAP.reshape(*lead, 2, 3), MASK.reshape(*lead, 2, 3)),
+            (MAP.reshape(*lead, 2, 3), MASK.reshape(1, 2, 3)),
+        ):
+            assert compute_score(attention, mask, name, 0.5) == expected
+
+
+def test_a_batch_axis_goes_before_a_resize_and_for_the_spacing():
+    large = compute_score(np.kron(MAP, np.ones((1, 1))), np.kron(MASK, np.ones((2, 2))), "hd95")
+    batch = compute_score(MAP[None, None], np.kron(MASK, np.ones((2, 2)))[None, None], "hd95")
+    assert batch == large
+    spaced = compute_score(MAP[None, None], MASK[None, None], "assd", 0.9, spacing=(3.0, 0.5))
+    assert spaced == compute_score(MAP, MASK, "assd", 0.9, spacing=(3.0, 0.5))
+
+
+def test_a_thin_volume_keeps_its_three_axes_where_the_spacing_says_so():
+    thin = compute_score(MAP[None], MASK[None], "assd", 0.9, spacing=(9.0, 3.0, 0.5))
+    assert thin == compute_score(MAP, MASK, "assd", 0.9, spacing=(3.0, 0.5))
+
+
+def test_linear_resizing_by_hand():
+    """[0, 1] becomes [0, .25, .75, 1] over twice the pixels."""
+    assert compute_score([[0.0, 1.0]], [[0, 0, 0, 1]], "relevance_mass") == 1 / 2
+    assert compute_score([[0.0, 1.0]], [[0, 1, 0, 0]], "relevance_mass") == 0.25 / 2
+    assert compute_score([0.0, 1.0], [0, 0, 1, 0], "relevance_mass") == 0.75 / 2
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"), [((3, 4), (7, 9)), ((6, 5), (4, 3)), ((3, 4, 2), (7, 4, 5)), ((5,), (11,))]
+)
+def test_linear_resizing_equals_scipy(size, grid):
+    attention = np.random.default_rng(0).random(size)
+    at = np.meshgrid(
+        *[(np.arange(g) + 0.5) * s / g - 0.5 for s, g in zip(size, grid, strict=True)],
+        indexing="ij",
+    )
+    expected = map_coordinates(attention, at, order=1, mode="nearest")
+    seen = {}
+    compute_score(attention, np.ones(grid), lambda a, m: seen.update(map=a, mask=m) or 1.0)
+    np.testing.assert_allclose(seen["map"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.7, 1e-30, 3e4])
+def test_a_constant_map_stays_constant_on_the_masks_grid(value, dtype):
+    mask = np.zeros((17, 23))
+    mask[3:9, 4:8] = 1
+    small = torch.full((3, 5), value, dtype=dtype)
+    assert math.isnan(compute_score(small, mask))
+    assert compute_score(small, mask, "dice", 0.0) == 0.0
+    assert compute_score(small, mask, "auroc") == 0.5
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(0.9, torch.float32), (0.3, torch.float64)])
+def test_a_constant_map_that_was_resized_before_is_still_constant(value, dtype):
+    mask = np.zeros((17, 23, 11))
+    mask[3:9, 4:8, 2:5] = 1
+    small = torch.full((1, 1, 3, 5, 4), value, dtype=dtype)
+    rounded = torch.nn.functional.interpolate(small, mask.shape, mode="trilinear")
+    assert rounded.unique().numel() > 1  # the case that this test is about
+    assert math.isnan(compute_score(rounded, mask))
+
+
+def test_a_small_contrast_is_a_contrast():
+    assert compute_score(np.array([[1.0, 1.0 + 1e-12]]), [[0, 1]]) == 1.0
+    assert compute_score(np.float32([[1.0, 1.0 + 1e-6]]), [[0, 1]]) == 1.0
+    assert compute_score(torch.tensor([[1.0, 1.01]], dtype=torch.bfloat16), [[0, 1]]) == 1.0
+
+
+def test_a_signed_map_counts_by_its_absolute_values():
+    signed = np.array([[-4.0, 1.0, 3.0]])
+    assert compute_score(signed, [[1, 0, 0]], "relevance_mass") == 0.5
+    assert compute_score(signed, [[1, 0, 0]], "pointing_game") == 1.0
+    # min-max of the signed map would make the -4 the lowest, and cut it off
+    assert compute_score(signed, [[1, 0, 0]], "ioa", 0.9) == 1.0
+
+
+def test_absolute_values_are_taken_before_the_resizing():
+    """|-2|, |1| over four pixels: 2, 1.75, 1.25, 1; the signed way 2, 1.25, .25, 1."""
+    assert compute_score([[-2.0, 1.0]], [[0, 0, 1, 0]], "relevance_mass") == 1.25 / 6
+    assert math.isnan(compute_score([[-1.0, 1.0]], [[0, 0, 1, 0]], "relevance_mass"))
+
+
+def test_the_threshold_is_used():
+    assert compute_score(MAP, MASK, "ioa", 0.0) == 2 / 6
+    assert compute_score(MAP, MASK, "ioa", 0.5) == 2 / 3
+    assert compute_score(MAP, MASK, "ioa", 1.0) == 1.0
+    assert compute_score(MAP, MASK, "wioa", 0.5) == 6 / 9
+    assert compute_score(MAP, MASK) == compute_score(MAP, MASK, "wioa", "otsu")
+
+
+def test_spacing_and_tolerance_are_used():
+    attention, mask = np.zeros((4, 5)), np.zeros((4, 5))
+    attention[0, 0], mask[3, 4] = 1.0, 1.0
+    assert compute_score(attention, mask, "centroid_distance") == 5.0
+    for name in ("hd95", "assd", "centroid_distance"):
+        assert compute_score(attention, mask, name, spacing=(4.0, 4.0)) == 20.0
+        assert compute_score(attention, mask, name, spacing=[1.0, 1.0]) == 5.0
+    point = partial(compute_score, attention, mask, "pointing_game", spacing=(4.0, 4.0))
+    assert (point(tolerance_mm=19.9), point(tolerance_mm=20.0)) == (0.0, 1.0)
+
+
+def test_a_callable_gets_the_raw_map_on_the_grid_and_the_mask():
+    seen = []
+
+    def metric(attention, mask):
+        seen.append((attention.copy(), mask.copy()))
+        attention[:], mask[:] = -1, True  # what it does to them is its own affair
+        return np.float32(0.25)
+
+    attention, mask = np.array([[-2.0, 1.0]]), np.array([[0, 0, 1, 0]], dtype=bool)
+    score = compute_score(attention, mask, metric)
+    assert type(score) is float
+    assert score == 0.25
+    np.testing.assert_array_equal(seen[0][0], [[-2.0, -1.25, 0.25, 1.0]])
+    assert seen[0][0].dtype == np.float64
+    assert seen[0][1].dtype == bool
+    assert seen[0][1].tolist() == [[False, False, True, False]]
+    compute_score(np.array([[-2.0, 1.0, 0.0, 0.0]]), mask, metric)
+    assert attention.tolist() == [[-2.0, 1.0]]
+    assert mask.tolist() == [[False, False, True, False]]
+
+
+def test_a_callable_may_return_any_single_number_but_nothing_else():
+    assert compute_score(MAP, MASK, lambda a, m: torch.tensor(a[m].sum())) == 6.0
+    assert compute_score(MAP, MASK, partial(top_k, k=1)) == 1.0
+    assert math.isnan(compute_score(MAP, MASK, lambda a, m: math.nan))
+    with pytest.raises(InputTypeError, match="returned a NoneType; it must return one number"):
+        compute_score(MAP, MASK, lambda a, m: None)
+
+
+def test_the_chance_level_comes_with_the_score():
+    options = check_options("otsu", (2, 1), 2)
+    assert score_and_chance(MAP, MASK, "relevance_mass", options) == (MASS, 2 / 6)
+    assert score_and_chance(MAP, MASK, "auroc", options).chance == 0.5
+    assert score_and_chance(MAP, MASK, "pointing_game", options).chance == 1.0
+    assert score_and_chance(MAP, MASK, "dice", options).chance is None
+    assert score_and_chance(MAP, MASK, lambda a, m: 2.0, options) == (2.0, None)
+
+
+@pytest.mark.parametrize("module", ["medcam.evaluation", "medcam.evaluator"])
+def test_the_import_stays_cheap(module):
+    code = (
+        f"import {module}, sys; "
+        "heavy = {'pandas', 'matplotlib', 'skimage', 'scipy', 'openpyxl'} & set(sys.modules); "
+        "print(sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # noqa: S603 - our own code
+    assert (done.stdout, done.stderr) == ("[]\n", "")
