@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcam import _state, guided, layers, methods, outputs, targets
+from medcam import _state, guided, layers, lean, methods, outputs, targets
 from medcam._errors import InputError, InputTypeError, MedcamWarning, NoMapError
 from medcam._findings import Findings
 from medcam.attention import (
@@ -131,10 +131,7 @@ def explain(
         args = (*inputs, *args)
     elif inputs is not None:
         args = (inputs, *args)
-    if isinstance(model, nn.parallel.DistributedDataParallel) or not isinstance(
-        layers.unwrap(model), torch.jit.ScriptModule
-    ):
-        model = layers.unwrap(model)
+    model = layers.unwrap(model)
     return run(request, model, model, args, kwargs)
 
 
@@ -146,6 +143,7 @@ def run(
     kwargs: Mapping[str, Any],
     *,
     keep_graph: bool = False,
+    save_less: bool = True,
 ) -> Explanation:
     """`explain` for a prepared request.
 
@@ -156,7 +154,32 @@ def run(
         args: The positional inputs.
         kwargs: The keyword inputs.
         keep_graph: Whether the output keeps the graph that the caller would have had.
+        save_less: Whether operations save only what is needed (`medcam.lean`). Where that fails,
+            the call is repeated without, with a warning.
     """
+    try:
+        return _run(request, model, call, args, kwargs, keep_graph, save_less)
+    except RuntimeError as error:
+        if keep_graph or not save_less or not lean.is_to_blame(error):
+            raise
+        warnings.warn(
+            f"The memory-saving backward pass does not fit this model ({error}); the call was "
+            "repeated with PyTorch's own. Please report it.",
+            MedcamWarning,
+            stacklevel=3,
+        )
+        return _run(request, model, call, args, kwargs, keep_graph, False)
+
+
+def _run(
+    request: Request,
+    model: nn.Module,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    keep_graph: bool,
+    save_less: bool,
+) -> Explanation:
     if isinstance(model, torch.jit.ScriptModule):
         raise InputTypeError(
             "A TorchScript model has no layers that can be looked at: give the Python model that "
@@ -184,7 +207,7 @@ def run(
         stack.enter_context(_state.cudnn(request.cudnn))
         stack.enter_context(_state.eager(model))
         if not keep_graph:
-            stack.enter_context(_state.lean(model))
+            stack.enter_context(_state.lean(model, save_less=save_less))
             args, kwargs = _state.detached_inputs((args, dict(kwargs)))
         leaf = None
         if any(method.of_input for method in request.methods):

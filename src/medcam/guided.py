@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcam import lean
 from medcam._errors import MedcamWarning, NoMapError
 from medcam._graph import nodes
 
@@ -55,7 +56,11 @@ def _is_rectifier(node: Any) -> bool:
 
 
 def _is_custom(node: Any) -> bool:
-    return isinstance(node, torch.autograd.function.BackwardCFunction)
+    """Whether a node is a Python function of somebody else's."""
+    if not isinstance(node, torch.autograd.function.BackwardCFunction):
+        return False
+    function: Any = getattr(node, "_forward_cls", None)
+    return getattr(function, "__module__", "") != lean.__name__
 
 
 def _clamped(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

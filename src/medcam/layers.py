@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
+import torch
 from torch import nn
 
 from medcam._errors import InputError, InputTypeError, unknown_name
@@ -23,7 +24,9 @@ def unwrap(model: nn.Module) -> nn.Module:
             raise InputTypeError(
                 f"A {type(model).__name__} is not a model: give a torch.nn.Module."
             )
-        inner = vars(model).get("_modules", {}).get("_orig_mod")
+        if isinstance(model, torch.jit.ScriptModule):
+            return model
+        inner = model._modules.get("_orig_mod")
         if inner is None and isinstance(
             model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
         ):

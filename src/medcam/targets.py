@@ -80,7 +80,7 @@ def class_score(k: int) -> ClassTarget:
 
     def score(logits: Tensor, findings: Findings) -> Scores:
         channel = _channel(k, logits.shape[1])
-        values = _wide(logits[:, channel]).flatten(1).mean(1, keepdim=True)
+        values = _wide(logits[:, channel : channel + 1]).flatten(1).mean(1, keepdim=True)
         where_ = torch.full((len(logits), 1), logits[0, 0].numel(), device=logits.device)
         target = ResolvedTarget(
             f"the logit of channel {channel}, over the whole output",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -23,6 +25,10 @@ def evidence(space, batch=3, dtype=torch.float64):
     for name in ("inputs", "input_gradients", "guided_gradients"):
         given[name] = torch.randn(batch, 2, *whole)
     return {name: tensor.to(dtype) for name, tensor in given.items()}
+
+
+def at_layer(space):
+    return {name: evidence(space)[name] for name in ("activations", "gradients")}
 
 
 def apply(method, given):
@@ -55,7 +61,7 @@ def test_a_sample_in_a_batch_is_the_sample_alone(method, space):
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("method", AT_LAYER)
 def test_the_order_of_channels_does_not_matter(method, space):
-    given, order = evidence(space), torch.randperm(5)
+    given, order = at_layer(space), torch.randperm(5)
     assert_same(apply(method, changed(given, lambda t: t[:, order])), apply(method, given))
 
 
@@ -79,12 +85,11 @@ def test_maps_turn_with_the_layer(method, axes):
 @pytest.mark.parametrize("method", [name for name in AT_LAYER if name != "segxrescam"])
 def test_voxels_in_any_order(method):
     """All but Seg-XRes-CAM, which pools over neighbours, know no neighbourhood."""
-    given, order = evidence((3, 4)), torch.randperm(12)
+    given, order = at_layer((3, 4)), torch.randperm(12)
 
     def shuffle(tensor):
         return tensor.flatten(-2)[..., order].unflatten(-1, (3, 4))
 
-    given = {name: given[name] for name in ("activations", "gradients")}
     assert_same(apply(method, changed(given, shuffle)), shuffle(apply(method, given)))
 
 
@@ -107,15 +112,15 @@ def test_the_device_is_kept(method):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("a", [0, 1, -1, 1e4])
-@pytest.mark.parametrize("g", [0, 1, -1, 1e-6])
 @pytest.mark.parametrize("method", METHODS)
-def test_constants_give_finite_maps(method, a, g, dtype):
+def test_constants_give_finite_constant_maps(method, dtype):
     given = evidence((4, 2, 6), dtype=dtype)
-    constant = {n: torch.full_like(t, g if "gradients" in n else a) for n, t in given.items()}
-    found = apply(method, constant)
-    assert found.isfinite().all()
-    assert (found - found.flatten()[0]).abs().max() <= 1e-5 * max(1, abs(a * g))
+    for a, g in product((0, 1, -1, 1e4), (0, 1, -1, 1e-6)):
+        found = apply(
+            method, {n: torch.full_like(t, g if "gradients" in n else a) for n, t in given.items()}
+        )
+        assert found.isfinite().all()
+        assert (found - found.flatten()[0]).abs().max() <= 1e-5 * max(1, abs(a * g))
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -191,11 +196,12 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 def test_another_neighbour_in_the_batch_changes_nothing(method):
     net, x = Normed().double().eval(), image(batch=2).double()
+    net.head.weight.data.abs_()
     other = torch.stack([x[0], 100 * torch.rand_like(x[1])])
     ask = {"method": method, "layer": "features", "target": 1}
     one, two = (medcam.explain(net, given, **ask).map.values for given in (x, other))
     assert_same(one[0], two[0])
-    assert (one[1] - two[1]).abs().max() > 1e-3
+    assert (one[1] - two[1]).norm() > one[1].norm() / 10
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -216,11 +222,8 @@ def test_half_precision_gives_float32_maps(method, dtype):
     assert found.output.dtype == dtype
     assert found.map.values.dtype == torch.float32
     wide = medcam.explain(net.float(), x.float(), **ask).map.values
-    largest = wide.abs().max()
-    assert largest > 0
-    assert_same(
-        found.map.values / largest, wide / largest, 0.1 if dtype == torch.bfloat16 else 0.02
-    )
+    error = (found.map.values - wide).norm() / wide.norm()
+    assert error < (0.1 if dtype == torch.bfloat16 else 0.02)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -240,7 +243,7 @@ def test_a_constant_image_gives_finite_maps(case, method, value):
 def counted(monkeypatch):
     """Runs `explain` and counts forward passes, calls of the layer, and backward passes."""
 
-    def run(net, x, layer, **ask):
+    def run(net, x, watched, **ask):
         calls = {"forward": 0, "layer": 0, "backward": 0}
 
         def count(kind):
@@ -253,7 +256,7 @@ def counted(monkeypatch):
             calls["backward"] += 1
             return _grad(*args, **kwargs)
 
-        modules = {"forward": net, "layer": net.get_submodule(layer)}
+        modules = {"forward": net, "layer": net.get_submodule(watched)}
         handles = [m.register_forward_pre_hook(count(kind)) for kind, m in modules.items()]
         with monkeypatch.context() as patch:
             patch.setattr(torch.autograd, "grad", grad)

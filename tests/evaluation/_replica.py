@@ -21,15 +21,13 @@ def otsu(values):
     for value in values:
         counts[min(int((value - low) / width), 255)] += 1
     centres = [low + (number + 0.5) * width for number in range(256)]
+    sums = [count * centre for count, centre in zip(counts, centres, strict=True)]
     best, chosen = -1.0, 0
     for last in range(255):
         n0, n1 = sum(counts[: last + 1]), sum(counts[last + 1 :])
-        mean0 = sum(n * c for n, c in zip(counts[: last + 1], centres, strict=False)) / n0
-        mean1 = (
-            sum(n * c for n, c in zip(counts[last + 1 :], centres[last + 1 :], strict=True)) / n1
-        )
-        if n0 * n1 * (mean0 - mean1) ** 2 > best * (1 + 1e-12):
-            best, chosen = n0 * n1 * (mean0 - mean1) ** 2, last
+        apart = sum(sums[: last + 1]) / n0 - sum(sums[last + 1 :]) / n1
+        if n0 * n1 * apart**2 > best * (1 + 1e-12):
+            best, chosen = n0 * n1 * apart**2, last
     return centres[chosen]
 
 
@@ -184,21 +182,10 @@ def centroid_distance(a, m, threshold, spacing, **_):
 
 
 REPLICAS = {
-    function.__name__: function
-    for function in (
-        wioa,
-        ioa,
-        iou,
-        wiou,
-        dice,
-        pointing_game,
-        relevance_mass,
-        relevance_rank,
-        auroc,
-        average_precision,
-        hd95,
-        assd,
-        centroid_distance,
+    replica.__name__: replica
+    for replica in (
+        *(wioa, ioa, iou, wiou, dice, pointing_game, relevance_mass, relevance_rank),
+        *(auroc, average_precision, hd95, assd, centroid_distance),
     )
 }
 
@@ -207,6 +194,7 @@ def sample(rng, shape, *, kind):
     """A random map and mask: smooth values, or few distinct ones, so that there are ties."""
     attention = rng.random(shape) if kind == "smooth" else rng.integers(0, 4, shape).astype(float)
     attention.flat[0], attention.flat[-1] = 0.0, 3.0  # never constant
+    attention += 0.75  # nor zero at its lowest
     mask = rng.random(shape) < 0.3
     mask.flat[1] = True
     return attention, np.asarray(mask)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -140,3 +142,14 @@ def test_wrong_settings_are_refused_at_once(tmp_path):
         Evaluator(tmp_path, "wioa", 2.0)
     with pytest.raises(InputError, match="positive"):
         Evaluator(tmp_path, spacing=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("module", ["medcam.evaluation", "medcam.evaluator"])
+def test_the_import_stays_cheap(module):
+    code = (
+        f"import {module}, sys; "
+        "heavy = {'pandas', 'matplotlib', 'skimage', 'scipy', 'openpyxl'} & set(sys.modules); "
+        "print(sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # noqa: S603 - our own code
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -29,13 +29,13 @@ def test_a_map_that_is_not_finite(bad):
 @pytest.mark.parametrize(
     ("mask", "found"),
     [
-        (np.array([[0, 1, 2]]), r"\(int64\) has 3 values: 0, 1, 2\. .*mask == label"),
-        (np.array([[0, 255, 0]], np.uint8), r"\(uint8\) has 2 values: 0, 255\."),
-        (np.array([[0, 0.5, 1]]), r"has 3 values: 0, 0\.5, 1\. .*mask > 0\.5"),
-        (np.array([[0, -1, 0]]), r"has 2 values: -1, 0\."),
-        (np.array([[0, math.nan, 1]]), r"has 3 values: 0, 1, nan\."),
-        (np.array([[2, 2, 2]]), r"has 1 values: 2\."),
-        (torch.tensor([[0, 0.25, 1]], dtype=torch.bfloat16), r"has 3 values: 0, 0\.25, 1\."),
+        (np.array([[0, 1, 2]]), r"\(int64\) holds 0, 1, 2\. .*mask == label"),
+        (np.array([[0, 255, 0]], np.uint8), r"\(uint8\) holds 0, 255\."),
+        (np.array([[0, 0.5, 1]]), r"holds 0, 0\.5, 1\. .*mask > 0\.5"),
+        (np.array([[0, -1, 0]]), r"holds -1, 0\."),
+        (np.array([[0, math.nan, 1]]), r"holds 0, 1, nan\."),
+        (np.array([[2, 2, 2]]), r"holds 2\."),
+        (torch.tensor([[0, 0.25, 1]], dtype=torch.bfloat16), r"holds 0, 0\.25, 1\."),
     ],
 )
 def test_a_mask_that_is_not_0_and_1(mask, found):
@@ -44,7 +44,7 @@ def test_a_mask_that_is_not_0_and_1(mask, found):
 
 
 def test_a_mask_of_many_values_names_some():
-    with pytest.raises(MaskError, match=r"has 50 values: 0, 1, 2, 3, 4, 5, …\. "):
+    with pytest.raises(MaskError, match=r"holds 0, 1, 2, 3, 4, 5, …\. "):
         compute_score(np.eye(5, 10), np.arange(50).reshape(5, 10))
 
 

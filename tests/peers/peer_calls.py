@@ -36,18 +36,23 @@ _GRAD_CAM = {
 _TORCHCAM = {"gcam": "GradCAM", "layercam": "LayerCAM", "xgradcam": "XGradCAM"}
 
 
-# --------------------------------------------------------------------------------------- captum
+# What peers warn of in their own calls, by library.
+_CAPTUM = (
+    "Setting backward hooks on ReLU activations",
+    "Input Tensor 0 did not already require gradients",
+)
+_MONAI = ("Full backward hook is firing when gradients are computed",)
 
 
 @contextmanager
-def _captum_about_itself() -> Iterator[None]:
+def _quiet(texts: tuple[str, ...]) -> Iterator[None]:
     with warnings.catch_warnings():
-        for text in (
-            "Setting backward hooks on ReLU activations",
-            "Input Tensor 0 did not already require gradients",
-        ):
+        for text in texts:
             warnings.filterwarnings("ignore", message=text, category=UserWarning)
         yield
+
+
+# --------------------------------------------------------------------------------------- captum
 
 
 def captum_grad_cam(net: nn.Module, layer: str, x: Tensor, target: list[int]) -> Tensor:
@@ -66,7 +71,7 @@ def captum_hires_cam(net: nn.Module, layer: str, x: Tensor, target: list[int]) -
 
 def captum_guided_backprop(net: nn.Module, x: Tensor, target: list[int]) -> Tensor:
     """``[batch, channels, *space]``."""
-    with _captum_about_itself():
+    with _quiet(_CAPTUM):
         return GuidedBackprop(copy.deepcopy(net)).attribute(x.clone(), target=target).detach()
 
 
@@ -74,21 +79,21 @@ def captum_guided_grad_cam(net: nn.Module, layer: str, x: Tensor, target: list[i
     """``[batch, channels, *space]``, with linear interpolation (captum's default is "nearest")."""
     net = copy.deepcopy(net)
     mode = {4: "bilinear", 5: "trilinear"}[x.ndim]
-    with _captum_about_itself():
+    with _quiet(_CAPTUM):
         peer = GuidedGradCam(net, net.get_submodule(layer))
         return peer.attribute(x.clone(), target=target, interpolate_mode=mode).detach()
 
 
 def captum_saliency(net: nn.Module, x: Tensor, target: list[int]) -> Tensor:
     """``[batch, channels, *space]``, signed."""
-    with _captum_about_itself():
+    with _quiet(_CAPTUM):
         peer = Saliency(copy.deepcopy(net))
         return peer.attribute(x.clone(), target=target, abs=False).detach()
 
 
 def captum_input_x_gradient(net: nn.Module, x: Tensor, target: list[int]) -> Tensor:
     """``[batch, channels, *space]``."""
-    with _captum_about_itself():
+    with _quiet(_CAPTUM):
         return InputXGradient(copy.deepcopy(net)).attribute(x.clone(), target=target).detach()
 
 
@@ -98,16 +103,17 @@ def captum_input_x_gradient(net: nn.Module, x: Tensor, target: list[int]) -> Ten
 def monai_grad_cam(net: nn.Module, layer: str, x: Tensor, target: list[int]) -> Tensor:
     """``[batch, *layer]``: one sample at a time, since MONAI mixes the samples of a batch."""
     peer = monai_visualize.GradCAM(copy.deepcopy(net), layer)
-    maps = [
-        peer.compute_map(x[i : i + 1], class_idx=k).detach()[:, 0] for i, k in enumerate(target)
-    ]
-    return torch.cat(maps)
+    with _quiet(_MONAI):
+        maps = [peer.compute_map(x[i : i + 1], class_idx=k) for i, k in enumerate(target)]
+    return torch.cat(maps).detach()[:, 0]
 
 
 def monai_grad_cam_at_input(net: nn.Module, layer: str, x: Tensor, target: list[int]) -> Tensor:
     """``[batch, *space]``: MONAI's own upsampling, without its normaliser (1 - minmax)."""
     peer = monai_visualize.GradCAM(copy.deepcopy(net), layer, postprocessing=lambda z: z)
-    return torch.cat([peer(x[i : i + 1], class_idx=k)[:, 0] for i, k in enumerate(target)])
+    with _quiet(_MONAI):
+        maps = [peer(x[i : i + 1], class_idx=k) for i, k in enumerate(target)]
+    return torch.cat(maps)[:, 0]
 
 
 def monai_saliency(net: nn.Module, x: Tensor, target: list[int]) -> Tensor:
@@ -131,9 +137,7 @@ def monai_guided_backprop(net: nn.Module, x: Tensor, target: list[int]) -> Tenso
 # ------------------------------------------------------------------------------------- torchcam
 
 
-def torchcam_map(
-    method: str, net: nn.Module, layer: str, x: Tensor, target: list[int]
-) -> Tensor:
+def torchcam_map(method: str, net: nn.Module, layer: str, x: Tensor, target: list[int]) -> Tensor:
     """``[batch, *layer]``."""
     net = copy.deepcopy(net)
     with getattr(torchcam_methods, _TORCHCAM[method])(net, target_layer=layer) as extractor:
@@ -146,11 +150,11 @@ def torchcam_map(
 def pytorch_grad_cam_map(
     method: str, net: nn.Module, layer: str, x: Tensor, target: list[int]
 ) -> Tensor:
-    """``[batch, *layer]``, after the ReLU that the library applies to every map."""
+    """``[batch, *layer]``, before the library's ReLU and scaling."""
     net = copy.deepcopy(net)
     with _GRAD_CAM[method](net, [net.get_submodule(layer)]) as cam:
         cam(x, targets=[ClassifierOutputTarget(k) for k in target])
         found = cam.activations_and_grads
         activations, grads = found.activations[0].numpy(), found.gradients[0].numpy()
         raw = cam.get_cam_image(None, None, None, activations, grads, False)
-    return torch.from_numpy(raw).relu()
+    return torch.from_numpy(raw)

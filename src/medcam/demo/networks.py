@@ -93,12 +93,12 @@ class _Decoder(nn.Module):
 class LesionNet(nn.Module):
     """A small CNN that says whether a head slice shows a bright lesion.
 
-    Six convolutions with ReLUs, two poolings, global average pooling and one linear layer, 61,562
-    parameters. As only the average separates ``conv6`` from the classes, Grad-CAM there is CAM up
+    Six convolutions with ReLUs, two poolings, global average pooling and one linear layer, 60,330
+    parameters. As only the average separates ``relu6`` from the classes, Grad-CAM there is CAM up
     to a factor.
 
-    Layers, for a slice of side S: ``conv1``, ``conv2`` (16 channels, S), ``conv3``, ``conv4``
-    (32, S/2), ``conv5`` (48, S/4), ``conv6`` (72, S/4), each followed by its ``reluN``.
+    Layers, for a slice of side S: ``conv1`` (8 channels, S), ``conv2`` (16, S), ``conv3``,
+    ``conv4`` (32, S/2), ``conv5`` (48, S/4), ``conv6`` (72, S/4), each followed by its ``reluN``.
 
     Example:
         >>> LesionNet()(torch.zeros(3, 1, 64, 64)).shape
@@ -107,9 +107,9 @@ class LesionNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 16, kernel_size=3, padding=1)
+        self.conv1 = nn.Conv2d(1, 8, kernel_size=3, padding=1)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(16, 16, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(8, 16, kernel_size=3, padding=1)
         self.relu2 = nn.ReLU()
         self.pool1 = nn.MaxPool2d(2)
         self.conv3 = nn.Conv2d(16, 32, kernel_size=3, padding=1)

@@ -60,9 +60,9 @@ def read_mask(value: Any) -> Bool[np.ndarray, "*space"]:
         found = np.unique(values)
         shown = ", ".join(f"{number:g}" for number in found[:_SHOWN])
         raise MaskError(
-            f"The mask must hold 0 and 1 only, or be boolean; this one ({values.dtype}) has "
-            f"{found.size} values: {shown}{', …' if found.size > _SHOWN else ''}. Choose one label "
-            "with `mask == label`, or cut a soft mask with `mask > 0.5`."
+            f"The mask must hold 0 and 1 only, or be boolean; this one ({values.dtype}) holds "
+            f"{shown}{', …' if found.size > _SHOWN else ''}. Choose one label with "
+            "`mask == label`, or cut a soft mask with `mask > 0.5`."
         )
     return values.astype(bool)
 
