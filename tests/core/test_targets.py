@@ -67,7 +67,6 @@ def test_numpy_labels():
         assert_same(scores(target, z), z[:, [3]])
 
 
-@pytest.mark.xfail(reason="class_score raises IndexError on [batch, classes]", strict=True)
 def test_class_score_of_a_classification():
     z = logits_of(0, 3, 4)
     assert_same(scores(class_score(2), z), z[:, [2]])

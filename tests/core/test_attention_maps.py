@@ -1,0 +1,162 @@
+"""Maps as values: display, what is scored, sizes, and how an explanation hands them out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import medcam
+from medcam._errors import InputError
+from medcam.attention import AttentionMap, ResolvedTarget, requested_shape, resize
+from support.nets import Classifier, image
+
+TARGET = ResolvedTarget("class 1", "classification")
+
+
+def attention_map(values, **kwargs):
+    return AttentionMap(torch.as_tensor(values).double(), "gcam", "layer4", TARGET, **kwargs)
+
+
+# -------------------------------------------------------------------------------------- display
+
+
+def test_positive_maps_go_from_0_to_1_each_by_itself():
+    values = torch.rand(3, 2, 4, 5).double() * torch.tensor(
+        [1, 1e-200, 1e200], dtype=torch.float64
+    ).reshape(3, 1, 1, 1)
+    shown = attention_map(values + values.amax((2, 3), True)).normalized()
+    for i in range(3):
+        for t in range(2):
+            v = values[i, t]
+            expected = (v - v.min()) / (v.max() - v.min())
+            torch.testing.assert_close(shown[i, t], expected, rtol=0, atol=1e-14)
+
+
+def test_signed_maps_are_symmetric_about_0():
+    values = torch.tensor([[[[-4.0, 0], [1, 2]]], [[[0.5, 0], [0.25, -0.125]]]])
+    expected = torch.tensor([[[[-1, 0], [0.25, 0.5]]], [[[1, 0], [0.5, -0.25]]]])
+    assert torch.equal(attention_map(values, signed=True).normalized(), expected.double())
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -2.0])
+def test_a_constant_sample_is_blank_and_the_others_are_not(value):
+    values = torch.stack([torch.full((1, 2, 2), value), torch.tensor([[[0.0, 1], [2, 4]]])])
+    shown = attention_map(values).normalized()
+    assert not shown[0].any()
+    assert torch.equal(shown[1], values[1].double() / 4)
+
+
+def test_what_is_scored_against_a_mask():
+    values = torch.tensor([[[[-4.0, 0], [1, 2]]]]).double()
+    assert torch.equal(attention_map(values).attention(), values)
+    assert torch.equal(attention_map(values, signed=True).attention(), values.abs())
+    part = attention_map(values, signed=True, positive_part=True).attention()
+    assert torch.equal(part, values.relu())
+    np.testing.assert_array_equal(attention_map(values).numpy(), values.numpy())
+
+
+# ----------------------------------------------------------------------------------------- size
+
+
+def matrix(old, new):
+    """One axis: averaged over the cells that shrink, else linear between their centres."""
+    rows = torch.zeros(new, old).double()
+    for i in range(new):
+        if new <= old:
+            low, high = i * old // new, -(-(i + 1) * old // new)
+            rows[i, low:high] = 1 / (high - low)
+        else:
+            at = min(max((i + 0.5) * old / new - 0.5, 0), old - 1)
+            low = int(at)
+            rows[i, low] += 1 - (at - low)
+            rows[i, min(low + 1, old - 1)] += at - low
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((4, 5), (4, 5)),
+        ((3, 4), (12, 12)),
+        ((7, 5), (16, 33)),
+        ((8, 9), (4, 3)),
+        ((7, 5), (3, 2)),
+        ((4, 9), (8, 3)),
+        ((1, 1), (3, 5)),
+        ((2, 3, 4), (5, 6, 7)),
+        ((5, 6, 7), (10, 2, 7)),
+    ],
+)
+def test_resize(old, new):
+    values = torch.rand(2, 3, *old).double()
+    axes = "uvw"[: len(old)]
+    terms = [f"{axis.upper()}{axis}" for axis in axes]
+    expected = torch.einsum(
+        f"bt{axes},{','.join(terms)}->bt{axes.upper()}",
+        values,
+        *[matrix(a, b) for a, b in zip(old, new, strict=True)],
+    )
+    torch.testing.assert_close(resize(values, new), expected, rtol=0, atol=1e-14)
+
+
+def test_maps_come_at_the_size_asked_for():
+    net, x = Classifier(3).double().eval(), image(3, size=8).double()
+    ask = {"method": "hirescam", "layer": "features", "target": 1}
+    own = medcam.explain(net, x, shape=None, **ask).map.values
+    assert own.shape == (2, 1, 4, 4, 4)
+    for shape, space in (("input", (8, 8, 8)), ((5, 6, 2), (5, 6, 2)), ([8, 4, 16], (8, 4, 16))):
+        found = medcam.explain(net, x, shape=shape, **ask).map.values
+        assert torch.equal(found, resize(own, space))
+
+
+def test_the_channels_of_an_input_map_follow_its_size():
+    net, x = Classifier(channels=2).double().eval(), image(channels=2).double()
+    whole = medcam.explain(net, x, method="gbp", target=1).map
+    small = medcam.explain(net, x, method="gbp", target=1, shape=(6, 4)).map
+    assert torch.equal(small.values, resize(whole.values, (6, 4)))
+    for channel in range(2):
+        resized = resize(whole.channels[:, :, channel], (6, 4))
+        torch.testing.assert_close(small.channels[:, :, channel], resized, rtol=0, atol=1e-15)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_requested_shapes():
+    for shape in ("input", "default"):
+        assert requested_shape(shape, (4, 5)) == (4, 5)
+    assert requested_shape(None, (4, 5)) is None
+    assert requested_shape([3, 2], (4, 5)) == (3, 2)
+
+
+# ---------------------------------------------------------------------------------- explanation
+
+
+def test_one_map_or_several():
+    net, x = Classifier().eval(), image()
+    layers = ["features.0", "features.3"]
+    one = medcam.explain(net, x, layer="features")
+    assert (one.layer, list(one.maps)) == ("features", ["features"])
+    assert one.map is one.maps["features"]
+    assert list(medcam.explain(net, x, method=["gcam"], layer="features").maps) == [
+        ("gcam", "features")
+    ]
+    both = medcam.explain(net, x, layer=layers)
+    assert both.layer == tuple(layers)
+    with pytest.raises(InputError, match=r"2 maps.*maps\[key\].*'features.0'"):
+        _ = both.map
+    blind = medcam.explain(net, x, method="saliency")
+    assert (blind.layer, blind.map.layer, list(blind.maps)) == (None, None, [None])
+
+
+def test_explanations_and_maps_cannot_be_changed():
+    found = medcam.explain(Classifier().eval(), image(), layer="features")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.map.layer = "other"
+    with pytest.raises(TypeError):
+        found.maps["features"] = None
+    assert (
+        repr(found.map)
+        == "AttentionMap(gcam of layer 'features', [2, 1, 12, 12], the predicted class)"
+    )
