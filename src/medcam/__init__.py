@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from medcam import methods, targets
 from medcam.attention import AttentionMap, Explanation
 from medcam.explain import explain
-from medcam.inject import eject, inject
+from medcam.inject import inject
+from medcam.injected import eject
 from medcam.layers import get_layers
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def _is_custom(node: Any) -> bool:
     if not isinstance(node, torch.autograd.function.BackwardCFunction):
         return False
     function: Any = getattr(node, "_forward_cls", None)
-    return getattr(function, "__module__", "") != lean.__name__
+    return not getattr(function, "__module__", "").startswith(lean.__name__)
 
 
 def _clamped(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

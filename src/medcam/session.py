@@ -5,75 +5,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pickle
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from medcam import _state
-from medcam._errors import InputError, MaskError
-from medcam.attention import AttentionMap, Explanation, MapKey, plain
-from medcam.explain import Request, run
+from medcam._errors import InputError
+from medcam.attention import AttentionMap, Explanation, MapKey
+from medcam.explain import run
+from medcam.request import Request
+from medcam.settings import Settings
 from medcam.targets import TargetLike
 
 if TYPE_CHECKING:
     from medcam.evaluator import Evaluator
 
 _log = logging.getLogger("medcam")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The options of `medcam.inject`, under the same names; the request holds those of a call."""
-
-    request: Request
-    output_dir: Path | None = None
-    save_maps: bool = False
-    save_pickle: bool = False
-    save_scores: bool = False
-    evaluate: bool = False
-    metric: str | Callable[..., float] = "wioa"
-    threshold: Literal["otsu"] | float = "otsu"
-    return_score: bool = False
-    replace: bool = False
-    return_attention: bool = False
-    normalize: bool = True
-    colormap: str | None = None
-    reference: Any = None
-
-    def __post_init__(self) -> None:
-        if self.request.several:
-            raise InputError(
-                "inject() takes one backend at a time; medcam.explain takes several, from one "
-                "forward pass."
-            )
-        needing = [
-            name
-            for name in ("save_maps", "save_pickle", "save_scores", "evaluate")
-            if getattr(self, name) and self.output_dir is None
-        ]
-        if needing:
-            raise InputError(f"{needing[0]}=True needs output_dir, the folder to save to.")
-        if self.return_score and not self.scores:
-            raise InputError("return_score=True needs evaluate=True, and a mask with each call.")
-        if self.scores:
-            from medcam.evaluation.score import check_metric, check_options
-
-            check_metric(self.metric)
-            check_options(self.threshold, None, 0.0)
-
-    @property
-    def scores(self) -> bool:
-        """Whether maps are scored."""
-        return self.evaluate or self.save_scores
-
-    def changed(self, **changes: Any) -> Settings:
-        """The same settings but for some."""
-        return dataclasses.replace(self, **changes)
 
 
 class Session:
@@ -131,7 +81,7 @@ class Session:
         if settings.save_maps:
             self._save(explanation.maps, raw_input, image)
         scored = settings.scores and mask is not None
-        scores = self._score(explanation.maps, mask, image) if scored else None
+        scores = self._score(explanation, mask, image) if scored else None
         self._calls += 1
         output = explanation.output
         if settings.replace or settings.return_attention:
@@ -273,28 +223,11 @@ class Session:
     # ------------------------------------------------------------------------------ scores
 
     def _score(
-        self, maps: Mapping[MapKey, AttentionMap], mask: Any, image: Tensor | None
+        self, explanation: Explanation, mask: Any, image: Tensor | None
     ) -> dict[str, list[float]]:
-        """The scores by layer, one for each sample and target."""
-        scores: dict[str, list[float]] = defaultdict(list)
-        evaluator = self._scoring(image)
-        for key, item in maps.items():
-            layer = key if isinstance(key, str) else ""
-            attention = item.attention().detach().cpu()
-            batch, targets = attention.shape[:2]
-            masks = _masks(mask, batch, targets, attention.ndim - 2)
-            for sample in range(batch):
-                for target in range(targets):
-                    scores[layer].append(
-                        evaluator.comp_score(
-                            attention[sample, target],
-                            masks[sample, target],
-                            layer=layer,
-                            class_label=_class_label(item, sample, target),
-                            name=f"{self._calls}_{sample}_{target}",
-                        )
-                    )
-        return dict(scores)
+        from medcam.scoring import score_maps
+
+        return score_maps(explanation.maps, mask, self._scoring(image), self._calls)
 
     def _scoring(self, image: Tensor | None) -> Evaluator:
         """The evaluator; distances are in mm where the image's geometry is known."""
@@ -304,7 +237,6 @@ class Session:
 
             reference = self._reference(image)
             volume = image is not None and image.ndim == 5 and reference is not None
-
             self._evaluator = Evaluator(
                 self.settings.output_dir or Path(),
                 metric=self.settings.metric,
@@ -321,30 +253,3 @@ def _image(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (4, 5):
             return value
     return None
-
-
-def _class_label(item: AttentionMap, sample: int, target: int) -> int:
-    classes = item.target.classes
-    return target if classes is None else int(classes[sample, target])
-
-
-def _masks(truth: Any, batch: int, targets: int, rank: int) -> Tensor:
-    """The ground truth as ``[batch, targets, *space]``.
-
-    Raises:
-        MaskError: Its shape does not fit the maps'.
-    """
-    mask: Tensor = plain(torch.as_tensor(truth).detach().cpu())
-    given = tuple(mask.shape)
-    if mask.ndim == rank and batch == 1:
-        mask = mask[None, None]
-    elif mask.ndim == rank + 1 and len(mask) == batch:
-        mask = mask[:, None]
-    if mask.ndim != rank + 2 or len(mask) != batch or mask.shape[1] not in (1, targets):
-        raise MaskError(
-            f"The mask has shape {given}; for {batch} sample(s) and {targets} target(s) it has to "
-            f"be [{batch}, 1, *space], [{batch}, *space]"
-            + (f" or [{batch}, {targets}, *space]" if targets > 1 else "")
-            + f", with {rank} spatial axes."
-        )
-    return mask.expand(-1, targets, *mask.shape[2:])

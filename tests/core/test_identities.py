@@ -203,9 +203,38 @@ def test_every_way_to_write_a_relu_is_guided_alike(method, kind, dims):
     assert expected.any()
 
 
+class Mixed(nn.Module):
+    """What else medical networks are built of."""
+
+    def __init__(self, dims, *, inplace):
+        super().__init__()
+        d = {2: "2d", 3: "3d"}[dims]
+        self.stem = nn.Sequential(
+            getattr(nn, f"Conv{d}")(1, 4, 3, padding=1, bias=False),
+            getattr(nn, f"BatchNorm{d}")(4),
+            nn.PReLU(4),
+            getattr(nn, f"AvgPool{d}")(2),
+        )
+        self.block = nn.Sequential(
+            getattr(nn, f"Conv{d}")(4, 4, (3, 1, 3)[:dims], padding=(1, 0, 1)[:dims], groups=2),
+            getattr(nn, f"InstanceNorm{d}")(4),
+            nn.ReLU(inplace),
+        )
+        self.up = getattr(nn, f"ConvTranspose{d}")(4, 4, 2, stride=2)
+        self.head = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(inplace), conv(dims, 4, 3, 1))
+        with torch.no_grad():
+            self.stem[1].running_mean.normal_()
+            self.stem[1].running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(self.up(x + self.block(x)))
+
+
 NETS = {
     "classifier": (Classifier, 1, ["features.0", "features.1", "features.2", "features"]),
     "u-net": (UNet, class_score(1), ["down.0", "down", "bottleneck", "up", "decoder.0", "head"]),
+    "mixed": (Mixed, class_score(1), ["stem.1", "stem", "block.0", "block", "up", "head.0"]),
 }
 
 

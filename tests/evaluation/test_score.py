@@ -11,9 +11,7 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
 
-from medcam._errors import InputTypeError
 from medcam.evaluation import METRICS, compute_score
-from medcam.evaluation.ranking import top_k
 from medcam.evaluation.score import check_options, score_and_chance
 
 MAP = np.array([[0.0, 4.0, 1.0], [2.0, 3.0, 0.5]])  # exact in every type
@@ -167,35 +165,6 @@ def test_spacing_and_tolerance_are_used():
         assert compute_score(attention, mask, name, spacing=[1.0, 1.0]) == 5.0
     point = partial(compute_score, attention, mask, "pointing_game", spacing=(4.0, 4.0))
     assert (point(tolerance_mm=19.9), point(tolerance_mm=20.0)) == (0.0, 1.0)
-
-
-def test_a_callable_gets_the_raw_map_on_the_grid_and_the_mask():
-    seen = []
-
-    def metric(attention, mask):
-        seen.append((attention.copy(), mask.copy()))
-        attention[:], mask[:] = -1, True  # what it does to them is its own affair
-        return np.float32(0.25)
-
-    attention, mask = np.array([[-2.0, 1.0]]), np.array([[0, 0, 1, 0]], dtype=bool)
-    score = compute_score(attention, mask, metric)
-    assert type(score) is float
-    assert score == 0.25
-    np.testing.assert_array_equal(seen[0][0], [[-2.0, -1.25, 0.25, 1.0]])
-    assert seen[0][0].dtype == np.float64
-    assert seen[0][1].dtype == bool
-    assert seen[0][1].tolist() == [[False, False, True, False]]
-    compute_score(np.array([[-2.0, 1.0, 0.0, 0.0]]), mask, metric)
-    assert attention.tolist() == [[-2.0, 1.0]]
-    assert mask.tolist() == [[False, False, True, False]]
-
-
-def test_a_callable_may_return_any_single_number_but_nothing_else():
-    assert compute_score(MAP, MASK, lambda a, m: torch.tensor(a[m].sum())) == 6.0
-    assert compute_score(MAP, MASK, partial(top_k, k=1)) == 1.0
-    assert math.isnan(compute_score(MAP, MASK, lambda a, m: math.nan))
-    with pytest.raises(InputTypeError, match="returned a NoneType; it must return one number"):
-        compute_score(MAP, MASK, lambda a, m: None)
 
 
 def test_the_chance_level_comes_with_the_score():

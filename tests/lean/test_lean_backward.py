@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -206,15 +207,28 @@ def test_maps_are_the_same_bit_for_bit(build, shape, monkeypatch):
 
 
 def test_where_it_fails_the_call_is_repeated_and_said_so(monkeypatch):
-    import medcam.lean as lean
+    from medcam import lean
 
-    def broken(*_: object, **__: object) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("a kernel without a placeholder")
 
     net, x = UNet().eval(), image()
     expected = medcam.explain(net, x, layer="bottleneck", target=class_score(1))
-    monkeypatch.setattr(lean._Convolution, "backward", staticmethod(broken))
-    monkeypatch.setattr(lean, "__file__", __file__)
+    monkeypatch.setattr(lean, "_FOLDER", Path(__file__).parent)
+    monkeypatch.setitem(lean._RULES, torch.conv2d, broken)
     with pytest.warns(medcam._errors.MedcamWarning, match="repeated"):
         found = medcam.explain(net, x, layer="bottleneck", target=class_score(1))
     assert torch.equal(found.map.values, expected.map.values)
+
+
+def test_the_users_own_errors_are_not_repeated():
+    class Broken(Classifier):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Broken.calls += 1
+            raise RuntimeError("my own")
+
+    with pytest.raises(RuntimeError, match="my own"):
+        medcam.explain(Broken().eval(), image())
+    assert Broken.calls == 1

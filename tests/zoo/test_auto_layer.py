@@ -49,10 +49,8 @@ def both(build, size, layer, because, **options):
 
 
 def smp(name, layer, because, size=64, batch=2):
-    shape = square(size, batch=batch)
-    return case(nets.smp_net, shape, layer, because, name=f"smp-{name}")._replace(
-        build=functools.partial(nets.smp_net, name)
-    )
+    build = functools.partial(nets.smp_net, name)
+    return Case(f"smp-{name}", build, square(size, batch=batch), layer, because)
 
 
 LAST_STAGE = "the last residual stage: the deepest features before the pooling"
@@ -141,6 +139,11 @@ CASES = [
     case(nets.hf_segformer, square(64), "segformer.stages.3", ENCODER_END),
 ]
 
+# On a transposed 3D input torch's matmul folds the batch or not by whether the weight requires
+# gradients, even under no_grad; so freezing these networks changes the last bits of what they
+# predict, with or without medcam.
+ROUNDS_BY_REQUIRES_GRAD = {"tv_vit"}
+
 # Where the choice is not what somebody who knows the network would take.
 WRONG = [
     case(
@@ -204,15 +207,26 @@ def tensors(output):
     return []
 
 
+@pytest.fixture
+def _no_fast_attention():
+    """Without gradients nn.MultiheadAttention takes a fused path that rounds differently."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
 def identical(ours, plain):
     ours, plain = tensors(ours), tensors(plain)
     assert len(ours) == len(plain) > 0
     return all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
 
 
+@pytest.mark.usefixtures("_no_fast_attention")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_right_layer_in_one_forward_pass_that_changes_nothing(case, chosen):
     net, x = case.build().eval(), torch.rand(case.shape)
+    if case.name in ROUNDS_BY_REQUIRES_GRAD:
+        net.requires_grad_(False)
     calls = Calls(net)
     model = medcam.inject(net, backend="hirescam", target=ONE, normalize=False)
     with torch.no_grad():
@@ -234,6 +248,13 @@ def test_right_layer_in_one_forward_pass_that_changes_nothing(case, chosen):
         assert calls.taken() == needed
         assert identical(second, plain)
         assert torch.equal(torch.from_numpy(model.get_attention_map()), found)
+
+
+def test_attention_predicts_the_same_within_rounding():
+    net, x = nets.tv_vit().eval(), torch.rand(square(32))
+    model = medcam.inject(net, target=ONE)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -307,11 +328,13 @@ def by_hand(net, layer, x, prefix, grid, logits=lambda output: output):
     """HiResCAM of a token layer, from a hook and autograd, with the grid given."""
     kept = []
     handle = net.get_submodule(layer).register_forward_hook(
-        lambda module, inputs, output: kept.append(output)
+        lambda module, inputs, output: kept.append(
+            output[0] if isinstance(output, tuple) else output
+        )
     )
     output = logits(net(x))
     handle.remove()
-    (grad,) = torch.autograd.grad(output[:, 1].flatten(1).mean(1).sum(), kept)
+    (grad,) = torch.autograd.grad(output[:, 1].reshape(len(x), -1).mean(1).sum(), kept)
     product = (grad * kept[0]).sum(-1)[:, prefix:]
     return product.reshape(len(x), 1, *grid).detach()
 
@@ -365,31 +388,35 @@ def by_hand(net, layer, x, prefix, grid, logits=lambda output: output):
     ids=["tv_vit", "timm_vit", "monai_vit-2", "monai_vit-3", "unetr-3", "hf_vit", "hf_swin"],
 )
 def test_a_named_token_layer_is_laid_back_on_the_image(build, shape, layer, prefix, grid, logits):
-    net, x = build().eval(), torch.rand(shape)
+    net, x = build().double().eval(), torch.rand(shape).double()
     found = medcam.explain(net, x, method="hirescam", layer=layer, target=ONE, shape=None)
     expected = by_hand(net, layer, x, prefix, grid, logits)
     assert expected.any()
-    assert abs(found.map.values - expected).max() <= 1e-5 * abs(expected).max()
+    assert abs(found.map.values - expected).max() <= 1e-6 * abs(expected).max()
 
 
 def test_tokens_of_an_oblong_image_keep_rows_and_columns():
-    net = nets.monai_nets.ViT(
-        1, (16, 24), 4, 16, 32, 2, 2, classification=True, num_classes=3, spatial_dims=2
-    ).eval()
-    x = torch.rand(2, 1, 16, 24)
+    net = (
+        nets.monai_nets.ViT(
+            1, (16, 24), 4, 16, 32, 2, 2, classification=True, num_classes=3, spatial_dims=2
+        )
+        .double()
+        .eval()
+    )
+    x = torch.rand(2, 1, 16, 24).double()
     found = medcam.explain(net, x, method="hirescam", layer="blocks.0", target=ONE, shape=None)
     expected = by_hand(net, "blocks.0", x, 1, (4, 6), lambda output: output[0])
-    assert abs(found.map.values - expected).max() <= 1e-5 * abs(expected).max()
+    assert abs(found.map.values - expected).max() <= 1e-6 * abs(expected).max()
 
 
 def test_without_a_patch_convolution_auto_says_what_to_do_and_a_name_works():
     net = nets.monai_nets.ViT(
         1, (16, 16), 4, 16, 32, 2, 2, proj_type="perceptron", classification=True, num_classes=3,
         spatial_dims=2,
-    ).eval()  # fmt: skip
-    x = torch.rand(2, 1, 16, 16)
+    ).double().eval()  # fmt: skip
+    x = torch.rand(2, 1, 16, 16).double()
     with pytest.raises(RuntimeError, match=r"name a layer: medcam\.get_layers"):
         medcam.explain(net, x)
     found = medcam.explain(net, x, method="hirescam", layer="blocks.0", target=ONE, shape=None)
     expected = by_hand(net, "blocks.0", x, 1, (4, 4), lambda output: output[0])
-    assert abs(found.map.values - expected).max() <= 1e-5 * abs(expected).max()
+    assert abs(found.map.values - expected).max() <= 1e-6 * abs(expected).max()

@@ -64,7 +64,7 @@ def read_mask(value: Any) -> Bool[np.ndarray, "*space"]:
             f"{shown}{', …' if found.size > _SHOWN else ''}. Choose one label with "
             "`mask == label`, or cut a soft mask with `mask > 0.5`."
         )
-    return values.astype(bool)
+    return values.astype(bool)  # always a copy
 
 
 def same_rank(

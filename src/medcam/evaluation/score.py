@@ -83,7 +83,7 @@ def score_and_chance(
     """
     raw, truth = same_rank(read_map(attention_map), read_mask(mask), options.spacing)
     if not isinstance(metric, str):
-        return Score(_number(metric(resize(raw, truth.shape), truth.copy())), None)
+        return Score(_number(metric(resize(raw, truth.shape), truth)), None)
     attention = resize(np.abs(raw) if raw.min() < 0 else raw, truth.shape)
     chosen = METRICS[metric]
     return Score(chosen.score(attention, truth, options), chosen.chance_level(truth, options))

@@ -1,0 +1,195 @@
+"""What one run of the model yields: activations, gradients and guided gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medcam import guided
+from medcam._errors import NoMapError
+from medcam.attention import plain
+from medcam.auto_layer import AutoRecorder
+from medcam.capture import Activation, Recorder, as_map, gradients
+from medcam.layers import LayerChoice, LayerLike
+from medcam.methods import Method
+from medcam.request import Request
+
+
+def recorder_for(
+    request: Request,
+    model: nn.Module,
+    choice: LayerChoice,
+    batch: int,
+    space: tuple[int, ...],
+    *,
+    restart: bool,
+) -> Recorder:
+    """The hooks that a request needs."""
+    if not any(method.of_layer for method in request.methods):
+        return Recorder({}, batch=batch, space=space, restart=restart)
+    if choice.automatic:
+        # A graph from the input on has to stay whole.
+        from_input = any(method.of_input for method in request.methods)
+        return AutoRecorder(model, batch=batch, space=space, restart=restart and not from_input)
+    return Recorder(choice.modules, batch=batch, space=space, restart=restart)
+
+
+@dataclass(eq=False)
+class Evidence:
+    """What one run yielded.
+
+    Attributes:
+        activations: By layer.
+        gradients: By target, then by layer.
+        inputs: The main input.
+        input_gradients: By target.
+        guided_gradients: By target.
+    """
+
+    activations: dict[str, Tensor]
+    gradients: list[dict[str, Tensor]] = field(default_factory=list)
+    inputs: Tensor | None = None
+    input_gradients: list[Tensor] = field(default_factory=list)
+    guided_gradients: list[Tensor] = field(default_factory=list)
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers that there are activations of."""
+        return list(self.activations)
+
+    def of(self, method: Method, target: int, layer: str | None) -> dict[str, Any]:
+        """The arguments of a method."""
+        known: dict[str, Any] = {"inputs": self.inputs}
+        if layer is not None:
+            known["activations"] = self.activations[layer]
+            if self.gradients:
+                known["gradients"] = self.gradients[target][layer]
+        if self.input_gradients:
+            known["input_gradients"] = self.input_gradients[target]
+        if self.guided_gradients:
+            known["guided_gradients"] = self.guided_gradients[target]
+        return {name: known[name] for name in method.evidence}
+
+
+def gather(
+    request: Request, recorder: Recorder, scores: Tensor, leaf: Tensor | None, keep_graph: bool
+) -> Evidence:
+    """Activations, gradients and guided gradients; one backward pass for each target and kind."""
+    needed = request.evidence
+    if not scores.requires_grad:
+        raise NoMapError(_unconnected(recorder, request))
+    recorded = recorder.activations(scores)
+    _complain_of_missing(request, recorder, recorded)
+    columns = scores.unbind(1)
+    last = len(columns) - 1
+    guided_follows = "guided_gradients" in needed
+    of_layers = recorded if "gradients" in needed else []
+    wanted = [activation.stored for activation in of_layers]
+    if "input_gradients" in needed and leaf is not None:
+        wanted.append(leaf)
+    rows = [
+        gradients(column, wanted, retain_graph=keep_graph or guided_follows or index < last)
+        for index, column in enumerate(columns)
+    ]
+    found = Evidence({})
+    if of_layers:
+        recorded = _connected(request, recorder, recorded, rows)
+        kept = {activation.layer for activation in recorded}
+        found.gradients = [
+            {
+                activation.layer: as_map(grad, activation.layout)
+                for activation, grad in zip(of_layers, row, strict=False)
+                if activation.layer in kept and grad is not None
+            }
+            for row in rows
+        ]
+    if leaf is not None:
+        found.inputs = plain(leaf.detach())
+        if "input_gradients" in needed:
+            found.input_gradients = [_of_input(row[-1]) for row in rows]
+        if guided_follows:
+            with guided.rectified(scores):
+                for index, column in enumerate(columns):
+                    (grad,) = gradients(column, [leaf], retain_graph=keep_graph or index < last)
+                    found.guided_gradients.append(_of_input(grad))
+    found.activations = {activation.layer: activation.values for activation in recorded}
+    return found
+
+
+def _of_input(grad: Tensor | None) -> Tensor:
+    if grad is None:
+        raise NoMapError(
+            "The target does not depend on the input: is a part of the model run under no_grad, "
+            "or its input detached?"
+        )
+    grad = plain(grad)
+    return grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
+
+
+def _complain_of_missing(request: Request, recorder: Recorder, recorded: list[Activation]) -> None:
+    """An error for named layers of which no map can be made; "full" leaves them out."""
+    if not any(method.of_layer for method in request.methods):
+        return
+    got = {activation.layer for activation in recorded}
+    missing = [] if request.layer in ("auto", "full", None) else _names(request.layer)
+    for name in missing:
+        if name not in got:
+            raise NoMapError(
+                f"No map can be made of layer {name!r}: {recorder.reason(name)}. Choose another "
+                "layer, e.g. one before it, or layer='auto'."
+            )
+    if not recorded:
+        raise NoMapError(
+            "No map can be made of any layer of this model: none puts out features with spatial "
+            "axes. Methods that need no layer are 'saliency', 'inputxgradient' and 'gbp'."
+        )
+
+
+def _names(layer: LayerLike) -> list[str]:
+    """The names in a ``layer=`` that names layers."""
+    return [layer] if isinstance(layer, str) else list(layer or [])
+
+
+def _connected(
+    request: Request,
+    recorder: Recorder,
+    recorded: list[Activation],
+    rows: Sequence[Sequence[Tensor | None]],
+) -> list[Activation]:
+    """The activations that every target depends on."""
+    kept = []
+    for index, activation in enumerate(recorded):
+        if all(row[index] is not None for row in rows):
+            kept.append(activation)
+            continue
+        reason = "the target does not depend on it"
+        recorder.exclude(activation.layer, reason)
+        if request.layer != "full":
+            raise NoMapError(
+                f"No map can be made of layer {activation.layer!r}: {reason}. Is it after the "
+                "output, an unused head, or detached from it? Choose another layer."
+            )
+    if not kept:
+        raise NoMapError("The target does not depend on any layer of this model.")
+    return kept
+
+
+def _unconnected(recorder: Recorder, request: Request) -> str:
+    if isinstance(recorder, AutoRecorder):
+        recorder.activations(torch.zeros(()))  # says so, if there is no layer at all
+    reasons = [
+        f"{name!r}: {recorder.reason(name)}"
+        for name in (_names(request.layer) if request.layer != "auto" else [])
+        if recorder.reason(name)
+    ]
+    return (
+        "The output does not depend on "
+        + (f"layer {request.layer!r}" if reasons or request.layer != "auto" else "any layer")
+        + (f" ({'; '.join(reasons)})" if reasons else "")
+        + ". Does the model's forward run under no_grad, or detach, or return integers? Did the "
+        "layer run? Choose another layer=, or another tensor with output=."
+    )

@@ -1,0 +1,99 @@
+"""Operations that keep for the backward pass only what gradients of *activations* need.
+
+PyTorch keeps the input of a convolution, an evaluated batch norm and a pooling, although with
+frozen parameters only its shape is needed; and a rectifier keeps its result in full, although one
+bit a value is enough. The functions here call the same kernels, forwards and backwards, so that
+predictions and gradients are the same bit for bit; the input is replaced by a placeholder of its
+shape. Whatever they do not cover (parameters that require gradients, tensor subclasses, other
+memory layouts, padding by name) runs as PyTorch has it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from medcam.lean._common import Rule
+from medcam.lean.convolutions import convolution
+from medcam.lean.normalisations import batch_norm
+from medcam.lean.pooling import avg_pool, max_pool
+from medcam.lean.rectifiers import leaky_relu, relu
+
+_HERE = Path(__file__)
+_FOLDER = _HERE.parent
+
+
+class LeanBackward(TorchFunctionMode):
+    """Within it, covered operations on plain tensors save less."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation in its lean form if it has one and its arguments fit."""
+        kwargs = kwargs or {}
+        rule = _RULES.get(func)
+        if rule is not None and args and _fits(args[0]):
+            result = rule(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return func(*args, **kwargs)
+
+
+def is_to_blame(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, was raised in one of the operations here."""
+    while error is not None:
+        if type(error).__name__ == "CheckpointError":
+            return True
+        trace = error.__traceback__
+        while trace is not None:
+            raised_in = Path(trace.tb_frame.f_code.co_filename)
+            if trace.tb_next is None and raised_in.parent == _FOLDER and raised_in != _HERE:
+                return True
+            trace = trace.tb_next
+        error = error.__cause__
+    return False
+
+
+def _fits(x: Any) -> bool:
+    return (
+        type(x) is Tensor
+        and x.requires_grad
+        and x.is_contiguous()
+        and torch.is_grad_enabled()
+        and not _checkpointing()
+    )
+
+
+def _checkpointing() -> bool:
+    """Whether activation checkpointing is under way.
+
+    It runs the operations again in the backward pass, out of this mode's reach, and has to meet
+    the same ones.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    hooks = top(True) if top is not None else None
+    return hooks is not None and hooks[0].__qualname__.startswith("_checkpoint_hook")
+
+
+_RULES: dict[Any, Rule] = {
+    torch.conv2d: convolution(2, transposed=False),
+    torch.conv3d: convolution(3, transposed=False),
+    torch.conv_transpose2d: convolution(2, transposed=True),
+    torch.conv_transpose3d: convolution(3, transposed=True),
+    F.batch_norm: batch_norm,
+    F.relu: relu,
+    torch.relu: relu,
+    Tensor.relu: relu,
+    torch.relu_: lambda x: relu(x, True),
+    Tensor.relu_: lambda x: relu(x, True),
+    F.leaky_relu: leaky_relu,
+    torch.max_pool2d: max_pool(2),
+    torch.max_pool3d: max_pool(3),
+    F.max_pool2d: max_pool(2),
+    F.max_pool3d: max_pool(3),
+    F.avg_pool2d: avg_pool(2),
+    F.avg_pool3d: avg_pool(3),
+}

@@ -1,0 +1,58 @@
+"""Evaluated batch norms that keep their statistics only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from medcam.lean._common import HALF, apply, frozen, placeholder
+
+_aten = torch.ops.aten
+
+
+class _BatchNorm(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(mean, var, weight)
+        ctx.shape, ctx.eps, ctx.dtype = x.shape, eps, x.dtype
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (mean, var, weight), (grad,) = ctx.saved_tensors, grads
+        x = placeholder(grad, ctx.shape, ctx.dtype)
+        mask = [True, False, False]
+        given = _aten.native_batch_norm_backward(
+            grad.contiguous(), x, weight, mean, var, None, None, False, ctx.eps, mask
+        )
+        return given[0], *[None] * 5
+
+
+def batch_norm(
+    input: Tensor,  # noqa: A002  # PyTorch's own parameter names
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """The rule for ``F.batch_norm``, where it uses running statistics."""
+    if training or running_mean is None or running_var is None or not frozen(weight, bias):
+        return NotImplemented
+    if input.dtype in HALF:
+        return NotImplemented
+    return apply(_BatchNorm, input, running_mean, running_var, weight, bias, eps)

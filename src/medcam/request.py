@@ -1,0 +1,49 @@
+"""What is asked of a call, checked as far as it can be before the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from medcam import methods
+from medcam._errors import InputError, InputTypeError
+from medcam.attention import ShapeRequest
+from medcam.layers import LayerLike
+from medcam.methods import Method, MethodLike
+from medcam.outputs import Selector
+from medcam.targets import TargetLike
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a call, checked as far as it can be before the model runs.
+
+    The attributes are the arguments of `explain`; ``several`` says whether methods were given as
+    a list, so that the maps are keyed by method too.
+    """
+
+    methods: tuple[Method, ...]
+    layer: LayerLike = "auto"
+    target: TargetLike = None
+    output: Selector = None
+    shape: ShapeRequest = "input"
+    cudnn: bool = True
+    several: bool = False
+
+    @staticmethod
+    def of(method: MethodLike | Iterable[MethodLike], **options: Any) -> Request:
+        """A request for one method or several."""
+        if isinstance(method, (str, Method)):
+            return Request((methods.get(method),), **options)
+        if not isinstance(method, Iterable):
+            raise InputTypeError(f"method={method!r} is not a method, nor a list of methods.")
+        chosen = tuple(methods.get(name) for name in method)
+        if not chosen:
+            raise InputError(f"No method was given: choose from {', '.join(methods.METHODS)}.")
+        return Request(chosen, several=True, **options)
+
+    @property
+    def evidence(self) -> frozenset[str]:
+        """All the evidence that the methods need."""
+        return frozenset().union(*(method.evidence for method in self.methods))
