@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def _submessages(message: bytes, number: int) -> list[bytes]:
     return [value for field, value in _fields(message) if field == number]
 
 
-def _first(message: bytes, number: int, default=None):
+def _first(message: bytes, number: int, default: Any = None) -> Any:
     return next((value for field, value in _fields(message) if field == number), default)
 
 

@@ -226,6 +226,16 @@ def test_half_precision_gives_float32_maps(method, dtype):
     assert error < (0.1 if dtype == torch.bfloat16 else 0.02)
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "gcampp"])
+def test_gradients_too_small_for_float16_are_not_lost(method):
+    """As of a mean over a million voxels; Grad-CAM++ alone is not proportional to them."""
+    net, x = lively(Classifier()).half(), image().half()
+    ask = {"method": method, "layer": "features"}
+    large = medcam.explain(net, x, target=lambda z: z[:, 1], **ask).map.normalized()
+    small = medcam.explain(net, x, target=lambda z: z[:, 1].float() * 1e-7, **ask).map.normalized()
+    assert (large - small).norm() < 0.02 * large.norm()
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_constant_image_gives_finite_maps(case, method, value):

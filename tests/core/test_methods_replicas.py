@@ -184,6 +184,18 @@ def test_by_hand(method, by_hand):
     assert_same(METHODS[method].function(A, G)[0], np.array(by_hand), 1e-15)
 
 
+def test_x_grad_cam_leaves_out_a_channel_whose_activations_sum_to_zero():
+    given = evidence((4, 5))
+    A, G = given["activations"], given["gradients"]
+    A[:, 2] = torch.tensor([3.0, -3, 0.5, -0.5]).repeat(5).reshape(4, 5)
+    found = METHODS["xgradcam"].function(activations=A, gradients=G)
+    for sample in range(3):
+        assert_same(found[sample], x_grad_cam_of_paper(A[sample].numpy(), G[sample].numpy()))
+    others = [0, 1, 3, 4, 5]
+    without = METHODS["xgradcam"].function(activations=A[:, others], gradients=G[:, others])
+    assert_same(found, without.numpy())
+
+
 # ------------------------------------------------------------------------------- Seg-XRes-CAM
 
 

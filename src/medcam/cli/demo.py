@@ -23,30 +23,33 @@ def demo(
     from rich.table import Table
 
     from medcam import methods
-    from medcam.demo.run import SHOWN, figure, run
+    from medcam.demo.run import SHOWN, TITLES, figure, run
     from medcam.evaluation.workbook import to_workbook
     from medcam.files import write_atomically
 
     console = Console()
-    table = Table("task", "method", "layer", *SHOWN, title="Attention inside the ground truth")
+    tables: list[Table] = []
     rows, results = [], []
     with console.status("explaining ..."):
         for result in run(output):
+            title = result.task.title.replace("\n", ": ")
+            if not results or results[-1].task is not result.task:
+                tables.append(Table("method", "layer", *TITLES, title=title))
             results.append(result)
-            title = result.task.title.replace("\n", " ")
             name = methods.get(result.method).title
-            shown = [_cell(result.scores[m], result.chances[m]) for m in SHOWN]
-            table.add_row(title, name, result.layer or "(input)", *shown)
-            chances = {f"{m} by chance": result.chances[m] for m in SHOWN}
-            rows.append(
-                {"task": title, "method": name, "layer": result.layer, **result.scores, **chances}
-            )
+            shown = [f"{result.scores[metric]:.2f}" for metric in SHOWN]
+            tables[-1].add_row(name, result.layer or "(input)", *shown, f"{result.chance:.2f}")
+            row = {"task": title, "method": name, "layer": result.layer}
+            rows.append({**row, **result.scores, "by chance": result.chance})
         picture = figure(results, output / "gallery.png")
-        book = to_workbook({"Scores": pd.DataFrame(rows).dropna(axis="columns", how="all")})
-        excel = write_atomically(output / "scores.xlsx", book.save)
-    console.print(table)
+        excel = write_atomically(
+            output / "scores.xlsx", to_workbook({"Scores": pd.DataFrame(rows)}).save
+        )
+    for table in tables:
+        console.print(table)
+    console.print(
+        "Attention inside the ground truth: WIoA, of what is above Otsu's threshold; relevance "
+        "mass, of all; pointing game, how often the maximum is inside. By chance: what a map "
+        "without any knowledge reaches, the mask's share of the image.\n"
+    )
     console.print(f"figure  {picture}\nscores  {excel}\nmaps    {output}/*/*/", highlight=False)
-
-
-def _cell(score: float, chance: float | None) -> str:
-    return f"{score:.2f}" if chance is None else f"{score:.2f} (chance {chance:.2f})"

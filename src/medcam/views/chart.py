@@ -171,9 +171,10 @@ def _limits(means: pd.DataFrame, unit: str | None) -> tuple[float, float]:
 
 def _label(bar: dict[Any, Any]) -> str:
     """Gives the label of a bar: layer, and class if there is one."""
-    layer = "all layers" if bar["layer"] in (None, "") else bar["layer"]
     ending = "" if bar["class_label"] is None else f" · {_short(bar['class_label'], 16)}"
-    return _short(layer, _LONGEST - len(ending)) + ending
+    if bar["layer"] in (None, ""):
+        return ending.replace(" · ", "class ", 1) or "all scores"
+    return _short(bar["layer"], _LONGEST - len(ending)) + ending
 
 
 def _inches(label: str) -> float:
