@@ -36,7 +36,7 @@ bench: $(VENV)/.dev ## Time and memory beside other libraries, as ratios
 	$(BIN)/python benchmarks/run.py
 
 docs: $(VENV)/.docs ## The documentation site, into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Removes the environment and all that was built
 	rm -rf $(VENV) site dist medcam_demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,21 +20,22 @@ def demo(
     """
     import pandas as pd
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from medcam import methods
-    from medcam.demo.run import SHOWN, TITLES, figure, run
+    from medcam.demo.run import SHOWN, TITLES, Result, figure, run
     from medcam.evaluation.workbook import to_workbook
     from medcam.files import write_atomically
 
     console = Console()
     tables: list[Table] = []
-    rows, results = [], []
+    rows: list[dict[str, Any]] = []
+    results: list[Result] = []
     with console.status("explaining ..."):
         for result in run(output):
             title = result.task.title.replace("\n", ": ")
             if not results or results[-1].task is not result.task:
-                tables.append(Table("method", "layer", *TITLES, title=title))
+                tables.append(Table(Column("method", no_wrap=True), "layer", *TITLES, title=title))
             results.append(result)
             name = methods.get(result.method).title
             shown = [f"{result.scores[metric]:.2f}" for metric in SHOWN]
@@ -48,8 +49,8 @@ def demo(
     for table in tables:
         console.print(table)
     console.print(
-        "Attention inside the ground truth: WIoA, of what is above Otsu's threshold; relevance "
-        "mass, of all; pointing game, how often the maximum is inside. By chance: what a map "
+        "Attention inside the ground truth: WIoA, of what is above Otsu's threshold; mass, "
+        "of all; pointing, how often the maximum is inside. By chance: what a map "
         "without any knowledge reaches, the mask's share of the image.\n"
     )
     console.print(f"figure  {picture}\nscores  {excel}\nmaps    {output}/*/*/", highlight=False)

@@ -29,7 +29,7 @@ BACKENDS = ("gbp", "gcam", "ggcam", "gcampp")
 SHOWN = ("wioa", "relevance_mass", "pointing_game")
 """The metrics of the table."""
 
-TITLES = ("WIoA", "relevance mass", "pointing game", "by chance")
+TITLES = ("WIoA", "mass", "pointing", "by chance")
 """The titles of its columns."""
 
 
