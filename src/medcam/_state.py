@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from medcam.lean import LeanBackward
 from medcam.outputs import map_tensors, tensors
 
 
@@ -30,23 +29,17 @@ def keeps_graph(model: nn.Module, inputs: Any) -> bool:
 
 
 @contextmanager
-def lean(model: nn.Module, *, save_less: bool = True) -> Iterator[None]:
+def lean(model: nn.Module) -> Iterator[None]:
     """Gradients on, but none for parameters: nothing before the first hooked layer is recorded.
 
     Parameters and buffers made under ``torch.inference_mode`` cannot be saved for a backward
     pass; they are replaced by copies during the call.
-
-    Args:
-        model: The model.
-        save_less: Whether operations keep only what gradients of activations need (`medcam.lean`).
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_without_inference_tensors(model))
         stack.enter_context(_frozen(model))
-        if save_less:
-            stack.enter_context(LeanBackward())
         yield
 
 

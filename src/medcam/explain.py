@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -173,7 +173,7 @@ def _run(
         stack.enter_context(_state.cudnn(request.cudnn))
         stack.enter_context(_state.eager(model))
         if not keep_graph:
-            stack.enter_context(_state.lean(model, save_less=save_less))
+            stack.enter_context(_state.lean(model))
             args, kwargs = _state.detached_inputs((args, dict(kwargs)))
         leaf = None
         if any(method.of_input for method in request.methods):
@@ -181,7 +181,8 @@ def _run(
         recorder = stack.enter_context(
             recorder_for(request, model, choice, batch, space, restart=not keep_graph)
         )
-        output = call(*args, **kwargs)
+        with lean.LeanBackward() if save_less and not keep_graph else nullcontext():
+            output = call(*args, **kwargs)
         recorder.stop()
         logits = outputs.select(output, request.output, batch=batch, space=space)
         _warn_of_squashing(logits, request)

@@ -17,7 +17,7 @@ from medcam._errors import (
     TargetError,
     UnknownNameError,
 )
-from medcam.methods import METHODS, get
+from medcam.methods import METHODS, Method, get
 from medcam.targets import classes
 from support.nets import Classifier, UNet, image
 
@@ -188,6 +188,20 @@ def test_a_layer_that_overflows(method):
 def test_an_input_gradient_that_overflows(method):
     said = [METHODS[method].title, "the input", "NaN or infinite"]
     refused(NoMapError, said, Overflowing().eval(), image(), method=method, target=1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_voxel_that_is_not_finite(value):
+    """Also of a method that somebody else wrote."""
+
+    def broken(activations):
+        values = activations.mean(1)
+        values[1, 2, 3] = value
+        return values
+
+    net, x = Classifier().eval(), image()
+    method = Method("broken", broken, "Broken-CAM")
+    refused(NoMapError, ["Broken-CAM", "'features'"], net, x, method=method, layer="features")
 
 
 class Flat(nn.Module):

@@ -234,7 +234,6 @@ def test_a_warning_names_what_cannot_be_seen_into(function, named):
         guided_map(Dense(function).double(), x)
 
 
-@pytest.mark.xfail(reason="medcam.lean is not there in the recomputation", strict=True)
 def test_rectifiers_in_a_checkpointed_part_are_found():
     net, x = network(lambda z: checkpoint(F.relu, z, use_reentrant=False), F.relu)
     assert_same(guided_map(net, x), by_hand(net, x, 1))

@@ -246,3 +246,10 @@ def test_what_is_not_changed_is_the_same_object():
     assert changed["c"] is nest["c"]
     assert nest["b"][0].requires_grad  # the original is not written to
     assert not changed["b"][0].requires_grad
+
+
+def test_the_finest_head_where_none_has_the_size_of_the_input():
+    fine, coarse = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 2, 2)
+    for heads in ([fine, coarse], [coarse, fine], {"ds": (coarse, fine)}):
+        assert select(heads, None, batch=2, space=(8, 8)) is fine
+    assert select((coarse, torch.rand(2, 5, 4, 4)), None, batch=2, space=(8, 8)) is coarse

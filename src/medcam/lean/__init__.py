@@ -70,8 +70,8 @@ def _fits(x: Any) -> bool:
 def _checkpointing() -> bool:
     """Whether activation checkpointing is under way.
 
-    It runs the operations again in the backward pass, out of this mode's reach, and has to meet
-    the same ones.
+    It runs the operations again in the backward pass, after this mode, and has to meet the same
+    ones.
     """
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     hooks = top(True) if top is not None else None

@@ -134,7 +134,7 @@ def _draw(
         ends = [end - 0.5 for end in accumulate(sizes[:-1])]
         axes.hlines(ends, 0, 1, transform=beside, color=_PALE, lw=0.8, zorder=0)
 
-    small: dict[str, Any] = {"va": "center", "fontsize": 7.5, "parse_math": False}
+    small: dict[str, Any] = {"va": "center", "fontsize": 7.5}
     at_mean, at_count = (
         offset_copy(beside, figure, x=points, units="points") for points in (6, 50)
     )
@@ -148,7 +148,6 @@ def _draw(
         text.set_in_layout(place == widest)  # to measure each takes a minute for thousands
     if not bars:
         axes.text(0.5, 0, "no scores", ha="center", color=_GREY, transform=beside, **small)
-
     axes.set_yticks(places, [_label(bar) for bar in bars], fontsize=8, parse_math=False)
     axes.set_ylim(max(rows, 1) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
