@@ -180,7 +180,11 @@ def requested_shape(shape: ShapeRequest, space: Sequence[int]) -> tuple[int, ...
     if isinstance(shape, str):
         if shape in {"input", "default"}:
             return tuple(space)
-    elif len(shape) == len(space) and all(int(extent) > 0 for extent in shape):
+    elif (
+        isinstance(shape, Sequence)
+        and len(shape) == len(space)
+        and all(isinstance(extent, int) and extent > 0 for extent in shape)
+    ):
         return tuple(int(extent) for extent in shape)
     raise InputError(
         f"shape={shape!r} is not a map's shape: give 'input', None for the layer's own, or "

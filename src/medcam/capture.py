@@ -113,7 +113,7 @@ class Recorder:
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            found = layouts.main_tensor(output, self._batch, self._space)
+            found = layouts.main_tensor(output, self._batch, self._space, module)
             if found is None:
                 self._reasons[name] = (
                     f"its output is {describe(output)}, which does not lie on the input "

@@ -179,17 +179,21 @@ def _connected(
 
 
 def _unconnected(recorder: Recorder, request: Request) -> str:
-    if isinstance(recorder, AutoRecorder):
+    """Why the scores have no graph at all."""
+    if not any(method.of_layer for method in request.methods):
+        what = "the input"
+    elif isinstance(recorder, AutoRecorder):
         recorder.activations(torch.zeros(()))  # says so, if there is no layer at all
-    reasons = [
-        f"{name!r}: {recorder.reason(name)}"
-        for name in (_names(request.layer) if request.layer != "auto" else [])
-        if recorder.reason(name)
-    ]
+        what = "any layer"
+    elif request.layer == "full":
+        what = "any layer"
+    else:
+        recorder.activations(torch.zeros(()))  # finds out which layers did not run
+        known = [
+            f"{name!r}: {why}" for name in _names(request.layer) if (why := recorder.reason(name))
+        ]
+        what = f"layer {request.layer!r}" + (f" ({'; '.join(known)})" if known else "")
     return (
-        "The output does not depend on "
-        + (f"layer {request.layer!r}" if reasons or request.layer != "auto" else "any layer")
-        + (f" ({'; '.join(reasons)})" if reasons else "")
-        + ". Does the model's forward run under no_grad, or detach, or return integers? Did the "
-        "layer run? Choose another layer=, or another tensor with output=."
+        f"The output does not depend on {what}. Does the model's forward run under no_grad, "
+        "detach, or return integers? Choose another layer=, or another tensor with output=."
     )

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medcam import _state, layers, lean, outputs, targets
+from medcam import _state, guided, layers, lean, outputs, targets
 from medcam._errors import InputError, InputTypeError, MedcamWarning, NoMapError
 from medcam._findings import Findings
 from medcam.attention import (
     AttentionMap,
     Explanation,
     MapKey,
-    ResolvedTarget,
     ShapeRequest,
     plain,
     requested_shape,
@@ -30,6 +29,7 @@ from medcam.layers import LayerLike
 from medcam.methods import Method, MethodLike
 from medcam.outputs import Selector
 from medcam.request import Request
+from medcam.scores import Scores
 from medcam.targets import TargetLike
 
 _log = logging.getLogger("medcam")
@@ -39,6 +39,9 @@ _ENDS = {
     "LogSoftmaxBackward0": "a log-softmax",
     "SigmoidBackward0": "a sigmoid",
 }
+
+_VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone",
+          "Permute", "Transpose", "Alias", "Expand")  # fmt: skip
 
 
 def explain(
@@ -181,7 +184,11 @@ def _run(
         recorder = stack.enter_context(
             recorder_for(request, model, choice, batch, space, restart=not keep_graph)
         )
-        with lean.LeanBackward() if save_less and not keep_graph else nullcontext():
+        with ExitStack() as modes:
+            if "guided_gradients" in request.evidence:
+                modes.enter_context(guided.VisibleRectifiers())
+            if save_less and not keep_graph:
+                modes.enter_context(lean.LeanBackward())
             output = call(*args, **kwargs)
         recorder.stop()
         logits = outputs.select(output, request.output, batch=batch, space=space)
@@ -189,7 +196,7 @@ def _run(
         scores = targets.resolve(request.target, logits, findings)
         found = gather(request, recorder, scores.values, leaf, keep_graph)
         with torch.autocast(given.device.type, enabled=False):  # sums stay in float32
-            maps = _maps(request, found, scores.target, shape, findings)
+            maps = _maps(request, found, scores, shape, findings)
     if not keep_graph:
         output = _state.detached_output(output)
     reasons = {
@@ -213,13 +220,11 @@ def _run(
 def _maps(
     request: Request,
     evidence: Evidence,
-    target: ResolvedTarget,
+    scores: Scores,
     shape: tuple[int, ...] | None,
     findings: Findings,
 ) -> dict[MapKey, AttentionMap]:
-    count = max(
-        len(evidence.gradients), len(evidence.input_gradients), len(evidence.guided_gradients), 1
-    )
+    count = scores.values.shape[1]
     maps: dict[MapKey, AttentionMap] = {}
     for method, layer in _pairs(request, evidence):
         per_target = [method.function(**evidence.of(method, t, layer)) for t in range(count)]
@@ -242,7 +247,7 @@ def _maps(
                 )
         key: MapKey = (method.name, layer) if request.several else layer
         maps[key] = AttentionMap(
-            values, method.name, layer, target, method.signed, method.positive_part, channels
+            values, method.name, layer, scores.target, method.signed, method.positive_part, channels
         )
     return maps
 
@@ -272,7 +277,10 @@ def _batch_norms(model: nn.Module) -> bool:
 
 
 def _warn_of_squashing(logits: Tensor, request: Request) -> None:
-    ends = _ENDS.get(logits.grad_fn.name()) if logits.grad_fn is not None else None
+    node: Any = logits.grad_fn
+    while node is not None and node.name().startswith(_VIEWS):
+        node = node.next_functions[0][0]
+    ends = _ENDS.get(node.name()) if node is not None else None
     if ends is not None:
         warnings.warn(
             f"The model ends in {ends}: its gradient vanishes where the model is sure, and maps "

@@ -11,13 +11,16 @@ it is an extension of this package.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from medcam import lean
 from medcam._errors import MedcamWarning, NoMapError
@@ -29,8 +32,31 @@ _RECTIFIERS = frozenset(
         "Hardswish", "Hardtanh", "Softplus", "RreluWithNoise",
     }
 )  # fmt: skip
+_IN_PLACE: dict[Any, Any] = {
+    torch.relu_: torch.relu,
+    torch.celu_: torch.celu,
+    torch.selu_: torch.selu,
+    torch.clamp_: torch.clamp,
+    torch.clamp_min_: torch.clamp_min,
+    Tensor.relu_: Tensor.relu,
+    Tensor.clamp_: Tensor.clamp,
+    Tensor.clamp_min_: Tensor.clamp_min,
+    F.leaky_relu_: F.leaky_relu,
+    F.elu_: F.elu,
+    F.hardtanh_: F.hardtanh,
+    F.rrelu_: F.rrelu,
+    torch.threshold_: torch.threshold,
+    F.relu_: F.relu,
+    F.celu_: F.celu,
+    F.selu_: F.selu,
+}
+_BY_OPTION = frozenset(
+    {
+        F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.silu, F.mish, F.hardswish,
+        F.hardtanh, F.threshold, F.rrelu,
+    }
+)  # fmt: skip
 _OPAQUE = {
-    "CopySlices": "an in-place operation on a view",
     "CompiledFunctionBackward": "compiled code",
     "CheckpointFunctionBackward": "reentrant activation checkpointing",
     "DifferentiableGraphBackward": "TorchScript",
@@ -53,6 +79,29 @@ def _is_rectifier(node: Any) -> bool:
         saved = (node._saved_self, node._saved_other)
         return any(not part.requires_grad and not bool(part.any()) for part in saved)
     return False
+
+
+class VisibleRectifiers(TorchFunctionMode):
+    """Within it, in-place rectifiers on views are nodes of the graph like all others.
+
+    Autograd folds an in-place operation on a view into one opaque node. An instance norm returns a
+    view, so that would hide every in-place LeakyReLU of an nnU-Net. Here the rectifier runs out of
+    place, on a copy, and its result is copied into the view: the same values, a node of its own.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation; an in-place rectifier on a view in two steps."""
+        kwargs = kwargs or {}
+        x = args[0] if args else None
+        if isinstance(x, Tensor) and x.requires_grad and x._is_view():
+            if func in _IN_PLACE:
+                return x.copy_(_IN_PLACE[func](x.clone(), *args[1:], **kwargs))
+            if func in _BY_OPTION:
+                bound = inspect.signature(func).bind(*args, **kwargs)
+                if bound.arguments.get("inplace"):
+                    bound.arguments["inplace"] = False
+                    return x.copy_(func(x.clone(), *bound.args[1:], **bound.kwargs))
+        return func(*args, **kwargs)
 
 
 def _is_custom(node: Any) -> bool:

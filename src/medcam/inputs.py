@@ -35,6 +35,9 @@ def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | 
         remedy = f" Input {integer[0]!r} holds integers: convert it with .float()."
     elif any(value.ndim in (2, 3) for value in floating.values()):
         remedy = " If the batch axis is missing, add it: x[None]."
+    if not shapes and given:
+        kinds = ", ".join(f"{name!r}: {type(value).__name__}" for name, value in given.items())
+        remedy = f" There is {kinds}: a numpy array needs torch.from_numpy.{remedy}"
     raise InputError(
         "No input has the shape [batch, channels, *space] with 2 or 3 spatial axes; given: "
         f"{', '.join(shapes) or 'no floating-point tensor'}.{remedy}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcam.outputs import tensors
 
@@ -41,12 +42,19 @@ class Layout:
         return tokens.reshape(len(values), self.channels, *self.space)
 
 
-def read(shape: Sequence[int], batch: int, space: Sequence[int]) -> Layout | None:
+def read(
+    shape: Sequence[int],
+    batch: int,
+    space: Sequence[int],
+    *,
+    last: Callable[[], bool] = lambda: False,
+) -> Layout | None:
     """How a tensor of this shape lies on an input with these spatial extents; None if it does not.
 
     ``[batch, channels, *space]`` is the rule. Channels last is believed where only that reading
-    shrinks every axis by one factor; ``[batch, tokens, channels]`` where the tokens, without up to
-    five leading ones, make a grid that divides every axis of the input by one patch size.
+    shrinks every axis by one factor, and the other is impossible or ``last`` says so; ``[batch,
+    tokens, channels]`` where the tokens, without up to five leading ones, make a grid that divides
+    every axis of the input by one patch size.
 
     >>> read((2, 768, 7, 7), 2, (224, 224)).space, read((2, 7, 7, 768), 2, (224, 224)).space
     ((7, 7), (7, 7))
@@ -57,9 +65,12 @@ def read(shape: Sequence[int], batch: int, space: Sequence[int]) -> Layout | Non
     if not shape or shape[0] != batch or 0 in shape:
         return None
     if len(shape) == len(space) + 2:
-        first, last = shape[2:], shape[1:-1]
-        if not _isotropic(first, space) and _isotropic(last, space) and max(last) > 1:
-            return Layout("channels last", last, shape[-1])
+        first = shape[2:]
+        inner = shape[1:-1]
+        if not _isotropic(first, space) and _isotropic(inner, space) and max(inner) > 1:
+            possible = all(large % small == 0 for small, large in zip(first, space, strict=True))
+            if not possible or last():
+                return Layout("channels last", inner, shape[-1])
         return Layout("channels first", first, shape[1])
     if len(shape) == 3:
         return _tokens(shape[1], shape[2], space)
@@ -84,13 +95,26 @@ def _tokens(count: int, channels: int, space: tuple[int, ...]) -> Layout | None:
     return None
 
 
-def main_tensor(output: Any, batch: int, space: Sequence[int]) -> tuple[Tensor, Layout] | None:
+def _works_channels_last(module: nn.Module) -> bool:
+    """Whether a module's layers say that channels come last: linear ones and layer norms."""
+    kinds = [type(part) for part in module.modules()]
+    first = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+    if any(issubclass(kind, first) for kind in kinds):
+        return False
+    return any(issubclass(kind, (nn.Linear, nn.LayerNorm)) for kind in kinds)
+
+
+def main_tensor(
+    output: Any, batch: int, space: Sequence[int], module: nn.Module
+) -> tuple[Tensor, Layout] | None:
     """The tensor of a layer's output that a map can be made of: the first that lies on the image.
 
     Blocks that return tuples (hidden state, attention weights) or dicts are looked into.
     """
     for _, tensor in tensors(output):
-        layout = read(tensor.shape, batch, space) if tensor.is_floating_point() else None
+        if not tensor.is_floating_point():
+            continue
+        layout = read(tensor.shape, batch, space, last=partial(_works_channels_last, module))
         if layout is not None:
             return tensor, layout
     return None

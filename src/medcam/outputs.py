@@ -27,6 +27,10 @@ def children(value: Any) -> Iterator[tuple[Any, Any]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield field.name, getattr(value, field.name, None)
+    elif not isinstance(value, type) and not callable(value):
+        for name, part in getattr(value, "__dict__", {}).items():
+            if isinstance(part, (Tensor, tuple, list, Mapping)):  # no wandering through objects
+                yield name, part
 
 
 def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -56,7 +60,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     for key, new in changed.items():
         if isinstance(value, Mapping):
             rebuilt[key] = new
-        else:
+        if not isinstance(value, Mapping) or getattr(value, str(key), None) is value[key]:
             object.__setattr__(rebuilt, key, new)
     return rebuilt
 
@@ -79,6 +83,8 @@ def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int])
         InputTypeError: No tensor is found.
     """
     chosen, path = (output, "") if selector is None else _picked(output, selector)
+    if chosen is None and selector is not None:
+        raise InputTypeError(f"output={selector!r} picked None from {describe(output)}.")
     if not isinstance(chosen, Tensor):
         path, chosen = _automatic(chosen, path, batch, tuple(space))
         _log.info("output explained: output%s, of shape %s", path, list(chosen.shape))

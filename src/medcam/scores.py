@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -161,7 +162,7 @@ def masked(
             f"The mask has shape {list(picked.shape)}, the output {list(logits.shape)}: the mask "
             "has to have the output's shape, or the same without the class axis."
         )
-    counts = inside.flatten(1).sum(1, keepdim=True)
+    counts = inside.reshape(len(inside), -1).sum(1, keepdim=True)
     findings.add(counts[:, 0] == 0, EMPTY)
     target = ResolvedTarget(text, task_of(logits), None, counts)
     return Scores(target, mean_over(chosen, inside)[:, None])
@@ -174,8 +175,9 @@ def wide(values: Tensor) -> Tensor:
 
 def mean_over(values: Tensor, inside: Bool[Tensor, "*any"]) -> Float[Tensor, " batch"]:
     """Each sample's mean of ``values`` where ``inside``; zero where nothing is inside."""
-    picked = torch.where(inside, wide(values), 0.0).flatten(1).sum(1)
-    return picked / inside.flatten(1).sum(1).clamp(min=1)
+    batch = len(values)
+    picked = torch.where(inside, wide(values), 0.0).reshape(batch, -1).sum(1)
+    return picked / inside.reshape(batch, -1).sum(1).clamp(min=1)
 
 
 def two_sided(logits: Tensor) -> Tensor:
@@ -188,16 +190,22 @@ def _over_space(per_sample: Tensor, like: Tensor) -> Tensor:
     return per_sample.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def _integer(k: Any, kind: str) -> int:
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise TargetError(f"A {kind} is a whole number from 0 on, not {what(k)}.")
+    return operator.index(k)
+
+
 def label_in(k: int, count: int) -> int:
     """A class, checked."""
-    if not 0 <= int(k) < count:
+    if not 0 <= _integer(k, "class") < count:
         raise TargetError(f"Class {k} does not exist: the output has the classes 0 to {count - 1}.")
     return int(k)
 
 
 def channel_in(k: int, count: int) -> int:
     """A channel, checked."""
-    if not 0 <= int(k) < count:
+    if not 0 <= _integer(k, "channel") < count:
         raise TargetError(f"Channel {k} does not exist: the output has {count}, numbered from 0.")
     return int(k)
 

@@ -237,7 +237,7 @@ def _named(target: TargetLike) -> ClassTarget:
             f"target={target!r} is not known: pass None, 'best', 'all', a class number, one class "
             "per sample, a callable, or one of medcam.targets."
         )
-    if isinstance(target, Tensor) and target.ndim == 0:
+    if isinstance(target, Tensor) and target.ndim == 0 and not target.is_floating_point():
         target = int(target)
     if isinstance(target, int) and not isinstance(target, bool):
         return classes(target)
@@ -247,7 +247,7 @@ def _named(target: TargetLike) -> ClassTarget:
         target = target.tolist()
         if isinstance(target, int):
             return classes(target)
-    if isinstance(target, (list, tuple)) and all(isinstance(k, int) for k in target):
+    if isinstance(target, (list, tuple)) and all(type(k) is int for k in target):
         per_sample = list(target)
         return ClassTarget(
             "one class per sample",

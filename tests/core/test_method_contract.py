@@ -165,7 +165,7 @@ def test_explaining_a_batch_is_explaining_each_sample(case, method):
     if isinstance(net, UNet):  # an empty class would warn
         ask["target"] = lambda logits: logits[:, :2].flatten(2).mean(2)
     together = medcam.explain(net, x, **ask).map
-    assert together.values.shape == (3, 1 if method == "eigencam" else 2, *x.shape[2:])
+    assert together.values.shape == (3, 2, *x.shape[2:])
     assert together.values.any()
     for i in range(3):
         alone = medcam.explain(net, x[i : i + 1], **ask).map
@@ -317,11 +317,10 @@ def test_several_classes_are_the_separate_calls(case, method):
     assert calls == {"forward": 1, "layer": 1, "backward": backward}
     for column, label in enumerate((0, 2, 1)):
         alone = medcam.explain(net, x, target=mean_of(label), **ask).map.values
-        shared = found.map.values[:, column if method != "eigencam" else 0]
+        shared = found.map.values[:, column]
         assert torch.equal(shared, alone[:, 0])
 
 
-@pytest.mark.xfail(reason="Eigen-CAM has one map, whatever the number of targets", strict=True)
 def test_a_method_without_a_class_still_has_one_map_for_each_target():
     net, x = lively(Classifier()), image()
     found = medcam.explain(net, x, method="eigencam", layer="features", target="all")

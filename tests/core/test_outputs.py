@@ -210,7 +210,7 @@ def test_the_choice_is_logged(net, caplog):
         (lambda z: None, None, InputTypeError, ["NoneType", "output="]),
         (lambda z: {"a": "text"}, None, InputTypeError, ["dict", "no tensors"]),
         (lambda z: (z.mean(), z.argmax(1)), None, InputTypeError, ["batch size 2", "output="]),
-        (lambda z: (z, z), lambda out: None, InputTypeError, ["no tensors"]),
+        (lambda z: (z, z), lambda out: None, InputTypeError, ["picked None", "tuple"]),
     ],
 )
 def test_outputs_that_cannot_be_explained(net, pack, selector, kind, said):

@@ -217,7 +217,6 @@ def test_a_callable_may_pick_voxels():
     assert_same(scores(lambda z: z.amax(1) > 0, z), mean_over(z.amax(1), z.amax(1) > 0)[:, None])
 
 
-@pytest.mark.xfail(reason="a mask [batch] raises IndexError on [batch, classes]", strict=True)
 @pytest.mark.parametrize("target", [where(lambda z: z[:, 0] > -99), lambda z: z[:, 0] > -99])
 def test_a_mask_of_the_samples_of_a_classification(target):
     z = logits_of(0, 3, 4)

@@ -56,8 +56,9 @@ class GuidedLeakyReLU(torch.autograd.Function):
     """A leaky ReLU whose backward pass lets only positive gradients in; slope 0 is the ReLU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: Tensor | float) -> Tensor:
-        derivative = torch.where(x > 0, 1.0, slope).to(x)
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        one = torch.ones_like(x)
+        derivative = torch.where(x > 0, one, slope * one)
         ctx.save_for_backward(derivative)
         return x * derivative
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from medcam.lean._common import Rule
 from medcam.lean.convolutions import convolution
-from medcam.lean.normalisations import batch_norm
+from medcam.lean.normalisations import batch_norm, instance_norm
 from medcam.lean.pooling import avg_pool, max_pool
 from medcam.lean.rectifiers import leaky_relu, relu
 
@@ -84,6 +84,7 @@ _RULES: dict[Any, Rule] = {
     torch.conv_transpose2d: convolution(2, transposed=True),
     torch.conv_transpose3d: convolution(3, transposed=True),
     F.batch_norm: batch_norm,
+    F.instance_norm: instance_norm,
     F.relu: relu,
     torch.relu: relu,
     Tensor.relu: relu,

@@ -56,3 +56,16 @@ def batch_norm(
     if input.dtype in HALF:
         return NotImplemented
     return apply(_BatchNorm, input, running_mean, running_var, weight, bias, eps)
+
+
+def instance_norm(
+    input: Tensor,  # noqa: A002  # PyTorch's own parameter names
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The rule for ``F.instance_norm``: its input is needed, but its output is no longer a view.
+
+    An in-place rectifier on a view cannot keep a mask in place of its result.
+    """
+    output = F.instance_norm(input, *args, **kwargs)
+    return output.clone() if output._is_view() else output

@@ -19,7 +19,9 @@ def eigen_cam(
     """
     rows = activations.flatten(2)
     rows = rows - rows.mean(2, keepdim=True)
-    _, vectors = torch.linalg.eigh(rows @ rows.transpose(1, 2))
+    covariance = rows @ rows.transpose(1, 2)
+    # of activations that are not finite, rows stay so, and with them the map
+    _, vectors = torch.linalg.eigh(covariance.nan_to_num(0.0, 0.0, 0.0))
     first = vectors[:, :, -1]
     total = first.sum(1, keepdim=True)
     largest = first.gather(1, first.abs().argmax(1, keepdim=True))
