@@ -83,7 +83,8 @@ class AutoRecorder(Recorder):
     ) -> Any:
         if not self._recording or output is not tensor or _adds_nothing(module, inputs, tensor):
             return None
-        if layout.kind == "tokens" and self._is_stream(layout):
+        projection = isinstance(module, nn.Linear)  # queries, keys or values: not the stream
+        if layout.kind == "tokens" and not projection and self._is_stream(layout):
             token = Activation(name, self._in_graph(tensor), layout)
             self._tokens.append(token)
             return token.stored.clone()

@@ -92,7 +92,9 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         for name, module in self._watched().items():
-            self._handles.append(module.register_forward_hook(self._hook(name)))
+            # first, so that the user's own hooks see the tensor that the graph goes on from
+            handle = module.register_forward_hook(self._hook(name), prepend=True)
+            self._handles.append(handle)
         return self
 
     def __exit__(

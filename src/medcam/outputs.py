@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from medcam._errors import InputError, InputTypeError
+from medcam._errors import InputError, InputTypeError, MedcamWarning
 
 Selector = None | int | str | Callable[[Any], Any]
 """Which part of an output: automatically, by index, by key or attribute, or by a callable."""
@@ -146,7 +147,17 @@ def _automatic(output: Any, path: str, batch: int, space: tuple[int, ...]) -> tu
         return full[0]
     heads = full or [item for item in found if item[1].ndim == len(space) + 2]
     if heads and len(heads) == len(found) and len({item[1].shape[1] for item in heads}) == 1:
-        return max(heads, key=lambda item: item[1].shape[2:].numel())
+        finest = max(heads, key=lambda item: item[1].shape[2:].numel())
+        equal = [item for item in heads if item[1].shape == finest[1].shape]
+        if len(equal) > 1:
+            warnings.warn(
+                f"The model returns {len(equal)} tensors of the same shape "
+                f"{list(finest[1].shape)}, and which is the final one cannot be seen: the first is "
+                "explained. Choose with output=, e.g. output=-1 for the last.",
+                MedcamWarning,
+                stacklevel=2,
+            )
+        return finest
     return found[0]
 
 

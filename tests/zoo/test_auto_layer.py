@@ -84,6 +84,7 @@ CASES = [
     case(nets.tv_swin, square(64), "permute", "channels-last stages; here they come first again"),
     case(nets.tv_vit, square(32), "encoder.layers.encoder_layer_2.ln_1", BEFORE_ATTENTION),
     case(nets.timm_vit, square(32), "blocks.2.norm1", BEFORE_ATTENTION),
+    case(nets.hf_vit, square(32), "vit.layers.2.layernorm_before", BEFORE_ATTENTION),
     # classification, MONAI
     *both(nets.monai_densenet, 64, "class_layers.relu", "the trunk after its last activation"),
     *both(nets.monai_seresnet, 64, "layer4", LAST_STAGE),
@@ -147,12 +148,6 @@ ROUNDS_BY_REQUIRES_GRAD = ("vit", "swin", "segformer", "unetr")
 
 # Where the choice is not what somebody who knows the network would take.
 WRONG = [
-    case(
-        nets.hf_vit,
-        square(32),
-        "vit.layers.2.layernorm_before",
-        "the class token reads keys and values of the patches; v_proj leaves the keys out",
-    ),
     case(
         nets.tv_maxvit,
         square(64),
