@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import platform
 import subprocess
@@ -43,11 +43,15 @@ def main() -> None:
     import torch
 
     lines = [
-        f"Measured on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {rounds}.",
+        (
+            f"Measured on {dt.datetime.now(dt.timezone.utc):%Y-%m-%d}, {platform.machine()}, "
+            f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {rounds}."
+        ),
         "",
-        "Each cell: time as a ratio to one plain forward under `no_grad` / MB saved for the "
-        "backward pass / MiB of extra peak memory.",
+        (
+            "Each cell: time as a ratio to one plain forward under `no_grad` / MB saved for the "
+            "backward pass / MiB of extra peak memory."
+        ),
         "",
         f"| case | {' | '.join(LIBRARIES)} |",
         f"|---|{'---|' * len(LIBRARIES)}",

@@ -66,9 +66,10 @@ def test_the_wheel_holds_the_data_and_the_licences(tmp_path):
     import zipfile
 
     subprocess.run(  # noqa: S603  # the project's own build
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), str(ROOT)],
-        capture_output=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, ROOT],
+        capture_output=True,
+        check=True,
+    )
     (wheel,) = tmp_path.glob("m3d_cam-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     data = {path.name for path in (ROOT / "src/medcam/demo/data").iterdir()}
