@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import medcam
 
@@ -53,8 +52,8 @@ def test_the_public_names():
 
 
 def test_the_version_is_said_once_more():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == medcam.__version__
+    said = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert said[1] == medcam.__version__
 
 
 def test_medcam_itself_never_imports_torchvision():
