@@ -57,14 +57,16 @@ class MeanLogits(nn.Module):
         return self.net(x).flatten(2).mean(2)
 
 
+for operator in ("nms", "qnms"):  # so that torchvision imports beside a torch of another index
+    with contextlib.suppress(RuntimeError):
+        torch.library.define(
+            f"torchvision::{operator}",
+            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        )
+
+
 def _torchvision(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        for operator in ("nms", "qnms"):  # torchvision beside a torch of another index
-            with contextlib.suppress(RuntimeError):
-                torch.library.define(
-                    f"torchvision::{operator}",
-                    "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-                )
         import torchvision
 
         return getattr(torchvision.models, name)(weights=None)

@@ -18,6 +18,8 @@ Each says what was given, what is allowed and what to do. One ``except MedcamErr
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -59,6 +61,17 @@ class MissingPackageError(MedcamError, ImportError):
 
 class MedcamWarning(UserWarning):
     """The result is right, but there is something its reader should know."""
+
+
+def warn(message: str) -> None:
+    """Warns the user, pointing at the line of their own code that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, MedcamWarning, stacklevel=level)
+
+
+_BETWEEN = ("medcam", "torch.", "jaxtyping", "contextlib", "functools")
 
 
 def unknown_name(

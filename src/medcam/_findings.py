@@ -6,13 +6,12 @@ wait for the device, so it is looked at when the maps are first read.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
 from jaxtyping import Bool
 from torch import Tensor
 
-from medcam._errors import MedcamError, MedcamWarning
+from medcam._errors import MedcamError, warn
 
 
 @dataclass(eq=False)
@@ -31,25 +30,18 @@ class Findings:
             self.report()
 
     def report(self) -> None:
-        """Raises the first error found, warns of the rest; each is told once."""
-        pending, self._pending = self._pending, []
-        for flags, meaning in pending:
-            if not bool(flags.any()):
-                continue
-            if isinstance(meaning, MedcamError):
+        """Raises the first error found, warns of the rest.
+
+        A warning is told once; an error at every reading, as what it is about stays wrong.
+        """
+        while self._pending:
+            flags, meaning = self._pending[0]
+            found = bool(flags.any())
+            if found and isinstance(meaning, MedcamError):
                 raise meaning
+            self._pending.pop(0)
+            if not found or isinstance(meaning, MedcamError):
+                continue
             samples = flags.reshape(len(flags), -1).any(1).nonzero()[:, 0] if flags.ndim else flags
             named = ", ".join(str(int(sample)) for sample in samples.reshape(-1)[:8])
-            warnings.warn(meaning.format(samples=named), MedcamWarning, stacklevel=_outside())
-
-
-def _outside() -> int:
-    """How far up the stack the caller's own code is, so that a warning points there."""
-    import sys
-
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
-        ("medcam", "torch.nn.modules", "jaxtyping", "contextlib")
-    ):
-        frame, level = frame.f_back, level + 1
-    return level - 1 or 1
+            warn(meaning.format(samples=named))

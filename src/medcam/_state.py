@@ -40,7 +40,17 @@ def lean(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_without_inference_tensors(model))
         stack.enter_context(_frozen(model))
+        stack.callback(_detach_kept, model)
         yield
+
+
+def _detach_kept(model: nn.Module) -> None:
+    """Takes the graph off tensors that the model itself kept during the call, as no_grad would."""
+    for module in model.modules():
+        for held in (module._buffers, vars(module)):
+            for name, value in held.items():
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    held[name] = value.detach()
 
 
 @contextmanager

@@ -79,7 +79,9 @@ class AttentionMap:
         low = torch.zeros_like(values).amin(axes, True) if self.signed else values.amin(axes, True)
         high = values.abs().amax(axes, True) if self.signed else values.amax(axes, True)
         span = high - low
-        return torch.where(span > 0, (values - low) / span.where(span > 0, 1.0), 0.0)
+        # what resizing leaves of a constant by rounding is no contrast
+        varies = span > 8 * torch.finfo(values.dtype).eps * values.abs().amax(axes, True)
+        return torch.where(varies, (values - low) / span.where(varies, 1.0), 0.0)
 
     def attention(self) -> Float[Tensor, "batch targets *space"]:
         """Where the network looks, without a sign: what is scored against a mask."""
@@ -110,12 +112,13 @@ class Explanation:
         skipped: Layers of which no map could be made, with the reason (``layer="full"``).
     """
 
-    output: Any
+    output: Any = field(repr=False)
     target: ResolvedTarget
     layer: str | tuple[str, ...] | None
     unchecked: Mapping[MapKey, AttentionMap] = field(repr=False)
     skipped: Mapping[str, str] = field(default_factory=dict)
     _findings: Findings = field(default_factory=Findings, repr=False)
+    _named: bool = field(default=True, repr=False)  # the layer's name alone says which run is meant
 
     @property
     def maps(self) -> Mapping[MapKey, AttentionMap]:
@@ -125,7 +128,7 @@ class Explanation:
             NoMapError: A map is not finite.
         """
         self._findings.report()
-        return MappingProxyType(dict(self.unchecked))
+        return MappingProxyType(_Maps(self.unchecked))
 
     @property
     def map(self) -> AttentionMap:
@@ -141,6 +144,13 @@ class Explanation:
                 f"with key one of {list(maps)[:6]}{' ...' if len(maps) > 6 else ''}."
             )
         return next(iter(maps.values()))
+
+
+class _Maps(dict[MapKey, AttentionMap]):
+    """Maps by key, with an error that lists the keys."""
+
+    def __missing__(self, key: object) -> AttentionMap:
+        raise InputError(f"There is no map {key!r}; the keys are {', '.join(map(repr, self))}.")
 
 
 def resize(
@@ -183,7 +193,7 @@ def requested_shape(shape: ShapeRequest, space: Sequence[int]) -> tuple[int, ...
     elif (
         isinstance(shape, Sequence)
         and len(shape) == len(space)
-        and all(isinstance(extent, int) and extent > 0 for extent in shape)
+        and all(hasattr(extent, "__index__") and int(extent) > 0 for extent in shape)
     ):
         return tuple(int(extent) for extent in shape)
     raise InputError(

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -63,7 +64,9 @@ class AutoRecorder(Recorder):
     def __init__(
         self, model: nn.Module, *, batch: int, space: Sequence[int], restart: bool
     ) -> None:
-        super().__init__({}, batch=batch, space=space, restart=restart)
+        super().__init__({}, batch=batch, space=space)
+        self._restart = restart
+        self._runs: Counter[str] = Counter()
         self._names = {name: module for name, module in model.named_modules() if name}
         self._held: Activation | None = None
         self._before: list[tuple[str, Layout, Callable[[], Tensor | None]]] = []
@@ -81,6 +84,7 @@ class AutoRecorder(Recorder):
         tensor: Tensor,
         layout: Layout,
     ) -> Any:
+        self._runs[name] += self._recording
         if not self._recording or output is not tensor or _adds_nothing(module, inputs, tensor):
             return None
         projection = isinstance(module, nn.Linear)  # queries, keys or values: not the stream
@@ -125,6 +129,8 @@ class AutoRecorder(Recorder):
         """
         if self._held is None or max(layout.space) == 1:
             return False
+        if not self._tokens and prod(layout.space) != prod(self._held.layout.space):
+            return False  # the first tokens are the patches; flattened features are not
         coarser = [prod(token.layout.space) > prod(layout.space) for token in self._tokens]
         beside = [token for token, c in zip(self._tokens, coarser, strict=True) if not c]
         above = [token for token, c in zip(self._tokens, coarser, strict=True) if c]
@@ -135,6 +141,10 @@ class AutoRecorder(Recorder):
         if not above and prod(layout.space) == prod(self._held.layout.space):
             most = min(most, self._held.layout.channels)
         return least <= layout.channels <= most
+
+    def ran_once(self, name: str) -> bool:
+        """Whether a layer's name says which of its runs is meant."""
+        return self._runs[name] == 1
 
     def activations(self, scores: Tensor) -> list[Activation]:
         """The one chosen.

@@ -8,6 +8,7 @@ operation after the layer cannot change what was stored.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -75,23 +76,27 @@ class Recorder:
         layers: The modules by name.
         batch: The batch size.
         space: The input's spatial shape.
-        restart: Whether a layer's output that has no graph yet begins one.
+
+    A layer's output that has no graph yet begins one.
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], *, batch: int, space: Sequence[int], restart: bool
+        self, layers: Mapping[str, nn.Module], *, batch: int, space: Sequence[int]
     ) -> None:
         self._layers = layers
         self._batch = batch
         self._space = tuple(space)
-        self._restart = restart
         self._handles: list[RemovableHandle] = []
         self._recording = True
+        self._thread = threading.get_ident()
         self._calls: dict[str, list[Activation]] = {}
         self._reasons: dict[str, str] = {}
 
     def __enter__(self) -> Recorder:
         for name, module in self._watched().items():
+            if isinstance(module, torch.jit.ScriptModule):
+                self._reasons[name] = "it is TorchScript, which runs no hooks"
+                continue
             # first, so that the user's own hooks see the tensor that the graph goes on from
             handle = module.register_forward_hook(self._hook(name), prepend=True)
             self._handles.append(handle)
@@ -103,6 +108,7 @@ class Recorder:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        self.stop()
         for handle in self._handles:
             handle.remove()
 
@@ -115,6 +121,8 @@ class Recorder:
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            if threading.get_ident() != self._thread and self._recording:
+                return None  # somebody else's call of a shared module
             found = layouts.main_tensor(output, self._batch, self._space, module)
             if found is None:
                 self._reasons[name] = (
@@ -180,6 +188,13 @@ def _last_used(calls: Sequence[Activation], scores: Tensor) -> Activation:
     return next((c for c, u in zip(calls[::-1], used[::-1], strict=True) if u), calls[-1])
 
 
+def _in_float16(tensors: Sequence[Tensor]) -> bool:
+    """Whether a part of the backward pass may run in float16."""
+    device = tensors[0].device.type
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    return autocast == torch.float16 or any(t.dtype == torch.float16 for t in tensors)
+
+
 def gradients(
     score: Tensor, tensors: Sequence[Tensor], *, retain_graph: bool
 ) -> Sequence[Tensor | None]:
@@ -189,18 +204,23 @@ def gradients(
     since a mean over a million voxels has gradients below float16's smallest number; the scale
     is taken out again in float32.
 
+    Args:
+        score: One sample's score each, ``[batch]``.
+        tensors: What the gradients are taken with respect to.
+        retain_graph: Whether the graph is needed again.
+
     Raises:
         NoMapError: Autograd cannot go back through this model.
     """
     if not tensors:
         return []
-    half = any(tensor.dtype == torch.float16 for tensor in tensors)
+    half = _in_float16(tensors)
     try:
         if not half:
             return torch.autograd.grad(
                 score.sum(), tensors, retain_graph=retain_graph, allow_unused=True
             )
-        scale = 2.0**24
+        scale = 2.0**24  # scaled down where it overflows: too large costs time, too small the map
         while True:
             grads = torch.autograd.grad(
                 score.sum() * scale, tensors, retain_graph=True, allow_unused=True
@@ -209,6 +229,8 @@ def gradients(
             if scale <= 1 or all(g is None or bool(g.isfinite().all()) for g in scaled):
                 return scaled
             scale /= 2.0**8
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise NoMapError(
             f"Autograd could not go back through the model: {error}\nIf a part of the model is "

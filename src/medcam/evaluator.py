@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcam._errors import MedcamWarning
+from medcam._errors import warn
 from medcam.evaluation.metrics import METRICS, Metric
 from medcam.evaluation.score import (
     MetricFunction,
@@ -77,6 +76,8 @@ class Evaluator:
         layer: Hashable = None,
         class_label: Hashable = None,
         name: Hashable = None,
+        *,
+        spacing: Sequence[float] | None = None,
     ) -> float:
         """Gives the score of a map against a mask, and keeps it.
 
@@ -86,11 +87,15 @@ class Evaluator:
             layer: The layer that the map is of.
             class_label: The class that the map is of.
             name: What tells this sample from others, e.g. the file name of the mask.
+            spacing: This sample's voxel size in mm, where it is not the evaluator's.
 
         Returns:
             The score; NaN where it is undefined. It is kept then, too, and counted.
         """
-        score = score_and_chance(attention_map, mask, self.metric, self._options)
+        options = self._options
+        if spacing is not None:
+            options = check_options(options.threshold, spacing, options.tolerance_mm)
+        score = score_and_chance(attention_map, mask, self.metric, options)
         self._rows.append(
             Row(score.value, plain(layer), plain(class_label), plain(name), score.chance)
         )
@@ -177,7 +182,7 @@ class Evaluator:
             )
         else:
             return
-        warnings.warn(message, MedcamWarning, stacklevel=3)
+        warn(message)
 
 
 def _name(metric: object) -> str:

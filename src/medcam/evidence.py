@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medcam import guided
 from medcam._errors import NoMapError
+from medcam._findings import Findings
 from medcam.attention import plain
 from medcam.auto_layer import AutoRecorder
 from medcam.capture import Activation, Recorder, as_map, gradients
@@ -30,12 +31,12 @@ def recorder_for(
 ) -> Recorder:
     """The hooks that a request needs."""
     if not any(method.of_layer for method in request.methods):
-        return Recorder({}, batch=batch, space=space, restart=restart)
+        return Recorder({}, batch=batch, space=space)
     if choice.automatic:
         # A graph from the input on has to stay whole.
         from_input = any(method.of_input for method in request.methods)
         return AutoRecorder(model, batch=batch, space=space, restart=restart and not from_input)
-    return Recorder(choice.modules, batch=batch, space=space, restart=restart)
+    return Recorder(choice.modules, batch=batch, space=space)
 
 
 @dataclass(eq=False)
@@ -76,7 +77,12 @@ class Evidence:
 
 
 def gather(
-    request: Request, recorder: Recorder, scores: Tensor, leaf: Tensor | None, keep_graph: bool
+    request: Request,
+    recorder: Recorder,
+    scores: Tensor,
+    leaf: Tensor | None,
+    keep_graph: bool,
+    findings: Findings,
 ) -> Evidence:
     """Activations, gradients and guided gradients; one backward pass for each target and kind."""
     needed = request.evidence
@@ -98,6 +104,8 @@ def gather(
     found = Evidence({})
     if of_layers:
         recorded = _connected(request, recorder, recorded, rows)
+        if isinstance(recorder, AutoRecorder):
+            _warn_of_silence(recorded[0].layer, [row[0] for row in rows], findings)
         kept = {activation.layer for activation in recorded}
         found.gradients = [
             {
@@ -118,6 +126,17 @@ def gather(
                     found.guided_gradients.append(_of_input(grad))
     found.activations = {activation.layer: activation.values for activation in recorded}
     return found
+
+
+def _warn_of_silence(layer: str, grads: Sequence[Tensor | None], findings: Findings) -> None:
+    """A finding for samples whose target has no gradient at all at the layer that was chosen."""
+    silent = torch.stack([(g == 0).flatten(1).all(1) for g in grads if g is not None], 1)
+    findings.add(
+        silent,
+        f"The target's gradient is zero at layer {layer!r}, which was chosen automatically, for "
+        "sample(s) {samples}: the map is zero there. If this target is made by another branch of "
+        "the model, name a layer of that branch.",
+    )
 
 
 def _of_input(grad: Tensor | None) -> Tensor:
@@ -189,10 +208,10 @@ def _unconnected(recorder: Recorder, request: Request) -> str:
         what = "any layer"
     else:
         recorder.activations(torch.zeros(()))  # finds out which layers did not run
-        known = [
-            f"{name!r}: {why}" for name in _names(request.layer) if (why := recorder.reason(name))
-        ]
-        what = f"layer {request.layer!r}" + (f" ({'; '.join(known)})" if known else "")
+        for name in _names(request.layer):
+            if (why := recorder.reason(name)) is not None:
+                return f"No map can be made of layer {name!r}: {why}. Choose another layer."
+        what = f"layer {request.layer!r}"
     return (
         f"The output does not depend on {what}. Does the model's forward run under no_grad, "
         "detach, or return integers? Choose another layer=, or another tensor with output=."

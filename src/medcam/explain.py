@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medcam import _state, guided, layers, lean, outputs, targets
-from medcam._errors import InputError, InputTypeError, MedcamWarning, NoMapError
+from medcam._errors import InputError, InputTypeError, NoMapError, warn
 from medcam._findings import Findings
 from medcam.attention import (
     AttentionMap,
@@ -23,6 +23,7 @@ from medcam.attention import (
     requested_shape,
     resize,
 )
+from medcam.auto_layer import AutoRecorder
 from medcam.evidence import Evidence, gather, recorder_for
 from medcam.inputs import main_input, with_leaf
 from medcam.layers import LayerLike
@@ -39,6 +40,8 @@ _ENDS = {
     "LogSoftmaxBackward0": "a log-softmax",
     "SigmoidBackward0": "a sigmoid",
 }
+
+_OTHER_NAMES = {"backend": "method", "label": "target", "data_shape": "shape", "layers": "layer"}
 
 _VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone",
           "Permute", "Transpose", "Alias", "Expand")  # fmt: skip
@@ -95,6 +98,9 @@ def explain(
     >>> explanation.output.shape, explanation.map.values.shape
     (torch.Size([3, 2]), torch.Size([3, 1, 8, 8]))
     """
+    for given, ours in _OTHER_NAMES.items():
+        if given in kwargs and given not in inspect.signature(model.forward).parameters:
+            raise InputTypeError(f"explain() takes {ours}= where inject() takes {given}=.")
     request = Request.of(method, layer=layer, target=target, output=output, shape=shape)
     if isinstance(inputs, tuple):
         args = (*inputs, *args)
@@ -131,11 +137,9 @@ def run(
     except RuntimeError as error:
         if keep_graph or not save_less or not lean.is_to_blame(error):
             raise
-        warnings.warn(
+        warn(
             f"The memory-saving backward pass does not fit this model ({error}); the call was "
-            "repeated with PyTorch's own. Please report it.",
-            MedcamWarning,
-            stacklevel=3,
+            "repeated with PyTorch's own. Please report it."
         )
         return _run(request, model, call, args, kwargs, keep_graph, False)
 
@@ -166,11 +170,9 @@ def _run(
         ),
     )
     if model.training and _batch_norms(model):
-        warnings.warn(
+        warn(
             "The model is in training mode: its batch normalisation mixes the samples of a batch, "
-            "so each map depends on the whole batch. Call model.eval() first.",
-            MedcamWarning,
-            stacklevel=3,
+            "so each map depends on the whole batch. Call model.eval() first."
         )
     with ExitStack() as stack:
         stack.enter_context(_state.cudnn(request.cudnn))
@@ -194,7 +196,7 @@ def _run(
         logits = outputs.select(output, request.output, batch=batch, space=space)
         _warn_of_squashing(logits, request)
         scores = targets.resolve(request.target, logits, findings)
-        found = gather(request, recorder, scores.values, leaf, keep_graph)
+        found = gather(request, recorder, scores.values, leaf, keep_graph, findings)
         with torch.autocast(given.device.type, enabled=False):  # sums stay in float32
             maps = _maps(request, found, scores, shape, findings)
     if not keep_graph:
@@ -214,6 +216,7 @@ def _run(
         maps,
         reasons,
         findings,
+        not isinstance(recorder, AutoRecorder) or recorder.ran_once(used[0]),
     )
 
 
@@ -282,10 +285,8 @@ def _warn_of_squashing(logits: Tensor, request: Request) -> None:
         node = node.next_functions[0][0]
     ends = _ENDS.get(node.name()) if node is not None else None
     if ends is not None:
-        warnings.warn(
+        warn(
             f"The model ends in {ends}: its gradient vanishes where the model is sure, and maps "
             "of probabilities mix the classes. Explain the logits before it: remove the last "
-            "layer, or choose the logits with output= if the model returns them.",
-            MedcamWarning,
-            stacklevel=4,
+            "layer, or choose the logits with output= if the model returns them."
         )

@@ -12,7 +12,6 @@ it is an extension of this package.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from medcam import lean
-from medcam._errors import MedcamWarning, NoMapError
+from medcam._errors import NoMapError, warn
 from medcam._graph import nodes
 
 _RECTIFIERS = frozenset(
@@ -143,11 +142,9 @@ def rectified(scores: Tensor) -> Iterator[int]:
     }
     if hidden:
         listed = ", ".join(sorted(f"{name} ({text})" for name, text in hidden))
-        warnings.warn(
+        warn(
             f"Guided backpropagation cannot see rectifiers inside {listed}: if there are any, the "
-            "plain gradient passes them.",
-            MedcamWarning,
-            stacklevel=2,
+            "plain gradient passes them."
         )
     handles = [node.register_prehook(_clamped) for node in rectifiers]
     try:

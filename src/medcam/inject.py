@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medcam._errors import InputError, InputTypeError
-from medcam.injected import InjectedModel, eject, rebuild
+from medcam.injected import rebuild
 from medcam.layers import LayerLike, find, get_layers, unwrap
 from medcam.methods import MethodLike
 from medcam.outputs import Selector
@@ -100,8 +100,6 @@ def inject(
     unwrapped = unwrap(model)
     if unwrapped is not model:
         _log.info("looked through %s: the model inside is injected", type(model).__name__)
-    if isinstance(unwrapped, InjectedModel):
-        unwrapped = eject(unwrapped)
     if isinstance(unwrapped, torch.jit.ScriptModule):
         raise InputTypeError(
             "A TorchScript model has no layers that can be looked at: inject the Python model "

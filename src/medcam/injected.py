@@ -23,6 +23,7 @@ from medcam.session import Session
 
 _log = logging.getLogger("medcam")
 
+_FORWARD = "_medcam_forward"
 _OURS = ("label", "mask", "raw_input")
 
 
@@ -47,8 +48,8 @@ class InjectedModel(nn.Module):
         Returns:
             What the model returns; see ``replace``, ``return_attention`` and ``return_score``.
         """
-        own, ours = _split(type(self), args, kwargs)
-        plain_forward = functools.partial(super().forward)
+        plain_forward = vars(self).get(_FORWARD) or super().forward
+        own, ours = _split(_own_parameters(self), args, kwargs)
         if not self._medcam.enabled:
             return plain_forward(*own[0], **own[1])
         return self._medcam.run(self, plain_forward, *own, **ours)
@@ -101,8 +102,15 @@ class InjectedModel(nn.Module):
         self._medcam.enabled = False
 
     def test_run(self, batch: Any) -> list[str]:
-        """The layers of which maps can be made for this input, from one run that saves nothing."""
-        return self._medcam.test_run(self, functools.partial(super().forward), batch)
+        """The layers of which maps can be made for this input, from one run that saves no maps.
+
+        With an output folder, the names are also written to ``registered_layers.txt`` there.
+        """
+        return self._medcam.test_run(self, vars(self).get(_FORWARD) or super().forward, batch)
+
+    def _medcam_plain(self) -> nn.Module:
+        """The model without medcam, for `medcam.explain`."""
+        return eject(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles and copies as the plain model and its session."""
@@ -120,6 +128,8 @@ def eject(model: nn.Module) -> nn.Module:
         return model
     plain = _shallow_copy(model)
     del vars(plain)["_medcam"]
+    if _FORWARD in vars(plain):
+        vars(plain)["forward"] = vars(plain).pop(_FORWARD)
     plain.__class__ = type(model).__mro__[2]
     return plain
 
@@ -128,6 +138,10 @@ def rebuild(model: nn.Module, session: Session) -> nn.Module:
     """The injected form of a plain model."""
     injected = _shallow_copy(model)
     vars(injected)["_medcam"] = session
+    if "forward" in vars(injected):  # a forward put on the instance would win over the class's
+        vars(injected)[_FORWARD] = vars(injected).pop("forward")
+    if vars(injected).get("_compiled_call_impl") is not None:  # bound to the plain model
+        vars(injected)["_compiled_call_impl"] = None
     try:
         own: Any = type(model)
         injected.__class__ = _injected_class(own)
@@ -145,6 +159,12 @@ def _injected_class(cls: Any) -> Any:
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
     }
+
+    @functools.wraps(cls.forward)  # tools read the model's own signature
+    def forward(self: InjectedModel, *args: Any, **kwargs: Any) -> Any:
+        return InjectedModel.forward(self, *args, **kwargs)
+
+    names["forward"] = forward
     for name in vars(InjectedModel):
         if not name.startswith("_") and name != "forward" and hasattr(cls, name):
             _log.warning("%s.%s is the model's own; medcam's is hidden by it", cls.__name__, name)
@@ -159,11 +179,21 @@ def _shallow_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-@functools.cache
-def _own_parameters(cls: Any) -> tuple[int | None, frozenset[str]]:
+def _own_parameters(model: nn.Module) -> tuple[int | None, frozenset[str]]:
     """How many positional inputs the model's own forward takes (None: any), and their names."""
-    signature = inspect.signature(cls.__mro__[2].forward)
-    parameters = list(signature.parameters.values())[1:]
+    instance = vars(model).get(_FORWARD)
+    own: Any = type(model)
+    return _parameters_of(own.__mro__[2]) if instance is None else _parameters(instance, 0)
+
+
+@functools.cache
+def _parameters_of(cls: Any) -> tuple[int | None, frozenset[str]]:
+    return _parameters(cls.forward, 1)
+
+
+def _parameters(function: Any, skip: int) -> tuple[int | None, frozenset[str]]:
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[skip:]
     names = frozenset(parameter.name for parameter in parameters)
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None, names
@@ -172,11 +202,10 @@ def _own_parameters(cls: Any) -> tuple[int | None, frozenset[str]]:
 
 
 def _split(
-    cls: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]
+    parameters: tuple[int | None, frozenset[str]], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
     """The model's own inputs, and medcam's label, mask and raw input."""
-    injected: Any = cls
-    count, names = _own_parameters(injected)
+    count, names = parameters
     ours: dict[str, Any] = {}
     for name in _OURS:
         for key in (f"medcam_{name}", name):
@@ -206,10 +235,7 @@ def _by_type(given: Sequence[Any]) -> Iterable[tuple[str, Any]]:
     """Which of label, mask and raw input each further positional argument is.
 
     The paper writes ``model.forward(input, mask)``, the original package took
-    ``forward(input, label, mask, raw_input)``: with one argument its type decides.
+    ``forward(input, label, mask, raw_input)``: the type of the first decides.
     """
-    if len(given) > 1:
-        return zip(_OURS, given, strict=False)
-    (value,) = given
-    spatial = isinstance(value, (Tensor, np.ndarray)) and value.ndim > 1
-    return [("mask" if spatial else "label", value)]
+    spatial = isinstance(given[0], (Tensor, np.ndarray)) and given[0].ndim > 1
+    return zip(_OURS[1:] if spatial else _OURS, given, strict=False)

@@ -32,12 +32,12 @@ def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | 
     ]
     remedy = ""
     if integer:
-        remedy = f" Input {integer[0]!r} holds integers: convert it with .float()."
+        remedy = f" Input {integer[0]!r} is a tensor of integers: convert it with .float()."
     elif any(value.ndim in (2, 3) for value in floating.values()):
-        remedy = " If the batch axis is missing, add it: x[None]."
-    if not shapes and given:
-        kinds = ", ".join(f"{name!r}: {type(value).__name__}" for name, value in given.items())
-        remedy = f" There is {kinds}: a numpy array needs torch.from_numpy.{remedy}"
+        remedy = " Is the batch axis missing (add it: x[None]), or the channel axis (x[:, None])?"
+    if not shapes and not integer and given:
+        kinds = ", ".join(type(value).__name__ for value in given.values())
+        remedy = f" There is {kinds}: a numpy array needs torch.from_numpy."
     raise InputError(
         "No input has the shape [batch, channels, *space] with 2 or 3 spatial axes; given: "
         f"{', '.join(shapes) or 'no floating-point tensor'}.{remedy}"

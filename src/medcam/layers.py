@@ -26,6 +26,9 @@ def unwrap(model: nn.Module) -> nn.Module:
             )
         if isinstance(model, torch.jit.ScriptModule):
             return model
+        plain = getattr(model, "_medcam_plain", None)  # an injected model
+        if plain is not None:
+            return unwrap(plain())
         inner = model._modules.get("_orig_mod")
         if inner is None and isinstance(
             model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -90,7 +93,7 @@ def find(model: nn.Module, layer: LayerLike) -> LayerChoice:
         return LayerChoice({}, automatic=True)
     if layer == "full":
         return LayerChoice({name: named[name] for name in get_layers(model)}, optional=True)
-    if isinstance(layer, str):
+    if isinstance(layer, (str, nn.Module)):
         layer = [layer]
     if not isinstance(layer, Iterable):
         raise InputTypeError(
@@ -102,6 +105,11 @@ def find(model: nn.Module, layer: LayerLike) -> LayerChoice:
         raise InputError("layer=[] names no layer: give a name, several names, 'full' or 'auto'.")
     found = {}
     for name in wanted:
+        if isinstance(name, nn.Module):
+            raise InputTypeError(
+                f"layer= takes names, not the {type(name).__name__} itself: find its name in "
+                "medcam.get_layers(model)."
+            )
         module = named.get(name) if isinstance(name, str) else None
         if module is None and isinstance(name, str):
             module = named.get(name.removeprefix("module.").removeprefix("_orig_mod."))

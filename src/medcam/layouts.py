@@ -47,7 +47,7 @@ def read(
     batch: int,
     space: Sequence[int],
     *,
-    last: Callable[[], bool] = lambda: False,
+    last: Callable[[], bool | None] = lambda: None,
 ) -> Layout | None:
     """How a tensor of this shape lies on an input with these spatial extents; None if it does not.
 
@@ -69,7 +69,8 @@ def read(
         inner = shape[1:-1]
         if not _isotropic(first, space) and _isotropic(inner, space) and max(inner) > 1:
             possible = all(large % small == 0 for small, large in zip(first, space, strict=True))
-            if not possible or last():
+            believed = last()
+            if believed or (believed is None and not possible):
                 return Layout("channels last", inner, shape[-1])
         return Layout("channels first", first, shape[1])
     if len(shape) == 3:
@@ -95,13 +96,16 @@ def _tokens(count: int, channels: int, space: tuple[int, ...]) -> Layout | None:
     return None
 
 
-def _works_channels_last(module: nn.Module) -> bool:
-    """Whether a module's layers say that channels come last: linear ones and layer norms."""
-    kinds = [type(part) for part in module.modules()]
-    first = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-    if any(issubclass(kind, first) for kind in kinds):
-        return False
-    return any(issubclass(kind, (nn.Linear, nn.LayerNorm)) for kind in kinds)
+def _channels_last(module: nn.Module) -> bool | None:
+    """Whether a module's last layer with weights puts channels last; None if it has none."""
+    for part in reversed(list(module.modules())):
+        if isinstance(
+            part, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+        ):
+            return False
+        if isinstance(part, (nn.Linear, nn.LayerNorm)):
+            return True
+    return None
 
 
 def main_tensor(
@@ -114,7 +118,7 @@ def main_tensor(
     for _, tensor in tensors(output):
         if not tensor.is_floating_point():
             continue
-        layout = read(tensor.shape, batch, space, last=partial(_works_channels_last, module))
+        layout = read(tensor.shape, batch, space, last=partial(_channels_last, module))
         if layout is not None:
             return tensor, layout
     return None

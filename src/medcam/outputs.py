@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from medcam._errors import InputError, InputTypeError, MedcamWarning
+from medcam._errors import InputError, InputTypeError, warn
 
 Selector = None | int | str | Callable[[Any], Any]
 """Which part of an output: automatically, by index, by key or attribute, or by a callable."""
@@ -150,12 +149,10 @@ def _automatic(output: Any, path: str, batch: int, space: tuple[int, ...]) -> tu
         finest = max(heads, key=lambda item: item[1].shape[2:].numel())
         equal = [item for item in heads if item[1].shape == finest[1].shape]
         if len(equal) > 1:
-            warnings.warn(
+            warn(
                 f"The model returns {len(equal)} tensors of the same shape "
                 f"{list(finest[1].shape)}, and which is the final one cannot be seen: the first is "
-                "explained. Choose with output=, e.g. output=-1 for the last.",
-                MedcamWarning,
-                stacklevel=2,
+                "explained. Choose with output=, e.g. output=-1 for the last."
             )
         return finest
     return found[0]

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from medcam import methods
+from medcam import methods, targets
 from medcam._errors import InputError, InputTypeError
-from medcam.attention import ShapeRequest
+from medcam.attention import ShapeRequest, requested_shape
 from medcam.layers import LayerLike
 from medcam.methods import Method, MethodLike
 from medcam.outputs import Selector
@@ -42,6 +42,12 @@ class Request:
         if not chosen:
             raise InputError(f"No method was given: choose from {', '.join(methods.METHODS)}.")
         return Request(chosen, several=True, **options)
+
+    def __post_init__(self) -> None:
+        targets.checked(self.target)
+        shape = self.shape
+        if isinstance(shape, str) and shape not in {"input", "default"}:
+            requested_shape(shape, (1, 1))  # raises
 
     @property
     def evidence(self) -> frozenset[str]:

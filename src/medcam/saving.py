@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from medcam._errors import InputError
+from medcam.attention import AttentionMap
 from medcam.files.arrays import to_map
 from medcam.files.nifti import save_nifti
 from medcam.files.png import save_png
@@ -34,7 +35,8 @@ def save(
     """Saves one map: a 2D one as a PNG picture, a 3D one as float32 NIfTI with its raw values.
 
     Args:
-        attention_map: ``[H, W]`` or ``[X, Y, Z]``; leading axes of length 1 are dropped (but kept
+        attention_map: ``[H, W]`` or ``[X, Y, Z]``, or an `AttentionMap` of one sample and one
+            target; leading axes of length 1 are dropped (but kept
             as X where the filename or a reference says that it is a volume).
         filename: Where to; folders are created. ``.png`` or ``.nii.gz`` is added if missing.
         heatmap: 2D: in colour, over the raw input if there is one. False: the map alone in grey,
@@ -60,6 +62,9 @@ def save(
         'map.png'
     """
     path = Path(filename)
+    if isinstance(attention_map, AttentionMap):
+        signed = attention_map.signed if signed is None else signed
+        attention_map = _single(attention_map)
     values = to_map(attention_map)
     volume = reference is not None or path.name.lower().endswith(_VOLUME)
     while values.ndim > (3 if volume else 2) and values.shape[0] == 1:
@@ -99,3 +104,14 @@ def _shares_grid(raw_input: object, shape: tuple[int, ...]) -> bool:
     return (
         own[-3:] if isinstance(raw_input, torch.Tensor) else own[:3]
     ) == shape  # MONAI: C, X, ..
+
+
+def _single(attention_map: AttentionMap) -> torch.Tensor:
+    """The values of a map that holds one sample and one target."""
+    batch, targets = attention_map.values.shape[:2]
+    if batch * targets != 1:
+        raise InputError(
+            f"The map holds {batch} sample(s) and {targets} target(s): save one at a time, "
+            "explanation.map.values[sample, target]."
+        )
+    return attention_map.values[0, 0]

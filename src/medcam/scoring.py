@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,12 @@ from medcam.evaluator import Evaluator
 
 
 def score_maps(
-    maps: Mapping[MapKey, AttentionMap], mask: Any, evaluator: Evaluator, call: int
+    maps: Mapping[MapKey, AttentionMap],
+    mask: Any,
+    evaluator: Evaluator,
+    call: int,
+    space: Sequence[int],
+    spacings: Sequence[Sequence[float] | None] | None = None,
 ) -> dict[str, list[float]]:
     """The scores by layer, one for each sample and target; the evaluator keeps them.
 
@@ -25,6 +30,8 @@ def score_maps(
             *space]``, or ``[*space]`` for a single sample.
         evaluator: What scores and remembers.
         call: The call's number, for the rows' names.
+        space: The input's spatial shape; the mask has this one, or that of the maps.
+        spacings: Each sample's voxel size in mm; None is 1 mm.
 
     Raises:
         MaskError: The mask does not fit the maps.
@@ -35,6 +42,12 @@ def score_maps(
         attention = item.attention().detach().cpu()
         batch, targets = attention.shape[:2]
         masks = _masks(mask, batch, targets, attention.ndim - 2)
+        grids = {tuple(space), tuple(attention.shape[2:])}
+        if tuple(masks.shape[2:]) not in grids:
+            raise MaskError(
+                f"The mask's spatial shape is {tuple(masks.shape[2:])}; it has to be that of the "
+                f"input or of the map: {' or '.join(str(grid) for grid in sorted(grids))}."
+            )
         for sample in range(batch):
             for target in range(targets):
                 scores[layer].append(
@@ -44,14 +57,16 @@ def score_maps(
                         layer=layer,
                         class_label=_class_label(item, sample, target),
                         name=f"{call}_{sample}_{target}",
+                        spacing=None if spacings is None else spacings[sample],
                     )
                 )
     return dict(scores)
 
 
-def _class_label(item: AttentionMap, sample: int, target: int) -> int:
+def _class_label(item: AttentionMap, sample: int, target: int) -> int | str:
+    """The class explained; where it is no class, what it is in words."""
     classes = item.target.classes
-    return target if classes is None else int(classes[sample, target])
+    return str(item.target) if classes is None else int(classes[sample, target])
 
 
 def _masks(truth: Any, batch: int, targets: int, rank: int) -> Tensor:

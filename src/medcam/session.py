@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from medcam import _state
-from medcam._errors import InputError
+from medcam._errors import InputError, warn
 from medcam.attention import AttentionMap, Explanation, MapKey
 from medcam.explain import run
 from medcam.request import Request
@@ -66,17 +66,31 @@ class Session:
     ) -> Any:
         """One call of the injected model: the prediction, with maps, files and scores beside."""
         settings = self.settings
+        if self.last is not None:
+            self.last.maps  # noqa: B018  # says what was found in the last call, if it waited
         if settings.evaluate and mask is None:
             raise InputError(
                 "evaluate=True needs the ground truth with each call: model(input, mask)."
             )
+        if mask is not None and not settings.scores:
+            warn("A mask was given, but nothing is scored: inject(..., evaluate=True) does.")
+        image = _image(args, kwargs)
+        if raw_input is not None and image is not None and len(image) == 1:
+            single = len(raw_input) != 1 or getattr(raw_input, "ndim", 3) == 2
+            raw_input = [raw_input] if single else raw_input  # the one sample itself
+        if raw_input is not None and image is not None and len(raw_input) != len(image):
+            raise InputError(
+                f"raw_input holds {len(raw_input)} image(s) for {len(image)} sample(s): give one "
+                "for each sample, e.g. [batch, 1, H, W]."
+            )
         explanation = self._explain(model, forward, args, kwargs, label)
         self.last = dataclasses.replace(explanation, output=None)  # its graph is the caller's
         maps = explanation.unchecked
-        image = _image(args, kwargs)
         if settings.save_pickle:
             self._pickled.extend(
-                sample for item in maps.values() for sample in self._handed(item).numpy()
+                sample
+                for item in explanation.maps.values()
+                for sample in self._handed(item).numpy()
             )
         if settings.save_maps:
             self._save(explanation.maps, raw_input, image)
@@ -108,7 +122,7 @@ class Session:
             request = dataclasses.replace(request, layer=self._layers[size])
         keep = _state.keeps_graph(model, (args, dict(kwargs)))
         explanation = run(request, model, forward, args, kwargs, keep_graph=keep)
-        if automatic and isinstance(explanation.layer, str):
+        if automatic and isinstance(explanation.layer, str) and explanation._named:
             self._layers[size] = explanation.layer
         return explanation
 
@@ -141,15 +155,24 @@ class Session:
         if not request.methods[0].of_layer:
             request = Request.of("gcam", layer="full", shape=None, output=request.output)
         layer = run(request, model, forward, (batch,), {}).layer
-        return [layer] if isinstance(layer, str) else list(layer or ())
+        names = [layer] if isinstance(layer, str) else list(layer or ())
+        if self.settings.output_dir is not None:
+            from medcam.files import write_atomically
+
+            text = "".join(f"{name}\n" for name in names)
+            path = self.settings.output_dir / "registered_layers.txt"
+            write_atomically(path, lambda temporary: _write_text(temporary, text))
+        return names
 
     # ------------------------------------------------------------------------------- files
 
     def _save(
         self, maps: Mapping[MapKey, AttentionMap], raw_input: Any, image: Tensor | None
     ) -> None:
+        from medcam.files.nifti import regrid
         from medcam.saving import save
 
+        space = () if image is None else tuple(image.shape[2:])
         for key, item in maps.items():
             values = item.values.detach().cpu().numpy()
             for sample, per_target in enumerate(values):
@@ -161,7 +184,9 @@ class Session:
                         single,
                         self._folder(key) / name,
                         raw_input=None if raw_input is None else raw_input[sample],
-                        reference=reference if single.ndim == 3 else None,
+                        reference=regrid(reference, single.shape, space)
+                        if single.ndim == 3
+                        else None,
                         colormap=self.settings.colormap,
                         signed=item.signed,
                     )
@@ -211,7 +236,7 @@ class Session:
             )
         if self.settings.output_dir is not None and self._evaluator is not None:
             self._evaluator.dump()
-        elif self.settings.save_scores:
+        elif self.settings.scores:
             raise InputError(
                 "There are no scores to save yet: call the model with a mask first, "
                 "model(input, mask)."
@@ -227,24 +252,37 @@ class Session:
     ) -> dict[str, list[float]]:
         from medcam.scoring import score_maps
 
-        return score_maps(explanation.maps, mask, self._scoring(image), self._calls)
+        space = () if image is None else tuple(image.shape[2:])
+        spacings = [
+            self._spacing(image, sample) for sample in range(0 if image is None else len(image))
+        ]
+        return score_maps(
+            explanation.maps, mask, self._scoring(), self._calls, space, spacings or None
+        )
 
-    def _scoring(self, image: Tensor | None) -> Evaluator:
-        """The evaluator; distances are in mm where the image's geometry is known."""
+    def _spacing(self, image: Tensor | None, sample: int) -> tuple[float, ...] | None:
+        """A sample's voxel size in mm, where its geometry is known."""
+        from medcam.files.nifti import voxel_sizes
+
+        reference = self._reference(image, sample)
+        volume = image is not None and image.ndim == 5 and reference is not None
+        return voxel_sizes(reference) if volume else None
+
+    def _scoring(self) -> Evaluator:
         if self._evaluator is None:
             from medcam.evaluator import Evaluator
-            from medcam.files.nifti import voxel_sizes
 
-            reference = self._reference(image)
-            volume = image is not None and image.ndim == 5 and reference is not None
             self._evaluator = Evaluator(
                 self.settings.output_dir or Path(),
                 metric=self.settings.metric,
                 threshold=self.settings.threshold,
                 layer_ordering=self._layer_ordering,
-                spacing=voxel_sizes(reference) if volume else None,
             )
         return self._evaluator
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _image(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:

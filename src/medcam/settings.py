@@ -43,6 +43,14 @@ class Settings:
         ]
         if needing:
             raise InputError(f"{needing[0]}=True needs output_dir, the folder to save to.")
+        layer = self.request.layer
+        many = layer == "full" or (not isinstance(layer, str) and len(list(layer or ())) > 1)
+        one = self.replace or self.return_attention
+        if many and one and self.request.methods[0].of_layer:
+            raise InputError(
+                f"replace= and return_attention= return one map, layer={layer!r} makes several: "
+                "name one layer, or use model.get_attention_map(), which is then a dict by layer."
+            )
         if self.return_score and not self.scores:
             raise InputError("return_score=True needs evaluate=True, and a mask with each call.")
         if self.scores:

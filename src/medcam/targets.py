@@ -13,11 +13,13 @@ foreground).
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -57,10 +59,16 @@ class ClassTarget:
     score: Callable[[Tensor, Findings], Scores] = field(repr=False)
 
 
-TargetLike = None | int | str | Sequence[int] | Tensor | ClassTarget | Callable[[Tensor], Tensor]
-
-
-# ------------------------------------------------------------------------------- public targets
+TargetLike = (
+    None
+    | SupportsIndex
+    | str
+    | Sequence[SupportsIndex]
+    | np.ndarray
+    | Tensor
+    | ClassTarget
+    | Callable[[Tensor], Tensor]
+)  # ------------------------------------------------------------------------------- public targets
 
 
 def class_score(k: int) -> ClassTarget:
@@ -72,20 +80,9 @@ def class_score(k: int) -> ClassTarget:
     >>> class_score(2).description
     'the logit of channel 2, over the whole output'
     """
-
-    def score(logits: Tensor, findings: Findings) -> Scores:
-        channel = scores.channel_in(k, logits.shape[1])
-        values = scores.wide(logits[:, channel : channel + 1]).flatten(1).mean(1, keepdim=True)
-        where_ = torch.full((len(logits), 1), logits[0, 0].numel(), device=logits.device)
-        target = ResolvedTarget(
-            f"the logit of channel {channel}, over the whole output",
-            scores.task_of(logits),
-            torch.full_like(where_, channel),
-            where_ if logits.ndim > 2 else None,
-        )
-        return Scores(target, values)
-
-    return ClassTarget(f"the logit of channel {k}, over the whole output", score)
+    return ClassTarget(
+        f"the logit of channel {k}, over the whole output", partial(_class_score, k=k)
+    )
 
 
 def classes(*labels: int) -> ClassTarget:
@@ -117,20 +114,7 @@ def region(mask: Shaped[Tensor, "*space"], k: int) -> ClassTarget:
             1 may stand between), on the grid of the model's output.
         k: The class.
     """
-
-    def score(logits: Tensor, findings: Findings) -> Scores:
-        views = scores.two_sided(logits)
-        label = scores.label_in(k, views.shape[1])
-        inside = scores.region_mask(mask, views)
-        target = ResolvedTarget(
-            f"class {label} inside the given region",
-            "segmentation",
-            *scores.labels_of(inside, label),
-        )
-        findings.add(~inside.flatten(1).any(1), scores.EMPTY)
-        return Scores(target, scores.mean_over(views[:, label], inside)[:, None])
-
-    return ClassTarget(f"class {k} inside the given region", score)
+    return ClassTarget(f"class {k} inside the given region", partial(_region, mask=mask, k=k))
 
 
 def voxel(index: Sequence[int], k: int) -> ClassTarget:
@@ -142,21 +126,7 @@ def voxel(index: Sequence[int], k: int) -> ClassTarget:
     """
     place = tuple(int(i) for i in index)
 
-    def score(logits: Tensor, findings: Findings) -> Scores:
-        views = scores.two_sided(logits)
-        space = tuple(views.shape[2:])
-        if len(place) != len(space) or any(
-            not -n <= i < n for i, n in zip(place, space, strict=False)
-        ):
-            raise TargetError(f"Voxel {place} is not in the output, whose shape is {space}.")
-        label = scores.label_in(k, views.shape[1])
-        at: tuple[Any, ...] = (..., *place)
-        values = scores.wide(views[:, label][at])[:, None]
-        full = torch.full(values.shape, label, device=logits.device)
-        text = f"class {label} at voxel {place}"
-        return Scores(ResolvedTarget(text, "segmentation", full, torch.ones_like(full)), values)
-
-    return ClassTarget(f"class {k} at voxel {place}", score)
+    return ClassTarget(f"class {k} at voxel {place}", partial(_voxel, place=place, k=k))
 
 
 def where(predicate: Callable[[Tensor], Tensor], k: int | None = None) -> ClassTarget:
@@ -169,17 +139,7 @@ def where(predicate: Callable[[Tensor], Tensor], k: int | None = None) -> ClassT
     """
     text = "the voxels picked by a predicate"
 
-    def score(logits: Tensor, findings: Findings) -> Scores:
-        with torch.no_grad():
-            picked = predicate(logits.detach())
-        if not isinstance(picked, Tensor) or picked.dtype != torch.bool:
-            raise TargetError(
-                f"The predicate returned {scores.what(picked)}; it has to return a boolean mask "
-                "[batch, *space] or [batch, classes, *space]."
-            )
-        return scores.masked(logits, picked, k, text, findings)
-
-    return ClassTarget(text, score)
+    return ClassTarget(text, partial(_where, predicate=predicate, k=k, text=text))
 
 
 # --------------------------------------------------------------------------------- resolution
@@ -215,6 +175,81 @@ def resolve(target: TargetLike, logits: Float[Tensor, "batch *any"], findings: F
     return result
 
 
+def _class_score(logits: Tensor, findings: Findings, k: int) -> Scores:
+    channel = scores.channel_in(k, logits.shape[1])
+    values = scores.wide(logits[:, channel : channel + 1]).flatten(1).mean(1, keepdim=True)
+    where_ = torch.full((len(logits), 1), logits[0, 0].numel(), device=logits.device)
+    target = ResolvedTarget(
+        f"the logit of channel {channel}, over the whole output",
+        scores.task_of(logits),
+        torch.full_like(where_, channel),
+        where_ if logits.ndim > 2 else None,
+    )
+    return Scores(target, values)
+
+
+def _region(logits: Tensor, findings: Findings, mask: Tensor, k: int) -> Scores:
+    views = scores.two_sided(logits)
+    label = scores.label_in(k, views.shape[1])
+    inside = scores.region_mask(mask, views)
+    target = ResolvedTarget(
+        f"class {label} inside the given region",
+        "segmentation",
+        *scores.labels_of(inside, label),
+    )
+    findings.add(~inside.flatten(1).any(1), scores.EMPTY)
+    return Scores(target, scores.mean_over(views[:, label], inside)[:, None])
+
+
+def _voxel(logits: Tensor, findings: Findings, place: tuple[int, ...], k: int) -> Scores:
+    views = scores.two_sided(logits)
+    space = tuple(views.shape[2:])
+    if len(place) != len(space) or any(not -n <= i < n for i, n in zip(place, space, strict=False)):
+        raise TargetError(f"Voxel {place} is not in the output, whose shape is {space}.")
+    label = scores.label_in(k, views.shape[1])
+    at: tuple[Any, ...] = (..., *place)
+    values = scores.wide(views[:, label][at])[:, None]
+    full = torch.full(values.shape, label, device=logits.device)
+    text = f"class {label} at voxel {place}"
+    return Scores(ResolvedTarget(text, "segmentation", full, torch.ones_like(full)), values)
+
+
+def _where(
+    logits: Tensor,
+    findings: Findings,
+    predicate: Callable[[Tensor], Tensor],
+    k: int | None,
+    text: str,
+) -> Scores:
+    with torch.no_grad():
+        picked = predicate(logits.detach())
+    if not isinstance(picked, Tensor) or picked.dtype != torch.bool:
+        raise TargetError(
+            f"The predicate returned {scores.what(picked)}; it has to return a boolean mask "
+            "[batch, *space] or [batch, classes, *space]."
+        )
+    return scores.masked(logits, picked, k, text, findings)
+
+
+def _is_whole(k: Any) -> bool:
+    """Whether something is an integer of any kind, but no boolean."""
+    if isinstance(k, (bool, np.bool_)) or not hasattr(k, "__index__"):
+        return False
+    return not isinstance(k, Tensor) or (k.numel() == 1 and not k.is_floating_point())
+
+
+def checked(target: TargetLike) -> TargetLike:
+    """The target, if it can be one for some output.
+
+    Raises:
+        TargetError: It is a word that is not known.
+        InputTypeError: It is of a kind that is no target.
+    """
+    if not callable(target) or isinstance(target, ClassTarget):
+        _named(target)
+    return target
+
+
 def _of_classes(logits: Tensor, findings: Findings, labels: Sequence[int], text: str) -> Scores:
     return scores.of_classes(logits, labels, text, findings)
 
@@ -247,8 +282,8 @@ def _named(target: TargetLike) -> ClassTarget:
         target = target.tolist()
         if isinstance(target, int):
             return classes(target)
-    if isinstance(target, (list, tuple)) and all(type(k) is int for k in target):
-        per_sample = list(target)
+    if isinstance(target, (list, tuple)) and all(_is_whole(k) for k in target):
+        per_sample = [operator.index(k) for k in target]
         return ClassTarget(
             "one class per sample",
             partial(_per_sample, labels=per_sample),

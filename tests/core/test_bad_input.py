@@ -45,7 +45,7 @@ def refused(error, said, net, x, **kwargs):
         ({"layer": ["head", "nope"]}, UnknownNameError, ["'nope'", "Known", "get_layers"]),
         ({"layer": []}, InputError, ["layer=[]", "'full'", "'auto'"]),
         ({"layer": 3}, InputTypeError, ["layer=3", "'full'", "'auto'", "get_layers"]),
-        ({"method": "grad-cam"}, UnknownNameError, ["'grad-cam'", "Did you mean", "'gcam'"]),
+        ({"method": "gcm"}, UnknownNameError, ["'gcm'", "Did you mean", "'gcam'"]),
         ({"method": "gcampl"}, UnknownNameError, ["Did you mean 'gcampp'"]),
         ({"method": ["gcam", "cam"]}, UnknownNameError, ["'cam'", "gcam"]),
         ({"method": []}, InputError, ["No method", "gcam", "saliency"]),
@@ -147,7 +147,7 @@ def test_keyword_and_second_inputs_count_too():
     assert found.map.values.shape == (2, 1, 12, 12)
     with pytest.raises(InputError) as raised:
         medcam.explain(net, age, scan=x.long())
-    assert "'scan' holds integers" in str(raised.value)
+    assert "'scan' is a tensor of integers" in str(raised.value)
     assert "0: [2, 3]" in str(raised.value)
 
 

@@ -126,7 +126,7 @@ def test_a_large_model_does_not_list_all_its_layers():
         ([], InputError, "'full' or 'auto'"),
         (3, InputTypeError, "layer=3"),
         ([3], UnknownNameError, "Layer 3"),
-        (nn.Sequential(nn.ReLU()), UnknownNameError, "medcam.get_layers"),
+        (nn.Sequential(nn.ReLU()), InputTypeError, "medcam.get_layers"),
     ],
 )
 def test_what_is_no_layer(given, error, said):

@@ -21,7 +21,7 @@ WHOLE = medcam.targets.class_score(0)
         ({"layer": "featurs"}, ["featurs", "features", "get_layers"]),
         ({"layer": ["features", "hed"]}, ["hed", "head"]),
         ({"layer": []}, ["no layer", "auto"]),
-        ({"backend": "gradcam"}, ["gradcam", "gcam"]),
+        ({"backend": "gcamm"}, ["gcamm", "gcam"]),
         ({"backend": ["gcam", "gbp"]}, ["one backend", "explain"]),
         ({"evaluate": True}, ["output_dir"]),
         ({"save_maps": True}, ["save_maps", "output_dir"]),
@@ -68,6 +68,7 @@ def test_unknown_names_are_value_errors():
         (None, ["mask", "model(input, mask)"]),
         (torch.ones(3, 1, 12, 12), ["(3, 1, 12, 12)", "[2, 1, *space]"]),
         (torch.ones(2, 4, 12, 12), ["(2, 4, 12, 12)"]),
+        (torch.ones(2, 1, 24, 24), ["(24, 24)", "(12, 12)"]),
         (torch.full((2, 1, 12, 12), 0.5), ["0.5"]),
         (torch.full((2, 1, 12, 12), 3), ["3"]),
     ],
@@ -100,9 +101,9 @@ def test_a_label_given_twice():
 
 
 def test_several_layers_cannot_be_returned():
-    model = medcam.inject(Classifier().eval(), layer="full", return_attention=True)
-    with pytest.raises(InputError, match="get_attention_map"):
-        model(image())
+    for layer in ("full", ["features", "features.0"], {"features", "features.0"}):
+        with pytest.raises(InputError, match="get_attention_map"):
+            medcam.inject(Classifier(), layer=layer, return_attention=True)
 
 
 def test_saving_without_a_folder():

@@ -209,13 +209,13 @@ def test_maps_are_the_same_bit_for_bit(build, shape, monkeypatch):
 def test_where_it_fails_the_call_is_repeated_and_said_so(monkeypatch):
     from medcam import lean
 
-    def broken(*_: object) -> None:
+    def backward(*_: object) -> None:
         raise RuntimeError("a kernel without a placeholder")
 
     net, x = UNet().eval(), image()
     expected = medcam.explain(net, x, layer="bottleneck", target=class_score(1))
     monkeypatch.setattr(lean, "_FOLDER", Path(__file__).parent)
-    monkeypatch.setitem(lean._RULES, torch.conv2d, broken)
+    monkeypatch.setattr(lean.convolutions._Convolution, "backward", staticmethod(backward))
     with pytest.warns(medcam._errors.MedcamWarning, match="repeated"):
         found = medcam.explain(net, x, layer="bottleneck", target=class_score(1))
     assert torch.equal(found.map.values, expected.map.values)
@@ -232,3 +232,8 @@ def test_the_users_own_errors_are_not_repeated():
     with pytest.raises(RuntimeError, match="my own"):
         medcam.explain(Broken().eval(), image())
     assert Broken.calls == 1
+    net, calls = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)).eval(), []
+    net[1].register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(RuntimeError, match="5 channels"):
+        medcam.explain(net, image(), layer="1")
+    assert len(calls) == 1

@@ -113,7 +113,7 @@ def resize(
     """Gives the map interpolated linearly to a shape, voxel edges aligned (align_corners=False).
 
     Raises:
-        MaskError: More than three axes, and another size.
+        MaskError: More than three axes, and another size; or the same extents in another order.
 
     Example:
         >>> resize(np.array([0.0, 1.0]), (4,)).tolist()
@@ -121,6 +121,11 @@ def resize(
     """
     if attention.shape == shape:
         return attention
+    if sorted(attention.shape) == sorted(shape):
+        raise MaskError(
+            f"The attention map has shape {attention.shape}, the mask {shape}: the same extents in "
+            "another order. Transpose one of them (SimpleITK's arrays are z, y, x)."
+        )
     if attention.ndim not in _LINEAR:
         raise MaskError(
             f"The attention map has shape {attention.shape}, the mask {shape}: with more than "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, InputTypeError, MedcamWarning
+from medcam._errors import InputError, InputTypeError, warn
 from medcam.files.arrays import robust_max, to_array, to_map
 from medcam.files.atomic import write_atomically
 
@@ -86,6 +85,38 @@ def voxel_sizes(reference: object) -> tuple[float, float, float]:
     affine = _affine(getattr(reference, "affine", reference))
     x, y, z = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
     return x, y, z
+
+
+def regrid(reference: Any, shape: Sequence[int], space: Sequence[int]) -> Any:
+    """The reference for a volume of another size that covers the same ground.
+
+    Args:
+        reference: See :func:`save_nifti`; a bare affine is that of the grid ``space``.
+        shape: The volume's extents.
+        space: The extents of the image that the volume was made of.
+
+    Returns:
+        The reference itself where the volume has its grid; else the affine of the new grid, whose
+        outer faces are the old one's (``align_corners=False``).
+
+    Example:
+        >>> regrid(np.diag([1.0, 1, 1, 1]), (2, 2, 2), (4, 4, 4))[:, [0, 3]].tolist()
+        [[2.0, 0.5], [0.0, 0.5], [0.0, 0.5], [0.0, 1.0]]
+    """
+    if reference is None:
+        return None
+    given = _load(reference) if isinstance(reference, str | os.PathLike) else reference
+    affine = getattr(given, "affine", None)
+    if affine is None:
+        own = tuple(space)
+    else:
+        own = tuple(given.shape[-3:] if isinstance(given, torch.Tensor) else given.shape[:3])
+    if tuple(shape) == own or own != tuple(space):  # a grid of a third kind is refused later
+        return reference
+    step = np.asarray(own) / np.asarray(shape)
+    to_old = np.diag([*step, 1.0])
+    to_old[:3, 3] = step / 2 - 0.5
+    return _affine(given if affine is None else affine) @ to_old
 
 
 def _nibabel() -> Any:  # its own annotations are too partial for strict checking
@@ -176,7 +207,10 @@ def _load(path: str | os.PathLike[str]) -> Any:
 def _check_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if shape == wanted:
         return
-    advice = "Pass the image on whose voxels the map lies, or resize the map to it (shape='input')."
+    advice = (
+        "Pass the image on whose voxels the map lies, or bring the map to the reference's grid: "
+        "inject(data_shape=reference's shape), explain(shape=...)."
+    )
     if shape == wanted[::-1]:
         advice = (
             "The axes are reversed: arrays of SimpleITK are z, y, x, NIfTI is x, y, z. Transpose "
@@ -190,10 +224,8 @@ def _check_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
 @functools.cache
 def _warn_identity() -> None:
     """Warns once per process; a filter that turns it into an error makes it raise every time."""
-    warnings.warn(
+    warn(
         "The map is saved without its image's geometry (identity affine: 1 mm voxels, no origin), "
         "so viewers will not lay it over the image. Pass reference=: the image, its path or its "
-        "affine. This is said once.",
-        MedcamWarning,
-        stacklevel=5,
+        "affine. This is said once."
     )

@@ -24,8 +24,7 @@ from medcam.lean.normalisations import batch_norm, instance_norm
 from medcam.lean.pooling import avg_pool, max_pool
 from medcam.lean.rectifiers import leaky_relu, relu
 
-_HERE = Path(__file__)
-_FOLDER = _HERE.parent
+_FOLDER = Path(__file__).parent
 
 
 class LeanBackward(TorchFunctionMode):
@@ -43,15 +42,15 @@ class LeanBackward(TorchFunctionMode):
 
 
 def is_to_blame(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, was raised in one of the operations here."""
+    """Whether an error, or what caused it, was raised in a backward pass of one of these."""
     while error is not None:
         if type(error).__name__ == "CheckpointError":
             return True
         trace = error.__traceback__
         while trace is not None:
-            raised_in = Path(trace.tb_frame.f_code.co_filename)
-            if trace.tb_next is None and raised_in.parent == _FOLDER and raised_in != _HERE:
-                return True
+            code = trace.tb_frame.f_code
+            if code.co_name == "backward" and Path(code.co_filename).parent == _FOLDER:
+                return not isinstance(error, torch.cuda.OutOfMemoryError)
             trace = trace.tb_next
         error = error.__cause__
     return False
@@ -75,7 +74,9 @@ def _checkpointing() -> bool:
     """
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     hooks = top(True) if top is not None else None
-    return hooks is not None and hooks[0].__qualname__.startswith("_checkpoint_hook")
+    return hooks is not None and getattr(hooks[0], "__qualname__", "").startswith(
+        "_checkpoint_hook"
+    )
 
 
 _RULES: dict[Any, Rule] = {

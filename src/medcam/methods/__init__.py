@@ -97,6 +97,18 @@ METHODS: dict[str, Method] = {
 MethodLike = str | Method
 
 
+def _by_any_name(name: str) -> Method:
+    """A method by its title, or by its name in other letters: "Grad-CAM++", "GradCAM", "GCAM"."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("plusplus", "++").translate(str.maketrans("", "", " -_"))
+
+    for method in METHODS.values():
+        if plain(name) in (method.name, plain(method.title)):
+            return method
+    raise unknown_name("Method", name, METHODS)
+
+
 def get(method: MethodLike, **options: Any) -> Method:
     """A method by name, with its own options, e.g. ``get("segxrescam", pool=4)``.
 
@@ -108,9 +120,7 @@ def get(method: MethodLike, **options: Any) -> Method:
     'Grad-CAM'
     """
     if isinstance(method, str):
-        if method not in METHODS:
-            raise unknown_name("Method", method, METHODS)
-        method = METHODS[method]
+        method = METHODS.get(method) or _by_any_name(method)
     if not isinstance(method, Method):
         raise InputTypeError(
             f"method={method!r} is not a method: give a name ({', '.join(METHODS)}) or a Method."
