@@ -51,7 +51,7 @@ def inject(
 ) -> Any:
     """Returns the model with attention maps: from now on every call makes them too.
 
-    The prediction is the model's own, bit for bit; the model given is left as it was, and the one
+    The prediction is the model's own; the model given is left as it was, and the one
     returned shares its parameters. While gradients are enabled (training) the output keeps its
     graph.
 
