@@ -489,6 +489,7 @@ class Returns(nn.Module):
 
 @dataclasses.dataclass
 class Outcome:
+    features: torch.Tensor
     logits: torch.Tensor
     note: str = "kept"
 
@@ -501,7 +502,7 @@ CONTAINERS = {
     "dict": lambda z: {"out": z, "aux": z.detach() * 0},
     "ordered dict": lambda z: OrderedDict(logits=z),
     "named tuple": lambda z: Pair(z, None),
-    "dataclass": Outcome,
+    "dataclass": lambda z: Outcome(z.detach() * 2, z),
     "nested": lambda z: {"heads": [(z,)]},
 }
 

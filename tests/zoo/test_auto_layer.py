@@ -146,6 +146,9 @@ CASES = [
 # of what it predicts, with or without medcam.
 ROUNDS_BY_REQUIRES_GRAD = ("vit", "swin", "segformer", "unetr")
 
+# One activation module runs at several places, so its name is not enough to find the place again.
+CHOSEN_ANEW = {"monai_efficientnet-2", "monai_efficientnet-3"}
+
 # Where the choice is not what somebody who knows the network would take.
 WRONG = [
     case(
@@ -240,7 +243,8 @@ def test_right_layer_in_one_forward_pass_that_changes_nothing(case, chosen):
         assert (low < high).all(), "the map is constant"
 
         second = model(x)
-        assert chosen() == [], "the choice was not remembered"
+        known = [case.layer] if case.name in CHOSEN_ANEW else []
+        assert chosen() == known, "the choice was not remembered"
         assert calls.taken() == needed
         assert identical(second, plain)
         assert torch.equal(torch.from_numpy(model.get_attention_map()), found)
