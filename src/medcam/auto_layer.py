@@ -67,6 +67,7 @@ class AutoRecorder(Recorder):
         super().__init__({}, batch=batch, space=space)
         self._restart = restart
         self._runs: Counter[str] = Counter()
+        self._run_taken: dict[str, int] = {}
         self._names = {name: module for name, module in model.named_modules() if name}
         self._held: Activation | None = None
         self._before: list[tuple[str, Layout, Callable[[], Tensor | None]]] = []
@@ -89,6 +90,7 @@ class AutoRecorder(Recorder):
             return None
         projection = isinstance(module, nn.Linear)  # queries, keys or values: not the stream
         if layout.kind == "tokens" and not projection and self._is_stream(layout):
+            self._run_taken[name] = self._runs[name]
             token = Activation(name, self._in_graph(tensor), layout)
             self._tokens.append(token)
             return token.stored.clone()
@@ -98,6 +100,7 @@ class AutoRecorder(Recorder):
 
     def _hold(self, name: str, tensor: Tensor, layout: Layout) -> Activation:
         """Holds a candidate; the one before stays known for as long as the graph needs it."""
+        self._run_taken[name] = self._runs[name]
         if self._restart:
             tensor = tensor.clone() if tensor.is_inference() else tensor
             stored = tensor.detach().requires_grad_()
@@ -142,9 +145,9 @@ class AutoRecorder(Recorder):
             most = min(most, self._held.layout.channels)
         return least <= layout.channels <= most
 
-    def ran_once(self, name: str) -> bool:
-        """Whether a layer's name says which of its runs is meant."""
-        return self._runs[name] == 1
+    def took_last_run(self, name: str) -> bool:
+        """Whether a layer's name alone says which of its runs was chosen: the last one."""
+        return self._runs[name] == self._run_taken[name]
 
     def activations(self, scores: Tensor) -> list[Activation]:
         """The one chosen.

@@ -216,7 +216,7 @@ def _run(
         maps,
         reasons,
         findings,
-        not isinstance(recorder, AutoRecorder) or recorder.ran_once(used[0]),
+        not isinstance(recorder, AutoRecorder) or recorder.took_last_run(used[0]),
     )
 
 
