@@ -206,6 +206,13 @@ def monai_unetr(dims: int) -> nn.Module:
     return monai_nets.UNETR(1, CLASSES, [32] * dims, 4, 16, 32, 2, spatial_dims=dims)
 
 
+def monai_mednext(dims: int) -> nn.Module:
+    return monai_nets.MedNeXt(
+        dims, 4, 1, CLASSES, bottleneck_expansion_ratio=4, blocks_down=(1, 1, 1, 1),
+        blocks_bottleneck=2, blocks_up=(1, 1, 1, 1),
+    )  # fmt: skip
+
+
 def monai_vnet(dims: int) -> nn.Module:
     return monai_nets.VNet(dims, 1, CLASSES)
 
@@ -242,8 +249,8 @@ def nnunet_residual(dims: int) -> nn.Module:
 # ------------------------------------------------------------------ segmentation-models-pytorch
 
 
-def smp_net(name: str, **options: object) -> nn.Module:
-    return getattr(smp, name)("resnet18", encoder_weights=None, classes=CLASSES, **options)
+def smp_net(name: str, encoder: str = "resnet18", **options: object) -> nn.Module:
+    return getattr(smp, name)(encoder, encoder_weights=None, classes=CLASSES, **options)
 
 
 # ----------------------------------------------------------------------------------------- timm
@@ -253,6 +260,19 @@ def timm_vit() -> nn.Module:
     return timm.models.VisionTransformer(
         32, 8, num_classes=CLASSES, embed_dim=32, depth=3, num_heads=2, weight_init="skip"
     )
+
+
+def timm_convnext() -> nn.Module:
+    return timm.models.ConvNeXt(
+        num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), conv_mlp=True
+    )
+
+
+def timm_swin() -> nn.Module:
+    return timm.models.SwinTransformer(
+        64, 4, num_classes=CLASSES, embed_dim=24, depths=(1, 1, 1), num_heads=(1, 2, 4),
+        window_size=4,
+    )  # fmt: skip
 
 
 def timm_features() -> nn.Module:

@@ -194,6 +194,27 @@ def test_segresnet_ds_explains_the_finest_of_its_list():
     assert close(ours, expected)
 
 
+class CoarseHeads(nn.Module):
+    """Two heads, the coarser one first, and none at the input's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 2, stride=2)
+        self.deep = nn.Conv2d(4, 4, 2, stride=2)
+        self.heads = nn.ModuleList([nn.Conv2d(4, 3, 1), nn.Conv2d(4, 3, 1)])
+
+    def forward(self, x):
+        x = self.stem(x).tanh()
+        return [self.heads[0](self.deep(x).tanh()), self.heads[1](x)]
+
+
+def test_the_finest_head_is_explained_where_none_has_the_inputs_size():
+    net, x = CoarseHeads().double().eval(), image().double()
+    assert [head.shape[2] for head in net(x)] == [3, 6]
+    ours = raw(net, x, "stem")
+    assert close(ours, hires_cam(net, "stem", x, lambda heads: over_space(heads[1])))
+
+
 def test_nnunet_with_deep_supervision_explains_the_finest():
     net = nets.nnunet_plain(3, deep_supervision=True).double().eval()
     x = image(3, size=16).double()
