@@ -10,6 +10,8 @@ Some modules are no candidates, because they add no features of their own: pooli
 fewer elements out than in, or adaptive; a pyramid's coarsest bin would win otherwise), depthwise
 convolutions (no channel is mixed; the block around them is the layer), dropout and identity.
 
+The widened hidden layer of an inverted bottleneck gives way to the block around it.
+
 A candidate on which the score does not depend (an unused last downsampling, say) is passed over for
 the one held before it.
 
@@ -45,6 +47,8 @@ _FEATURELESS = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
+
+_WIDENED = 6  # times, inside an inverted bottleneck
 
 _log = logging.getLogger("medcam")
 
@@ -94,7 +98,8 @@ class AutoRecorder(Recorder):
             token = Activation(name, self._in_graph(tensor), layout)
             self._tokens.append(token)
             return token.stored.clone()
-        if layout.kind == "channels first" and self._is_better(layout):
+        better = self._is_better(layout) or self._is_block_around(name, inputs, layout)
+        if layout.kind == "channels first" and better:
             return self._hold(name, tensor, layout).stored.clone()
         return None
 
@@ -123,6 +128,23 @@ class AutoRecorder(Recorder):
         return held is None or (
             prod(layout.space) <= prod(held.layout.space)
             and layout.channels >= held.layout.channels
+        )
+
+    def _is_block_around(self, name: str, inputs: Any, layout: Layout) -> bool:
+        """Whether this is the block whose widened hidden layer is held.
+
+        Inverted bottlenecks (MBConv, ConvNeXt, MedNeXt) widen their features up to six times
+        inside; what leaves the block is narrower, and is what the network goes on with.
+        """
+        held = self._held
+        if held is None or not held.layer.startswith(f"{name}."):
+            return False
+        given = next((t for _, t in tensors(inputs) if t.ndim == len(self._space) + 2), None)
+        narrowest = held.layout.channels / _WIDENED
+        return (
+            given is not None
+            and narrowest <= given.shape[1] <= layout.channels
+            and layout.space == held.layout.space != self._space
         )
 
     def _is_stream(self, layout: Layout) -> bool:

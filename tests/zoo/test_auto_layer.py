@@ -64,7 +64,19 @@ BEFORE_ATTENTION = (
     "influence"
 )
 
+BLOCK = "the block's output, not the widened hidden layer inside it, which the skip goes around"
+
 CASES = [
+    # inverted bottlenecks
+    case(nets.monai_mednext, (2, 1, 32, 32), "bottleneck", BLOCK, dims=2),
+    case(nets.timm_convnext, square(64), "stages", BLOCK),
+    Case(
+        "smp-Unet-efficientnet",
+        functools.partial(nets.smp_net, "Unet", "efficientnet-b0"),
+        square(64),
+        "encoder._blocks.15",
+        BLOCK,
+    ),
     # classification, torchvision
     case(nets.tv_resnet, square(64), "layer4", LAST_STAGE),
     case(
@@ -146,19 +158,8 @@ CASES = [
 # of what it predicts, with or without medcam.
 ROUNDS_BY_REQUIRES_GRAD = ("vit", "swin", "segformer", "unetr")
 
-BLOCK = "the block's output, not the widened hidden layer inside it, which the skip goes around"
-
 # Where the choice is not what somebody who knows the network would take.
 WRONG = [
-    case(nets.monai_mednext, (2, 1, 32, 32), "bottleneck", BLOCK, dims=2),
-    case(nets.timm_convnext, square(64), "stages", BLOCK),
-    Case(
-        "smp-Unet-efficientnet",
-        functools.partial(nets.smp_net, "Unet", "efficientnet-b0"),
-        square(64),
-        "encoder._blocks.15",
-        BLOCK,
-    ),
     case(
         nets.timm_swin,
         square(64),
