@@ -49,9 +49,9 @@ def test_bars_labels_and_order():
     figure = mean_scores_chart(means_of(["layer2", "layer1"], ["liver", 7]), title="Dice")
     assert [bar[:2] for bar in bars(figure)] == [
         ("layer2 · liver", 0.0),
-        ("layer2 · 7", pytest.approx(0.01)),
+        ("layer2 · class 7", pytest.approx(0.01)),
         ("layer1 · liver", pytest.approx(0.02)),
-        ("layer1 · 7", pytest.approx(0.03)),
+        ("layer1 · class 7", pytest.approx(0.03)),
     ]
     colours = [bar[2] for bar in bars(figure)]
     assert colours[0] == colours[2] != colours[1] == colours[3]

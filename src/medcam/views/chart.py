@@ -170,9 +170,13 @@ def _limits(means: pd.DataFrame, unit: str | None) -> tuple[float, float]:
 
 def _label(bar: dict[Any, Any]) -> str:
     """Gives the label of a bar: layer, and class if there is one."""
-    ending = "" if bar["class_label"] is None else f" · {_short(bar['class_label'], 16)}"
+    label = bar["class_label"]
+    named = "" if label is None else _short(label, 26)
+    if isinstance(label, int) or (named and bar["layer"] in (None, "")):
+        named = f"class {named}"
     if bar["layer"] in (None, ""):
-        return ending.replace(" · ", "class ", 1) or "all scores"
+        return named or "all scores"
+    ending = f" · {named}" if named else ""
     return _short(bar["layer"], _LONGEST - len(ending)) + ending
 
 
