@@ -10,6 +10,18 @@ from torch import Tensor
 from medcam._errors import InputError
 
 
+def first_image(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[int | str, Tensor] | None:
+    """The first floating-point tensor with 2 or 3 spatial axes, and its place; None without one."""
+    given: dict[int | str, Any] = dict(enumerate(args))
+    given.update(kwargs)
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (4, 5):
+            return name, value
+    return None
+
+
 def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
     """The input that the maps lie on: the first floating-point tensor with spatial axes."""
     given: dict[int | str, Any] = dict(enumerate(args))
@@ -19,11 +31,11 @@ def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | 
         for name, value in given.items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-    for name, value in floating.items():
-        if value.ndim in (4, 5):
-            if 0 in value.shape:
-                raise InputError(f"The input has shape {list(value.shape)}: it is empty.")
-            return name, value
+    found = first_image(args, kwargs)
+    if found is not None:
+        if 0 in found[1].shape:
+            raise InputError(f"The input has shape {list(found[1].shape)}: it is empty.")
+        return found
     shapes = [f"{name!r}: {list(value.shape)}" for name, value in floating.items()]
     integer = [
         name

@@ -16,6 +16,7 @@ from medcam import _state
 from medcam._errors import InputError, warn
 from medcam.attention import AttentionMap, Explanation, MapKey
 from medcam.explain import run
+from medcam.inputs import first_image
 from medcam.request import Request
 from medcam.settings import Settings
 from medcam.targets import TargetLike
@@ -74,7 +75,8 @@ class Session:
             )
         if mask is not None and not settings.scores:
             warn("A mask was given, but nothing is scored: inject(..., evaluate=True) does.")
-        image = _image(args, kwargs)
+        found = first_image(args, kwargs)
+        image = None if found is None else found[1]
         if raw_input is not None and image is not None and len(image) == 1:
             single = len(raw_input) != 1 or getattr(raw_input, "ndim", 3) == 2
             raw_input = [raw_input] if single else raw_input  # the one sample itself
@@ -83,7 +85,7 @@ class Session:
                 f"raw_input holds {len(raw_input)} image(s) for {len(image)} sample(s): give one "
                 "for each sample, e.g. [batch, 1, H, W]."
             )
-        explanation = self._explain(model, forward, args, kwargs, label)
+        explanation = self._explain(model, forward, args, kwargs, label, image)
         self.last = dataclasses.replace(explanation, output=None)  # its graph is the caller's
         maps = explanation.unchecked
         if settings.save_pickle:
@@ -110,13 +112,13 @@ class Session:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         label: TargetLike,
+        image: Tensor | None,
     ) -> Explanation:
         """The explanation of one call; the automatic layer is chosen once for each input size."""
         request = self.settings.request
         if label is not None:
             request = dataclasses.replace(request, target=label)
         automatic = request.layer in ("auto", None) and request.methods[0].of_layer
-        image = _image(args, kwargs)
         size = tuple(image.shape[2:]) if image is not None else ()
         if automatic and size in self._layers:
             request = dataclasses.replace(request, layer=self._layers[size])
@@ -283,11 +285,3 @@ class Session:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _image(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The first input with spatial axes."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (4, 5):
-            return value
-    return None
