@@ -13,6 +13,7 @@ from medcam.explain import explain
 from medcam.inject import inject
 from medcam.injected import eject
 from medcam.layers import get_layers
+from medcam.volume import explain_volume
 
 if TYPE_CHECKING:
     from medcam.evaluation import compute_score
@@ -28,6 +29,7 @@ __all__ = [
     "compute_score",
     "eject",
     "explain",
+    "explain_volume",
     "get_layers",
     "inject",
     "methods",

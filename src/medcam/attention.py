@@ -110,6 +110,7 @@ class Explanation:
         unchecked: The maps, without waiting for the device to say whether they are finite; read
             ``maps`` instead.
         skipped: Layers of which no map could be made, with the reason (``layer="full"``).
+        details: How it was made where that needs more words, e.g. the windows over a volume.
     """
 
     output: Any = field(repr=False)
@@ -117,6 +118,7 @@ class Explanation:
     layer: str | tuple[str, ...] | None
     unchecked: Mapping[MapKey, AttentionMap] = field(repr=False)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     _findings: Findings = field(default_factory=Findings, repr=False)
     _named: bool = field(default=True, repr=False)  # the layer's name alone says which run is meant
 

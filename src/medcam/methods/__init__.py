@@ -52,6 +52,9 @@ class Method:
         positive_part: Whether in a signed map only the positive part points at the target.
         reduction: How a map of the input becomes one channel: the signed value of "largest"
             magnitude, or the largest "magnitude".
+        stitched: How the maps of overlapping windows become one (`medcam.explain_volume`): their
+            weighted "mean"; their "sum", where each window's map is a share of the whole; or
+            "pooled", where one projection has to serve all windows.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Method:
     signed: bool = False
     positive_part: bool = False
     reduction: Literal["largest", "magnitude"] = "largest"
+    stitched: Literal["mean", "sum", "pooled"] = "mean"
     evidence: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +80,28 @@ class Method:
         """Whether the map is one of the input's own voxels and channels."""
         return any("input" in name or "guided" in name for name in self.evidence)
 
+    @property
+    def rectified(self) -> bool:
+        """Whether the map ends in a ReLU that can be left out."""
+        return "rectify" in inspect.signature(self.function).parameters
+
+    def reduced(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A map of the input ``[batch, targets, channels, *space]`` reduced over its channels.
+
+        And beside it the map with its channels, as it was.
+        """
+        if self.reduction == "magnitude":
+            return values.abs().amax(2), values
+        largest = values.abs().argmax(2, keepdim=True)
+        return values.gather(2, largest)[:, :, 0], values
+
+    def signed_form(self) -> Method:
+        """The method without its last ReLU, for maps that are still to be added up."""
+        if not self.rectified:
+            return self
+        function = partial(self.function, rectify=False)
+        return replace(self, function=function, signed=True, positive_part=True)
+
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -84,11 +110,13 @@ METHODS: dict[str, Method] = {
         Method("gcampp", grad_cam_pp, "Grad-CAM++"),
         Method("gbp", guided_backpropagation, "Guided Backpropagation", signed=True),
         Method("ggcam", guided_grad_cam, "Guided Grad-CAM", signed=True),
-        Method("hirescam", hires_cam, "HiResCAM", signed=True, positive_part=True),
+        Method("hirescam", hires_cam, "HiResCAM", signed=True, positive_part=True, stitched="sum"),
         Method("layercam", layer_cam, "LayerCAM"),
         Method("xgradcam", x_grad_cam, "XGrad-CAM"),
         Method("segxrescam", seg_xres_cam, "Seg-XRes-CAM"),
-        Method("eigencam", eigen_cam, "Eigen-CAM", signed=True, positive_part=True),
+        Method(
+            "eigencam", eigen_cam, "Eigen-CAM", signed=True, positive_part=True, stitched="pooled"
+        ),
         Method("saliency", saliency, "Saliency", reduction="magnitude"),
         Method("inputxgradient", input_x_gradient, "Input x Gradient", signed=True),
     )
@@ -131,4 +159,6 @@ def get(method: MethodLike, **options: Any) -> Method:
             f"{method.title} has no option {', '.join(sorted(set(options) - known))}; "
             f"it has {', '.join(sorted(known)) or 'none'}."
         )
+    if options.get("rectify") is False:
+        method = method.signed_form()
     return replace(method, function=partial(method.function, **options)) if options else method

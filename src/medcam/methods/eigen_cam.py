@@ -19,12 +19,19 @@ def eigen_cam(
     """
     rows = activations.flatten(2)
     rows = rows - rows.mean(2, keepdim=True)
-    covariance = rows @ rows.transpose(1, 2)
+    direction = principal_direction(rows @ rows.transpose(1, 2))
+    projected = torch.einsum("bk,bku->bu", direction, rows)
+    return projected.reshape(len(activations), *activations.shape[2:])
+
+
+def principal_direction(
+    covariance: Float[Tensor, "batch channels also_channels"],
+) -> Float[Tensor, "batch channels"]:
+    """The direction of most variance among channels, with the sign of the mean activation."""
     # of activations that are not finite, rows stay so, and with them the map
     _, vectors = torch.linalg.eigh(covariance.nan_to_num(0.0, 0.0, 0.0))
     first = vectors[:, :, -1]
     total = first.sum(1, keepdim=True)
     largest = first.gather(1, first.abs().argmax(1, keepdim=True))
     sign = torch.where(total.abs() > 1e-6, total, largest).sign()
-    projected = torch.einsum("bk,bku->bu", first * sign, rows)
-    return projected.reshape(len(activations), *activations.shape[2:])
+    return first * sign

@@ -10,10 +10,13 @@ from torch import Tensor
 def grad_cam(
     activations: Float[Tensor, "batch channels *layer"],
     gradients: Float[Tensor, "batch channels *layer"],
+    rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
     """Grad-CAM: channels weighted by their mean gradient, ``ReLU(Σ_k α_k A^k)``.
 
     ``α_k = (1/Z) Σ_u G^k_u`` (Selvaraju et al., arXiv 1610.02391, Eq. 1 and 2).
+
+    ``rectify=False`` leaves the last ReLU out, so that evidence against the target is negative.
 
     >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
     >>> G = torch.tensor([[[[1, -1], [2, 0.5]], [[0.5, 0.5], [0, -2]]]])
@@ -22,4 +25,5 @@ def grad_cam(
              [0.0000, 0.6250]]])
     """
     weights = gradients.flatten(2).mean(2)
-    return torch.einsum("bk,bk...->b...", weights, activations).relu()
+    cam = torch.einsum("bk,bk...->b...", weights, activations)
+    return cam.relu() if rectify else cam

@@ -10,6 +10,7 @@ from torch import Tensor
 def grad_cam_pp(
     activations: Float[Tensor, "batch channels *layer"],
     gradients: Float[Tensor, "batch channels *layer"],
+    rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
     """Grad-CAM++: channels weighted by their positive gradients, each by its own coefficient.
 
@@ -18,6 +19,8 @@ def grad_cam_pp(
     cancellation, underflow or an epsilon: only ``G > 0`` contributes, so ``w_k = Σ_{G>0} G / (2 +
     G S^k)``; the positive factor ``e^y`` is left out. Where activations are signed the denominator
     could cross zero, so ``S^k`` is taken of ``ReLU(A)``, which is the same after a ReLU.
+
+    ``rectify=False`` leaves the last ReLU out, so that evidence against the target is negative.
 
     >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
     >>> G = torch.tensor([[[[1, -1], [2, 0.5]], [[0.5, 0.5], [0, -2]]]])
@@ -28,4 +31,5 @@ def grad_cam_pp(
     positive = gradients.flatten(2).relu()
     total = activations.flatten(2).relu().sum(2, keepdim=True)
     weights = (positive / (2 + positive * total)).sum(2)
-    return torch.einsum("bk,bk...->b...", weights, activations).relu()
+    cam = torch.einsum("bk,bk...->b...", weights, activations)
+    return cam.relu() if rectify else cam

@@ -9,9 +9,13 @@ from torch import Tensor
 def layer_cam(
     activations: Float[Tensor, "batch channels *layer"],
     gradients: Float[Tensor, "batch channels *layer"],
+    rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
     """LayerCAM: each voxel weighted by its own positive gradient, ``ReLU(Σ_k ReLU(G^k) ⊙ A^k)``.
 
     Jiang et al., IEEE TIP 30 (2021), Eq. 5 to 7.
+
+    ``rectify=False`` leaves the last ReLU out, so that evidence against the target is negative.
     """
-    return (gradients.relu() * activations).sum(1).relu()
+    cam = (gradients.relu() * activations).sum(1)
+    return cam.relu() if rectify else cam

@@ -24,6 +24,7 @@ def seg_xres_cam(
     gradients: Float[Tensor, "batch channels *layer"],
     pool: int | None = 2,
     pooling: Literal["mean", "max"] = "mean",
+    rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
     """Seg-XRes-CAM: between HiResCAM and Grad-CAM, ``ReLU(Σ_k up(pool_h(G^k)) ⊙ A^k)``.
 
@@ -36,6 +37,7 @@ def seg_xres_cam(
         pool: The window's extent h in voxels of the layer; None is the whole layer. The window at
             the border may be smaller.
         pooling: "mean" or "max".
+        rectify: Whether the last ReLU is applied.
     """
     space = gradients.shape[2:]
     if (pool is not None and pool < 1) or (pooling, len(space)) not in _POOL:
@@ -48,4 +50,5 @@ def seg_xres_cam(
     pooled = _POOL[pooling, len(space)](gradients, window, ceil_mode=True, **extra)
     for axis, (size, extent) in enumerate(zip(window, space, strict=True), start=2):
         pooled = pooled.repeat_interleave(size, axis).narrow(axis, 0, extent)
-    return (pooled * activations).sum(1).relu()
+    cam = (pooled * activations).sum(1)
+    return cam.relu() if rectify else cam

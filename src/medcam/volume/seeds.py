@@ -1,0 +1,107 @@
+"""From a target on the stitched prediction to what each window's backward pass starts with.
+
+The stitched prediction is ``L(v) = Σ_p g_p(v) y^p(v) / Σ_p g_p(v)``, so for any score ``S(L)`` the
+chain rule gives the seed of window ``p``: ``∂S/∂y^p = w_p ⊙ ∂S/∂L`` with ``w_p = g_p / Σ g``. The
+sum of the windows' gradients is then exactly the gradient straight through the stitching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from medcam import targets
+from medcam._errors import NoMapError
+from medcam._findings import Findings
+from medcam.attention import ResolvedTarget
+from medcam.targets import TargetLike
+from medcam.volume.windows import Place, Windows
+
+
+@dataclass(frozen=True, eq=False)
+class Seeds:
+    """The score's gradient with respect to the stitched prediction, for each target.
+
+    Attributes:
+        target: What is explained.
+        channels: For each target, the classes whose logits the score depends on.
+        values: For each target, the gradient of these, ``[batch, classes, *padded]``.
+    """
+
+    target: ResolvedTarget
+    channels: Sequence[Int[Tensor, " classes"]]
+    values: Sequence[Float[Tensor, "batch classes *padded"]]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def touch(self, sample: int, place: Place) -> bool:
+        """Whether a window holds a voxel that a target depends on."""
+        return any(bool(values[(sample, slice(None), *place)].any()) for values in self.values)
+
+    def score(
+        self,
+        logits: Float[Tensor, "windows classes *roi"],
+        where: Sequence[tuple[int, Place]],
+        weights: Sequence[Float[Tensor, "*roi"]],
+        flips: Sequence[int] = (),
+    ) -> Float[Tensor, "windows targets"]:
+        """Each window's share of each target's score.
+
+        Args:
+            logits: What the model answers for the windows.
+            where: The windows' samples and places.
+            weights: How much each voxel of each window counts.
+            flips: The spatial axes along which the windows were mirrored.
+        """
+        axes = [axis + 1 for axis in flips]
+        columns = []
+        for channels, values in zip(self.channels, self.values, strict=True):
+            parts = [
+                values[(sample, slice(None), *place)] * weight
+                for (sample, place), weight in zip(where, weights, strict=True)
+            ]
+            seed = torch.stack([part.flip(axes) if axes else part for part in parts])
+            picked = logits[:, channels.to(logits.device)]
+            seed = seed.to(device=logits.device)
+            wide = torch.promote_types(picked.dtype, seed.dtype)
+            columns.append((picked.to(wide) * seed.to(wide)).flatten(1).sum(1))
+        return torch.stack(columns, 1)
+
+
+def seeds_of(
+    target: TargetLike,
+    logits: Float[Tensor, "batch classes *space"],
+    windows: Windows,
+    findings: Findings,
+) -> Seeds:
+    """The seeds of a target on a stitched prediction, on the grid of the windows.
+
+    Raises:
+        TargetError: The target does not fit the prediction.
+        NoMapError: The target's score does not depend on the prediction.
+    """
+    leaf = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        scores = targets.resolve(target, leaf, findings)
+        if not scores.values.requires_grad:
+            raise NoMapError(
+                "The target's score does not depend on the logits: a callable has to return "
+                "scores computed from them, or a boolean mask."
+            )
+        columns = [column.sum() for column in scores.values.unbind(1)]
+        channels, values = [], []
+        for index, column in enumerate(columns):
+            (given,) = torch.autograd.grad(column, leaf, retain_graph=index + 1 < len(columns))
+            used = given.flatten(2).any(2).any(0).nonzero()[:, 0]
+            used = used if len(used) else used.new_zeros(1)
+            channels.append(used)
+            values.append(
+                F.pad(given[:, used], windows.padding) if windows.padding else given[:, used]
+            )
+    return Seeds(scores.target, channels, values)

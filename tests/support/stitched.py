@@ -1,0 +1,81 @@
+"""Stitching by hand: MONAI's own inferer, and loops over its windows."""
+
+from __future__ import annotations
+
+import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.inferers import sliding_window_inference
+from monai.inferers.utils import _get_scan_interval
+from torch import nn
+
+from support.nets import conv
+
+
+class Net(nn.Module):
+    """A segmentation network with features at full and at half size."""
+
+    def __init__(self, dims=2, channels=1, classes=3):
+        super().__init__()
+        self.fine = nn.Sequential(conv(dims, channels, 5, 3, padding=1), nn.ReLU())
+        self.coarse = nn.Sequential(conv(dims, 5, 6, 3, padding=1, stride=2), nn.LeakyReLU(0.1))
+        self.norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](6)
+        self.head = conv(dims, 5 + 6, classes, 1)
+        self.mode = {2: "bilinear", 3: "trilinear"}[dims]
+
+    def forward(self, x):
+        fine = self.fine(x)
+        coarse = self.norm(self.coarse(fine))
+        up = nn.functional.interpolate(coarse, fine.shape[2:], mode=self.mode)
+        return self.head(torch.cat([fine, up], 1))
+
+
+def net(dims=2, channels=1, classes=3, dtype=torch.float64):
+    torch.manual_seed(3)
+    model = Net(dims, channels, classes).to(dtype).eval()
+    torch.nn.init.normal_(model.head.weight)  # every class is predicted somewhere
+    return model
+
+
+def through_monai(model, x, roi, mode="gaussian", **options):
+    """The prediction with its graph."""
+    return sliding_window_inference(x, roi, 1, model, mode=mode, **options)
+
+
+class Sliding(nn.Module):
+    """A network whose forward is MONAI's sliding-window inference."""
+
+    def __init__(self, model, roi, **options):
+        super().__init__()
+        self.model, self.roi, self.options = model, roi, options
+
+    def forward(self, x):
+        return through_monai(self.model, x, self.roi, **self.options)
+
+
+def windows(space, roi, mode="gaussian", overlap=0.25):
+    """MONAI's windows, their weights, and these weights summed."""
+    steps = _get_scan_interval(space, roi, len(space), [overlap] * len(space))
+    places = dense_patch_slices(space, roi, steps)
+    weight = compute_importance_map(tuple(roi), mode=mode).double()
+    total = torch.zeros(space, dtype=torch.float64)
+    count = torch.zeros(space, dtype=torch.float64)
+    for place in places:
+        total[place] += weight
+        count[place] += 1
+    return places, weight, total, count
+
+
+def evidence(model, layer, x, seed):
+    """One window's activations and gradients, by a plain hook."""
+    kept = {}
+
+    def hook(module, inputs, output):
+        kept["a"] = output
+        output.retain_grad()
+
+    handle = model.get_submodule(layer).register_forward_hook(hook)
+    out = model(x.clone().requires_grad_())
+    handle.remove()
+    (out * seed).sum().backward()
+    model.zero_grad()
+    return kept["a"].detach(), kept["a"].grad

@@ -1,0 +1,180 @@
+"""What a user of `explain_volume` meets beside right numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+import medcam
+from medcam import targets
+from medcam._errors import InputError, InputTypeError, MedcamWarning
+from support.nets import Classifier
+from support.stitched import net
+
+
+class Counted(nn.Module):
+    """Counts the windows that it is given."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.windows = model, 0
+
+    def forward(self, x):
+        self.windows += len(x)
+        return self.model(x)
+
+
+def corner(space, k=1):
+    """A target in one corner of the volume."""
+    region = torch.zeros(space)
+    region[:3, :3] = 1
+    return targets.region(region, k)
+
+
+X = torch.rand(1, 1, 26, 26)
+
+
+def model():
+    return net(2, dtype=torch.float32)
+
+
+def test_windows_without_the_target_are_skipped():
+    counted = Counted(model())
+    found = medcam.explain_volume(
+        counted, X, 8, layer="model.coarse", target=corner((26, 26)), overlap=0
+    )
+    assert found.details["windows"] == 16
+    assert found.details["windows_explained"] == 1
+    assert counted.windows == 16 + 1
+
+
+def test_skipping_changes_nothing():
+    found = medcam.explain_volume(model(), X, 8, method="saliency", target=corner((26, 26)))
+    assert found.details["windows_explained"] < found.details["windows"]
+    assert (found.map.values[0, 0, 12:, 12:] == 0).all()
+    assert found.map.values.max() > 0
+
+
+def test_a_known_prediction_is_not_computed_again():
+    counted = Counted(model())
+    first = medcam.explain_volume(counted, X, 8, layer="model.fine", target=1)
+    counted.windows = 0
+    again = medcam.explain_volume(counted, X, 8, layer="model.fine", target=1, logits=first.output)
+    assert counted.windows == first.details["windows_explained"]
+    assert torch.equal(again.map.values, first.map.values)
+    with pytest.raises(InputError, match=r"logits has shape \[1, 3, 25, 26\]"):
+        medcam.explain_volume(counted, X, 8, logits=first.output[:, :, 1:])
+
+
+def test_an_empty_target_is_a_zero_map_with_a_warning():
+    empty = targets.region(torch.zeros(26, 26), 1)
+    with pytest.warns(MedcamWarning, match="no voxel"):
+        found = medcam.explain_volume(
+            model(), X, 8, method=["gcam", "gbp", "ggcam"], layer="fine", target=empty
+        )
+    for item in found.maps.values():
+        assert item.values.shape == (1, 1, 26, 26)
+        assert not item.values.any()
+    assert found.maps["gbp", None].channels.shape == (1, 1, 1, 26, 26)
+    assert found.details["windows_explained"] == 0
+
+
+@pytest.mark.parametrize("layer", ["auto", "full", ["fine", "coarse"]])
+def test_layers_are_chosen_as_in_explain(layer):
+    found = medcam.explain_volume(model(), X, 8, layer=layer, target=1)
+    plain = medcam.explain(model(), X[:, :, :8, :8], layer=layer, target=1)
+    assert found.layer == plain.layer
+    assert list(found.maps) == list(plain.maps)
+
+
+def test_methods_are_keyed_as_in_explain():
+    found = medcam.explain_volume(model(), X, 8, method=["gcam", "gbp"], layer="fine", target=1)
+    assert list(found.maps) == [("gcam", "fine"), ("gbp", None)]
+
+
+def test_progress_is_told_to_the_end():
+    told = []
+    found = medcam.explain_volume(
+        model(), X, 8, method=["gcam", "gbp", "eigencam"], layer="fine", target=1, sw_batch_size=3,
+        progress=lambda done, of: told.append((done, of)),
+    )  # fmt: skip
+    windows, explained = found.details["windows"], found.details["windows_explained"]
+    ends = [(done, of) for done, of in told if done == of]
+    assert ends == [(windows, windows), (2 * explained + 2 * windows,) * 2]
+    with pytest.raises(InputTypeError, match="progress='yes'"):
+        medcam.explain_volume(model(), X, 8, progress="yes")
+
+
+def test_the_bar_is_on_the_standard_error(capsys):
+    medcam.explain_volume(model(), X, 8, layer="fine", target=1, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "prediction" in err
+    assert "maps" in err
+
+
+def test_ctrl_c_leaves_the_model_as_it_was():
+    given = model()
+    before = [parameter.requires_grad for parameter in given.parameters()]
+
+    def stop(done, of):
+        if of and done > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        medcam.explain_volume(given, X, 8, layer="fine", target=1, progress=stop)
+    assert [parameter.requires_grad for parameter in given.parameters()] == before
+    assert not any(module._forward_hooks for module in given.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_a_metatensor_is_read_as_a_tensor():
+    plain = medcam.explain_volume(model(), X, 8, layer="fine", target=1)
+    meta = medcam.explain_volume(model(), MetaTensor(X), 8, layer="fine", target=1)
+    assert type(meta.map.values) is torch.Tensor
+    assert torch.equal(meta.map.values, plain.map.values)
+
+
+def test_half_precision_is_summed_in_float32():
+    with torch.autocast("cpu", torch.bfloat16):
+        found = medcam.explain_volume(model(), X, 8, layer="fine", target=1)
+    assert found.map.values.dtype == found.output.dtype == torch.float32
+    exact = medcam.explain_volume(model(), X, 8, layer="fine", target=1)
+    a, b = found.map.values.flatten(), exact.map.values.flatten()
+    assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.99
+
+
+def test_a_classifier_has_nothing_to_stitch():
+    with pytest.raises(InputError, match=r"answers \[1, 3\]: its answers have no place"):
+        medcam.explain_volume(Classifier().eval(), X, 8)
+
+
+def test_logits_of_half_size_are_refused():
+    halved = nn.Sequential(model(), nn.AvgPool2d(2))
+    with pytest.raises(InputError, match=r"answers \[1, 3, 4, 4\]: stitching needs one logit"):
+        medcam.explain_volume(halved, X, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channel_weights": "all"}, "choose 'window' or 'volume'"),
+        ({"sw_batch_size": 0}, "has to be at least 1"),
+        ({"mirror_axes": (2,)}, "the spatial axes are 0 to 1"),
+        ({"layer": "fin"}, "Did you mean 'fine'"),
+        ({"target": 7}, "Class 7 does not exist"),
+        ({"target": lambda logits: torch.zeros(1)}, "does not depend on the logits"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises((InputError, RuntimeError), match=message):
+        medcam.explain_volume(model(), X, 8, **options)
+
+
+def test_a_volume_with_nan_is_refused():
+    broken = X.clone()
+    broken[0, 0, 3, 3] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        medcam.explain_volume(model(), broken, 8, layer="fine", target=targets.class_score(1))
