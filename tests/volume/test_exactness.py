@@ -155,12 +155,13 @@ def test_grad_cam_is_the_mean_of_signed_window_maps(layer, mode):
 
 def test_guided_grad_cam_is_guided_gradients_times_the_stitched_map():
     model, x = case(2, (19, 13))
-    found = medcam.explain_volume(
-        model, x, (8, 6), method=["ggcam", "gcam", "gbp"], layer="coarse", target=1
-    )
-    product = found.maps["gbp", None].channels * found.maps["gcam", "coarse"].values[:, :, None]
-    assert product.abs().max() > 0
-    close(found.maps["ggcam", "coarse"].channels, product)
+    methods = ["ggcam", "gbp", medcam.methods.get("gcam", rectify=False)]
+    found = medcam.explain_volume(model, x, (8, 6), method=methods[:2], layer="coarse", target=2)
+    signed = medcam.explain_volume(model, x, (8, 6), method=methods[2], layer="coarse", target=2)
+    assert signed.map.values.min() < 0 < signed.map.values.max()
+    guided = found.maps["gbp", None].channels
+    assert guided.abs().max() > 0
+    close(found.maps["ggcam", "coarse"].channels, guided * signed.map.values.relu()[:, :, None])
 
 
 def test_channel_weights_of_the_volume_are_the_mean_gradients_of_all_windows():
@@ -250,3 +251,16 @@ def test_a_2d_network_sees_a_volume_slice_by_slice(axis):
     (grad,) = torch.autograd.grad(out[:, 1].mean(), leaf)
     close(found.maps["saliency", None].channels[:, 0], grad)
     assert found.maps["gcam", "coarse"].values.shape == (1, 1, 9, 8, 10)
+
+
+def test_slices_are_mirrored_along_axes_of_the_volume():
+    model, target = net(2), targets.class_score(1)
+    x = torch.rand(1, 1, 6, 4, 10, dtype=torch.float64)
+    options = {"method": "saliency", "target": target, "slice_axis": 1}
+    found = medcam.explain_volume(model, x, -1, mirror_axes=(2,), **options)
+    plain = medcam.explain_volume(model, x, -1, **options)
+    turned = medcam.explain_volume(model, x.flip(4), -1, **options)
+    close(found.output, (plain.output + turned.output.flip(4)) / 2)
+    close(found.map.channels, (plain.map.channels + turned.map.channels.flip(5)) / 2)
+    with pytest.raises(medcam._errors.InputError, match="cannot be mirrored along slice_axis=1"):
+        medcam.explain_volume(model, x, -1, mirror_axes=(1,), **options)

@@ -184,7 +184,7 @@ def _weights(
         offset = torch.arange(-(extent - 1) / 2.0, (extent - 1) / 2.0 + 1, dtype=torch.float)
         line = torch.exp(offset**2 / (-2 * (extent * sigma) ** 2))
         weights = weights.unsqueeze(-1) * line[(None,) * i] if i else line
-    return weights.clamp(min=max(float(weights.min()), 1e-3)).to(dtype)
+    return weights.clamp(min=1e-3).to(dtype)
 
 
 def _axis(axis: int, count: int) -> int:
