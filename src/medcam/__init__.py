@@ -44,12 +44,21 @@ _LAZY = {
 }
 
 
+_LAZY_MODULES = {
+    "monai": "medcam.frameworks.monai",
+    "nnunet": "medcam.frameworks.nnunet",
+    "torchio": "medcam.frameworks.torchio",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """Imports what writes files or needs pandas when it is first used."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'medcam' has no attribute {name!r}")
+    """Imports what writes files, or needs pandas or another framework, when it is first used."""
     from importlib import import_module
 
+    if name in _LAZY_MODULES:
+        return import_module(_LAZY_MODULES[name])
+    if name not in _LAZY:
+        raise AttributeError(f"module 'medcam' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)
 
 

@@ -1,0 +1,150 @@
+"""What the explanation of a case yields, on the grid of its image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medcam._errors import InputError
+from medcam.attention import AttentionMap, Explanation
+from medcam.files import provenance, safe_name, save_map, write_atomically, write_sidecar
+from medcam.frameworks.nnunet.folder import quiet
+from medcam.frameworks.nnunet.geometry import Prepared
+from medcam.methods import METHODS
+
+Key = tuple[str, str | None]
+
+
+@dataclass(frozen=True, eq=False)
+class CaseExplanation:
+    """The maps of a case, where its image lies.
+
+    Attributes:
+        case: The case's name.
+        label: The label that was explained.
+        status: "ok", or "absent": the label is nowhere predicted, and the maps are zero.
+        maps: float32 maps in raw units, by ``(method, layer)``, with the shape and the order of
+            the axes of the image file.
+        segmentation: nnU-Net's own segmentation on the same grid.
+        affine: 4x4, from voxel indices to RAS+ millimetres; None for pictures.
+        explanation: The maps and the logits on the network's grid.
+        importance: For methods of the input, by map: each channel's share of the magnitude.
+    """
+
+    case: str
+    label: str
+    status: Literal["ok", "absent"]
+    maps: Mapping[Key, NDArray[np.float32]] = field(repr=False)
+    segmentation: NDArray[Any] = field(repr=False)
+    affine: NDArray[np.float64] | None = field(repr=False)
+    explanation: Explanation = field(repr=False)
+    importance: Mapping[Key, Mapping[str, float]]
+    _prepared: Prepared = field(repr=False)
+
+    @property
+    def map(self) -> NDArray[np.float32]:
+        """The one map.
+
+        Raises:
+            InputError: There are several; pick one from ``maps``.
+        """
+        if len(self.maps) != 1:
+            raise InputError(
+                f"There are {len(self.maps)} maps: choose one, .maps[key], with key one of "
+                f"{list(self.maps)}."
+            )
+        return next(iter(self.maps.values()))
+
+    def save(self, prefix: str | os.PathLike[str]) -> list[Path]:
+        """Writes the maps, the segmentation and the record of how they were made.
+
+        Args:
+            prefix: Where to, without an ending: ``"out/case"`` gives ``out/case_gcam.nii.gz``
+                (with several layers ``out/case_gcam_LAYER.nii.gz``), ``out/case_seg.nii.gz`` and
+                ``out/case.json``, which is written last. Maps are float32 in raw units; images
+                that are no volumes get ``.tif``.
+
+        Returns:
+            The files, the record last.
+        """
+        prefix = Path(prefix)
+        model, ending = self._prepared.model, self._ending()
+        layers = {layer for _, layer in self.maps if layer is not None}
+        files: dict[str, Path] = {}
+        for (method, layer), values in self.maps.items():
+            parts = [prefix.name, method]
+            if len(layers) > 1 and layer is not None:
+                parts.append(safe_name(layer))
+            path = prefix.with_name("_".join(parts) + ending)
+            files[f"{method} {layer or ''}".strip()] = save_map(path, values, self._prepared.image)
+        segmentation = self._save_segmentation(prefix)
+        record = provenance(
+            model=model.network,
+            inputs=list(self._prepared.case.files),
+            maps=[_as_map(key, self.explanation, values) for key, values in self.maps.items()],
+            folder=prefix.parent,
+            files={
+                "image": list(self._prepared.case.files),
+                "maps": list(files.values()),
+                "segmentation": segmentation,
+            },
+            affine=self.affine,
+            windows={
+                "patch_size": list(model.predictor.configuration_manager.patch_size),
+                "step_size": model.predictor.tile_step_size,
+                "mirror_axes": list(model.mirror_axes),
+                **{
+                    key: value
+                    for key, value in self.explanation.details.items()
+                    if key in ("windows", "windows_explained", "channel_weights")
+                },
+            },
+            folds=model.folds,
+            extra={
+                "case": self.case,
+                "label": self.label,
+                "status": self.status,
+                "nnunet_folder": str(model.folder),
+                "importance": {
+                    f"{method} {layer or ''}".strip(): dict(shares)
+                    for (method, layer), shares in self.importance.items()
+                },
+            },
+        )
+        written = write_sidecar(prefix.with_name(prefix.name + ".json"), record)
+        return [*files.values(), segmentation, written]
+
+    def _ending(self) -> str:
+        file = self._prepared.case.files[0].name.lower()
+        if self.affine is None:
+            return ".tif"
+        return next((e for e in (".nrrd", ".mha", ".nii") if file.endswith(e)), ".nii.gz")
+
+    def _save_segmentation(self, prefix: Path) -> Path:
+        """By nnU-Net's own writer, in the format that the network was trained on."""
+        prepared = self._prepared
+        predictor = prepared.model.predictor
+        ending = predictor.dataset_json["file_ending"]
+        values = prepared.reader_order(self.segmentation)
+
+        def write(path: Path) -> None:
+            with quiet():
+                writer = predictor.plans_manager.image_reader_writer_class()
+                writer.write_seg(values, str(path), prepared.properties)
+
+        return write_atomically(prefix.with_name(f"{prefix.name}_seg{ending}"), write)
+
+
+def _as_map(key: Key, explanation: Explanation, values: NDArray[np.float32]) -> AttentionMap:
+    method, layer = key
+    return AttentionMap(
+        torch.from_numpy(values)[None, None], method, layer, explanation.target,
+        METHODS[method].signed, METHODS[method].positive_part,
+    )  # fmt: skip
