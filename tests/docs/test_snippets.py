@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import medcam
 from support.nets import Classifier
+from support.nnunet_toy import make_folder, make_image, oblique, write_case
 
 ROOT = Path(__file__).parents[2]
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -23,6 +25,9 @@ def _name(page: Path) -> str:
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"model": Classifier().eval()}  # "your model", where none is made
+    if page.name == "nnunet.md":  # "your trained folder", and a case of yours
+        names = {"medcam": medcam, "folder": make_folder(tmp_path / "trained", folds=(0,))}
+        write_case(tmp_path, make_image(), oblique())
     for snippet in SNIPPET.findall(page.read_text()):
         exec(compile(snippet, str(page), "exec"), names)  # noqa: S102  # our own docs
 

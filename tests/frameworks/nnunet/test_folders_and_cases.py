@@ -34,7 +34,7 @@ def test_networks_of_others_need_trust(tmp_path):
     folder = make_folder(tmp_path, folds=(0,))
     text = (folder / "plans.json").read_text()
     (folder / "plans.json").write_text(text.replace("torch.nn.LeakyReLU", "os.system"))
-    with pytest.raises(InputError, match="'os.system', which is not nnU-Net's own"):
+    with pytest.raises(InputError, match=r"'os\.system', which is not nnU-Net's own"):
         medcam.nnunet.load(folder)
 
 
@@ -54,7 +54,7 @@ def test_missing_parts_are_named(trained, tmp_path):
     folder = copy()
     with pytest.raises(InputError, match=r"Did you mean one of its folders: copy\?"):
         medcam.nnunet.load(tmp_path)
-    with pytest.raises(InputError, match="no fold 4 .*folds with one: 0, 1"):
+    with pytest.raises(InputError, match=r"no fold 4 .*folds with one: 0, 1"):
         medcam.nnunet.load(folder, folds=[0, 4])
     with pytest.raises(InputError, match=r"no fold at all .*Other checkpoints: checkpoint_final"):
         medcam.nnunet.load(folder, checkpoint="checkpoint_best.pth")
@@ -81,7 +81,7 @@ def test_a_cascade_needs_its_previous_stage(tmp_path, case, predicted_by_nnunet)
     folder = make_folder(
         tmp_path / "m", configuration="3d_cascade_fullres", folds=(0,), mirror=(0,)
     )
-    with pytest.raises(InputError, match="second stage of a cascade.*3d_lowres.*--prev-stage"):
+    with pytest.raises(InputError, match=r"second stage of a cascade.*3d_lowres.*--prev-stage"):
         medcam.nnunet.explain(folder, case, "PZ")
     image = nib.load(case)
     values = np.zeros(image.shape, np.uint8)
@@ -102,7 +102,7 @@ def test_a_cascade_needs_its_previous_stage(tmp_path, case, predicted_by_nnunet)
     np.testing.assert_array_equal(found.segmentation, theirs)
     small = tmp_path / "small.nii.gz"
     nib.save(nib.Nifti1Image(values[1:], image.affine), small)
-    with pytest.raises(InputError, match="previous stage's segmentation .* has the shape"):
+    with pytest.raises(InputError, match=r"previous stage's segmentation .* has the shape"):
         medcam.nnunet.explain(folder, case, "PZ", prev_stage=small)
 
 

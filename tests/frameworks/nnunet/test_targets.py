@@ -147,7 +147,7 @@ def test_regions_that_do_not_fit_are_refused(toy, case, tmp_path):
 
 
 def test_unknown_labels_are_refused_with_the_known_ones(trained, case):
-    with pytest.raises(UnknownNameError, match="Label 'PX' does not exist.*'PZ'"):
+    with pytest.raises(UnknownNameError, match=r"Label 'PX' does not exist.*'PZ'"):
         medcam.nnunet.explain(trained(), case, "PX")
     with pytest.raises(UnknownNameError, match="regions"):
         medcam.nnunet.explain(trained(regions=True, folds=(0,)), case, "background")

@@ -292,12 +292,13 @@ def _build(
     manager, chosen = _managers(plans, configuration)
     channels = determine_num_input_channels(manager, chosen, dataset)
     heads = manager.get_label_manager(dataset).num_segmentation_heads
-    trainer = recursive_find_trainer_class_by_name(trainer_name)
-    if trainer is None:
+    try:
+        trainer = recursive_find_trainer_class_by_name(trainer_name)
+    except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"The trainer {trainer_name!r} is not part of the installed nnunetv2: install the code "
-            "that the network was trained with, or set nnUNet_extTrainer."
-        )
+            "that the network was trained with, or let nnUNet_extTrainer name its folder."
+        ) from error
     build = trainer.build_network_architecture
     if "plans_manager" in inspect.signature(build).parameters:
         network = build(manager, chosen, channels, heads, enable_deep_supervision=False)

@@ -1,0 +1,338 @@
+"""``medcam explain``: a model and an image file in, maps on the image's grid out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medcam.cli.errors import speaks_plainly
+from medcam.cli.model import ArgOption, ModelOption, TrustOption, WeightsOption, load_model
+from medcam.cli.numbers import extents
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from medcam.attention import Explanation
+    from medcam.files import Image
+    from medcam.targets import TargetLike
+
+
+@speaks_plainly
+def explain(
+    model: ModelOption,
+    image: Annotated[
+        list[Path],
+        typer.Option(
+            "--image",
+            "-i",
+            help="The image: NIfTI, NRRD, MHA, PNG, JPEG, TIFF or .npy. Given several times: files "
+            "of one channel each, in the order of the channels.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the results.")],
+    arg: ArgOption = None,
+    weights: WeightsOption = None,
+    trust: TrustOption = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="gcam (default), gbp, ...; may be given several times."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer", help="auto (default), full, or a name of `medcam layers`; may be repeated."
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            help="predicted, best, all, a class (2), 'channel 2' (its whole channel), "
+            "'voxel 40,52,30 2', or 'region mask.nii.gz 2'.",
+        ),
+    ] = "predicted",
+    select: Annotated[
+        str | None,
+        typer.Option("--select", help="Which part of the model's output: an index or a key."),
+    ] = None,
+    roi: Annotated[
+        str | None,
+        typer.Option(
+            "--roi",
+            metavar="X Y [Z]",
+            help="The extents of sliding windows, e.g. --roi 96 96 96. Without it the model sees "
+            "the whole image at once.",
+        ),
+    ] = None,
+    overlap: Annotated[float, typer.Option("--overlap", help="Of the windows, in [0, 1).")] = 0.25,
+    mode: Annotated[str, typer.Option("--mode", help="Window weights: gaussian or constant.")] = (
+        "gaussian"
+    ),
+    slice_axis: Annotated[
+        int | None,
+        typer.Option(
+            "--slice-axis", help="Run a 2D model slice by slice along this axis (0, 1, 2)."
+        ),
+    ] = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            "--scale",
+            help="What each channel goes through first: none, zscore (mean 0, deviation 1), "
+            "unit (minimum 0, maximum 1) or 255 (divided by 255).",
+        ),
+    ] = "none",
+    prepare: Annotated[
+        str | None,
+        typer.Option(
+            "--prepare",
+            metavar="MODULE:FUNCTION",
+            help="Your own preprocessing: from the array [channels, *space] to another on the same "
+            "grid.",
+        ),
+    ] = None,
+    volume: Annotated[
+        int | None, typer.Option("--volume", help="Which volume of a 4D image, from 0.")
+    ] = None,
+    as_channels: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels/--slices",
+            help="What the volumes of a 4D image or the pages of a TIFF are.",
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", help="The truth, 0/1 on the image's grid: drawn, and scored."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, ...; default: the GPU, if any.")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="A page to open in a browser.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Explains an image: raw float32 maps on its grid, a picture, a page.
+
+    The image reaches the model as [1, channels, *space], float32, in the
+    file's own values and order of axes; --scale or --prepare bring it to what
+    the model was trained on. The maps take the geometry of the image.
+    """
+    import torch
+
+    made = load_model(model, weights=weights, trust=trust, args=arg or [])
+    found = _read(image, volume, as_channels)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    inputs = torch.from_numpy(_prepared(found, scale, prepare))[None]
+    options: dict[str, Any] = {
+        "method": _several(method, "gcam"),
+        "layer": _several(layer, "auto"),
+        "target": _target(target, found),
+        "output": int(select) if select is not None and select.lstrip("-").isdigit() else select,
+    }
+    explanation = _explain(
+        made.to(where), inputs, where, roi, slice_axis, overlap, mode, options, not as_json
+    )
+    truth = None if mask is None else _truth(mask, found)
+    files = explanation.save(
+        output / _stem(image[0]), image=found, model=made, mask=truth,
+        scores=_scores(explanation, truth), report=report,
+    )  # fmt: skip
+    said = {
+        "target": str(explanation.target),
+        "layer": explanation.layer,
+        "details": dict(explanation.details),
+        "files": [str(path) for path in files],
+    }
+    if as_json:
+        typer.echo(json.dumps(said, indent=1, default=list))
+        return
+    typer.echo(f"explained  {explanation.target}")
+    layers = [explanation.layer] if isinstance(explanation.layer, str) else explanation.layer
+    typer.echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
+    for path in files:
+        typer.echo(f"written    {path}")
+
+
+def _read(paths: list[Path], volume: int | None, as_channels: bool | None) -> Image:
+    from medcam.files import read_image, stack_images
+
+    if len(paths) > 1:
+        return stack_images(paths, volume=volume)
+    return read_image(paths[0], volume=volume, as_channels=as_channels)
+
+
+def _prepared(image: Image, scale: str, prepare: str | None) -> NDArray[Any]:
+    """What the model sees, ``[channels, *space]``, float32."""
+    import numpy as np
+
+    from medcam._errors import InputError
+
+    values = image.array.astype(np.float32)
+    axes = tuple(range(1, values.ndim))
+    if scale == "zscore":
+        deviation = values.std(axes, keepdims=True)
+        values = (values - values.mean(axes, keepdims=True)) / np.where(deviation, deviation, 1)
+    elif scale == "unit":
+        low, high = values.min(axes, keepdims=True), values.max(axes, keepdims=True)
+        values = (values - low) / np.where(high > low, high - low, 1)
+    elif scale == "255":
+        values = values / 255
+    elif scale != "none":
+        raise InputError(f"--scale {scale!r}: choose none, zscore, unit or 255.")
+    if prepare is not None:
+        values = _by_own_function(prepare, values)
+    if values.shape[1:] != image.space or not np.isfinite(values).all():
+        raise InputError(
+            f"After preprocessing the image is {list(values.shape)}; it has to be finite and on "
+            f"the image's own grid, [channels, {', '.join(map(str, image.space))}]: maps are "
+            "saved there. Resample the image first."
+        )
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _by_own_function(spec: str, values: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    from medcam._errors import InputError
+    from medcam.cli.model import find_object
+    from medcam.files.arrays import to_array
+
+    function = find_object(spec, "--prepare")
+    try:
+        given = function(values)
+    except Exception as error:  # their code may raise anything
+        raise InputError(f"--prepare {spec} failed: {type(error).__name__}: {error}.") from error
+    return np.asarray(to_array(given, f"What {spec} returns"))
+
+
+def _explain(
+    model: Any,
+    inputs: Tensor,
+    device: Any,
+    roi: str | None,
+    slice_axis: int | None,
+    overlap: float,
+    mode: str,
+    options: dict[str, Any],
+    progress: bool,
+) -> Explanation:
+    from medcam._errors import InputError, MedcamError
+    from medcam.explain import explain as at_once
+    from medcam.volume import explain_volume
+
+    try:
+        if roi is None and slice_axis is None:
+            return at_once(model, inputs.to(device), **options)
+        size = extents(roi, "--roi") if roi is not None else -1
+        return explain_volume(
+            model, inputs, size, overlap=overlap, mode=mode,  # type: ignore[arg-type]  # checked there
+            slice_axis=slice_axis,
+            progress=progress, **options,
+        )  # fmt: skip
+    except MedcamError:
+        raise
+    except Exception as error:  # their model may raise anything
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise InputError(
+            f"The model does not run on an input of shape {list(inputs.shape)}: "
+            f"{type(error).__name__}: {reason}. Does it need windows (--roi), another number of "
+            "channels (--image several times), or slices (--slice-axis)?"
+        ) from error
+
+
+def _target(text: str, image: Image) -> TargetLike:
+    """The target that an option describes."""
+    from medcam import targets
+    from medcam._errors import TargetError
+
+    words = text.split()
+    whole = [word for word in words[-1:] if word.lstrip("-").isdigit()]
+    if text in ("predicted", "best", "all"):
+        return None if text == "predicted" else text
+    if len(words) == 1 and whole:
+        return int(text)
+    if len(words) == 2 and words[0] == "channel" and whole:
+        return targets.class_score(int(words[1]))
+    if len(words) == 3 and words[0] == "voxel" and whole:
+        try:
+            return targets.voxel([int(i) for i in words[1].split(",")], int(words[2]))
+        except ValueError as error:
+            raise TargetError(f"--target {text!r}: a voxel is e.g. 'voxel 40,52,30 2'.") from error
+    if len(words) >= 3 and words[0] == "region" and whole:
+        import torch
+
+        region = _truth(Path(" ".join(words[1:-1])), image)
+        return targets.region(torch.from_numpy(region.astype("uint8")), int(words[-1]))
+    raise TargetError(
+        f"--target {text!r}: give predicted, best, all, a class (2), 'channel 2', "
+        "'voxel 40,52,30 2' or 'region mask.nii.gz 2'."
+    )
+
+
+def _truth(path: Path, image: Image) -> NDArray[Any]:
+    """A 0/1 image on the grid of another."""
+    import numpy as np
+
+    from medcam._errors import MaskError
+    from medcam.files import read_image
+    from medcam.files.grids import furthest_apart
+
+    mask = read_image(path)
+    if len(mask.array) != 1 or mask.space != image.space:
+        raise MaskError(
+            f"'{path}' is {list(mask.array.shape)}, the image {list(image.array.shape)}: a mask "
+            "has one channel and the image's grid."
+        )
+    if mask.affine is not None and image.affine is not None:
+        apart = furthest_apart(mask.affine, image.affine, image.space)
+        if apart > 1e-3:
+            raise MaskError(f"'{path}' lies up to {apart:.3g} mm away from the image's voxels.")
+    values = mask.array[0]
+    if values.max() == 255 and np.isin(values, (0, 255)).all():  # pictures know no 1
+        values = values // 255
+    if not np.isin(values, (0, 1)).all():
+        raise MaskError(f"'{path}' holds values other than 0 and 1: choose one label of it.")
+    return np.asarray(values)
+
+
+def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[str, Any]]:
+    """A row for each map: how it lies to the truth."""
+    if truth is None:
+        return []
+    from medcam.evaluation import compute_score
+    from medcam.methods import METHODS
+
+    rows = []
+    for item in explanation.maps.values():
+        for number, values in enumerate(item.attention()[0]):
+            row: dict[str, Any] = {"method": METHODS[item.method].title, "layer": item.layer or ""}
+            if item.values.shape[1] > 1:
+                row["target"] = number
+            for metric in ("wioa", "relevance_mass", "pointing_game"):
+                row[metric] = float(compute_score(values.cpu().numpy(), truth, metric))
+            row["by chance"] = float(truth.mean())
+            rows.append(row)
+    return rows
+
+
+def _several(given: list[str] | None, default: str) -> str | list[str]:
+    if not given:
+        return default
+    return given[0] if len(given) == 1 else given
+
+
+def _stem(path: Path) -> str:
+    from medcam.files import safe_name
+
+    name = path.name
+    for ending in (".nii.gz", path.suffix):
+        if ending and name.lower().endswith(ending.lower()):
+            name = name[: -len(ending)]
+            break
+    return safe_name(name)
