@@ -54,7 +54,7 @@ $(VENV)/.base: pyproject.toml $(VENV)/constraints.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/constraints.txt
-	$(PIP) -c $(VENV)/constraints.txt -e ".[dev,peers]"
+	$(PIP) -c $(VENV)/constraints.txt -e ".[dev,peers,integrations,docs]"
 	@touch $(VENV)/.base $@
 
 $(VENV)/.docs: pyproject.toml $(VENV)/constraints.txt

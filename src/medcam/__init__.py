@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medcam.evaluation import compute_score
     from medcam.evaluator import Evaluator
     from medcam.saving import save
+    from medcam.views.montage import montage
 
 __version__ = "1.0.0.dev0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "get_layers",
     "inject",
     "methods",
+    "montage",
     "save",
     "targets",
 ]
@@ -40,6 +42,7 @@ __all__ = [
 _LAZY = {
     "Evaluator": "medcam.evaluator",
     "compute_score": "medcam.evaluation",
+    "montage": "medcam.views.montage",
     "save": "medcam.saving",
 }
 

@@ -5,8 +5,8 @@ Every change is a context manager, so that it is undone after an exception too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,63 +28,77 @@ def keeps_graph(model: nn.Module, inputs: Any) -> bool:
     )
 
 
+def parts(model: nn.Module) -> list[nn.Module]:
+    """Every module of a model once, itself included: walked once a call, for all that follows."""
+    found, stack = {model: None}, [model]
+    while stack:
+        for child in stack.pop()._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                stack.append(child)
+    return list(found)
+
+
 @contextmanager
-def lean(model: nn.Module) -> Iterator[None]:
+def lean(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Gradients on, but none for parameters: nothing before the first hooked layer is recorded.
 
     Parameters and buffers made under ``torch.inference_mode`` cannot be saved for a backward
     pass; they are replaced by copies during the call.
+
+    Args:
+        modules: All modules of the model, as `parts` lists them.
     """
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(_without_inference_tensors(model))
-        stack.enter_context(_frozen(model))
-        stack.callback(_detach_kept, model)
-        yield
+    outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with outside, torch.enable_grad(), _usable(modules):
+        try:
+            yield
+        finally:
+            _detach_kept(modules)
 
 
-def _detach_kept(model: nn.Module) -> None:
+def _detach_kept(modules: Sequence[nn.Module]) -> None:
     """Takes the graph off tensors that the model itself kept during the call, as no_grad would."""
-    for module in model.modules():
+    plain: set[type] = set()  # kinds of values that are no tensors: nearly all there are
+    for module in modules:
         for held in (module._buffers, vars(module)):
-            for name, value in held.items():
+            if not held or (kinds := set(map(type, held.values()))) <= plain:
+                continue
+            if not any(issubclass(kind, Tensor) for kind in kinds):
+                plain |= kinds
+                continue
+            for name, value in [*held.items()]:
                 if isinstance(value, Tensor) and value.grad_fn is not None:
                     held[name] = value.detach()
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    trained = [p for p in model.parameters() if not is_lazy(p) and p.requires_grad and p.is_leaf]
+def _usable(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Parameters that ask for no gradient; no parameter or buffer is an inference tensor."""
+    trained: list[Tensor] = []
+    replaced: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
+    copies: dict[int, Tensor] = {}
+    for module in modules:
+        held: dict[str, Any]
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is None or is_lazy(tensor):
+                    continue
+                if tensor.is_inference():
+                    if id(tensor) not in copies:
+                        copies[id(tensor)] = _copy(tensor)
+                    replaced.append((held, name, tensor, copies[id(tensor)]))
+                elif held is module._parameters and tensor.requires_grad and tensor.is_leaf:
+                    trained.append(tensor)
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _without_inference_tensors(model: nn.Module) -> Iterator[None]:
-    replaced: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
-    copies: dict[int, Tensor] = {}
-    try:
-        for module in model.modules():
-            held: dict[str, Any]
-            for held in (module._parameters, module._buffers):
-                for name, tensor in held.items():
-                    if tensor is None or is_lazy(tensor) or not tensor.is_inference():
-                        continue
-                    if id(tensor) not in copies:
-                        copy = tensor.detach().clone()
-                        is_parameter = isinstance(tensor, nn.Parameter)
-                        copies[id(tensor)] = nn.Parameter(copy, False) if is_parameter else copy
-                    replaced.append((held, name, tensor, copies[id(tensor)]))
         for held, name, _, copy in replaced:
             held[name] = copy
         yield
     finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
         for held, name, tensor, copy in replaced:
             held[name] = tensor
             if not isinstance(tensor, nn.Parameter):
@@ -92,17 +106,22 @@ def _without_inference_tensors(model: nn.Module) -> Iterator[None]:
                     tensor.copy_(copy)  # running statistics that the call moved
 
 
-@contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """Compiled submodules run eagerly during the call: compiled code skips forward hooks."""
-    if any(
-        module._compiled_call_impl is not None or "_orig_mod" in module._modules
-        for module in model.modules()
-    ) and hasattr(torch.compiler, "set_stance"):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield
+def _copy(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    return nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
+
+
+def eager(modules: Sequence[nn.Module]) -> Any:
+    """Compiled submodules run eagerly during the call: compiled code skips forward hooks.
+
+    Args:
+        modules: All modules of the model, as `parts` lists them.
+    """
+    for module in modules:
+        compiled = module._compiled_call_impl is not None or "_orig_mod" in module._modules
+        if compiled and hasattr(torch.compiler, "set_stance"):
+            return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 def cudnn(enabled: bool) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -11,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcam._errors import InputError
 from medcam._findings import Findings
@@ -99,6 +102,33 @@ class AttentionMap:
         return f"AttentionMap({self.method} of {where}, [{shape}], {self.target})"
 
 
+class ModelReference:
+    """A model as long as somebody else holds it; of a pickled reference, only its class is left.
+
+    Args:
+        model: The model; None: it is not known.
+
+    >>> reference = ModelReference(torch.nn.Linear(1, 1))
+    >>> reference() is None, reference.kind
+    (True, 'torch.nn.modules.linear.Linear')
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._model = None if model is None else weakref.ref(model)
+        kind = type(model)
+        self.kind = None if model is None else f"{kind.__module__}.{kind.__qualname__}"
+
+    def __call__(self) -> nn.Module | None:
+        """The model, or None."""
+        return None if self._model is None else self._model()
+
+    def __deepcopy__(self, memo: object) -> ModelReference:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_model": None, "kind": self.kind}
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """What one call of a model yields beside its prediction.
@@ -111,6 +141,8 @@ class Explanation:
             ``maps`` instead.
         skipped: Layers of which no map could be made, with the reason (``layer="full"``).
         details: How it was made where that needs more words, e.g. the windows over a volume.
+        inputs: The input that the maps lie on, ``[batch, channels, *space]``: the caller's own
+            tensor, no copy. None where it is not kept (in an injected model).
     """
 
     output: Any = field(repr=False)
@@ -121,6 +153,13 @@ class Explanation:
     details: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     _findings: Findings = field(default_factory=Findings, repr=False)
     _named: bool = field(default=True, repr=False)  # the layer's name alone says which run is meant
+    inputs: Tensor | None = field(default=None, repr=False, kw_only=True)
+    _model: ModelReference = field(default_factory=ModelReference, repr=False, kw_only=True)
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The model that was explained; None if nobody else holds it any more."""
+        return self._model()
 
     @property
     def maps(self) -> Mapping[MapKey, AttentionMap]:
@@ -146,6 +185,93 @@ class Explanation:
                 f"with key one of {list(maps)[:6]}{' ...' if len(maps) > 6 else ''}."
             )
         return next(iter(maps.values()))
+
+    def save(
+        self,
+        prefix: str | os.PathLike[str],
+        *,
+        image: object = None,
+        model: nn.Module | None = None,
+        mask: object = None,
+        scores: Sequence[Mapping[str, Any]] = (),
+        name: str | None = None,
+        montage: bool = True,
+        report: bool = True,
+        extra: Mapping[str, object] | None = None,
+    ) -> list[Path]:
+        """Writes the raw maps, a montage, a report and the record of how they were made.
+
+        Volumes: ``out/case_gcam.nii.gz`` (float32, raw), ``out/case_montage.png``,
+        ``out/case.html`` and ``out/case.json``. Pictures: ``out/case_gcam.tif`` (float32, raw),
+        ``out/case_gcam.png`` (over the image), and the same three. Names go on with ``_LAYER`` for
+        several layers and ``_classK`` for several targets; of several samples each is a case of its
+        own, ``out/case_0_...``. An image or mask that is no file yet is saved, too. The record is
+        written last: ``medcam report out`` makes the pages anew from it and the files it names.
+
+        Args:
+            prefix: Where to, without an ending: ``"out/case"``.
+            image: What the maps are laid over, and whose geometry they take: a path, an `Image`
+                of `medcam.files`, an array or tensor, a MetaTensor; of several samples a batch, or
+                a list. None: the input that was explained. Without an affine NIfTI files get the
+                identity, with one warning per process.
+            model: The model, for the record. None: the one that was explained, if it still exists.
+            mask: A region, 0/1, drawn as a line; a path, or as `image`.
+            scores: The rows of a table, one mapping a row; of several samples, a row with a
+                "sample" is of that one.
+            name: The title; None: the last part of the prefix.
+            montage: Whether to write the montage.
+            report: Whether to write the report.
+            extra: What else the record says; a "modality" such as "CT" names the image's units.
+
+        Returns:
+            The files, the record last.
+
+        Raises:
+            InputError: Something given does not fit; the message says what is allowed.
+            SaveError: A file could not be written. There is no record then, not even an earlier
+                one.
+        """
+        from medcam.results import save_explanation
+
+        return save_explanation(
+            self, prefix, image=image, model=model, mask=mask, scores=scores, name=name,
+            montage=montage, report=report, extra=extra,
+        )  # fmt: skip
+
+    def show(
+        self,
+        image: object = None,
+        *,
+        browser: bool = True,
+        mask: object = None,
+        scores: Sequence[Mapping[str, Any]] = (),
+        name: str = "Explanation",
+        sample: int = 0,
+    ) -> Path:
+        """Opens a report in the browser: image and maps in linked planes, and how they were made.
+
+        Args:
+            image: As in `save`.
+            browser: Whether to open it; False only writes it.
+            mask: As in `save`.
+            scores: As in `save`.
+            name: The title.
+            sample: Which one of the batch.
+
+        Returns:
+            The page, in a temporary folder.
+        """
+        from medcam.results import show_explanation
+
+        return show_explanation(
+            self, image, browser=browser, mask=mask, scores=scores, name=name, sample=sample
+        )
+
+    def _repr_html_(self) -> str:
+        """A picture for notebooks, with what it shows."""
+        from medcam.results import inline_html
+
+        return inline_html(self)
 
 
 class _Maps(dict[MapKey, AttentionMap]):

@@ -9,7 +9,7 @@ operation after the layer cannot change what was stored.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from medcam._errors import NoMapError
 from medcam._graph import depends_on
 from medcam.attention import plain
 from medcam.layouts import Layout
+from medcam.lean import autocast_dtype
 from medcam.outputs import describe, map_tensors
 
 
@@ -77,12 +78,16 @@ class Recorder:
         batch: The batch size.
         space: The input's spatial shape.
 
+    Attributes:
+        on_begin: Called when a layer begins the graph; None: nothing is.
+
     A layer's output that has no graph yet begins one.
     """
 
     def __init__(
         self, layers: Mapping[str, nn.Module], *, batch: int, space: Sequence[int]
     ) -> None:
+        self.on_begin: Callable[[], None] | None = None
         self._layers = layers
         self._batch = batch
         self._space = tuple(space)
@@ -156,6 +161,8 @@ class Recorder:
             return tensor
         if tensor.is_inference():
             tensor = tensor.clone()
+        if self.on_begin is not None and self._recording:
+            self.on_begin()
         return tensor.detach().requires_grad_()
 
     def activations(self, scores: Tensor) -> list[Activation]:
@@ -191,8 +198,7 @@ def _last_used(calls: Sequence[Activation], scores: Tensor) -> Activation:
 def _in_float16(tensors: Sequence[Tensor]) -> bool:
     """Whether a part of the backward pass may run in float16."""
     device = tensors[0].device.type
-    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    return autocast == torch.float16 or any(t.dtype == torch.float16 for t in tensors)
+    return autocast_dtype(device) == torch.float16 or any(t.dtype == torch.float16 for t in tensors)
 
 
 def gradients(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from medcam import _state, guided, layers, lean, outputs, targets
+from medcam import _state, checkpointing, guided, layers, lean, outputs, targets
 from medcam._errors import InputError, InputTypeError, NoMapError, warn
 from medcam._findings import Findings
 from medcam.attention import (
     AttentionMap,
     Explanation,
     MapKey,
+    ModelReference,
     ShapeRequest,
     plain,
     requested_shape,
@@ -56,6 +59,7 @@ def explain(
     target: TargetLike = None,
     output: Selector = None,
     shape: ShapeRequest = "input",
+    memory: Literal["normal", "low"] = "normal",
     **kwargs: Any,
 ) -> Explanation:
     """Runs a model once and says where it looked.
@@ -83,6 +87,11 @@ def explain(
         output: Which tensor of the model's output holds the logits: None (automatic), an index, a
             key or attribute, or a callable.
         shape: The spatial shape of the maps: "input", None for the layer's own, or the extents.
+        memory: "low" keeps of the network's blocks their inputs only and runs each again in the
+            backward pass: the same maps bit for bit, for one more forward pass for each backward
+            pass. It is meant for maps of the input (``gbp``, ``ggcam``, ``saliency``,
+            ``inputxgradient``) of large volumes, whose graph spans the network; with
+            ``layer="full"`` the activations themselves are kept all the same.
         **kwargs: Keyword inputs of the model.
 
     Returns:
@@ -101,7 +110,9 @@ def explain(
     for given, ours in _OTHER_NAMES.items():
         if given in kwargs and given not in inspect.signature(model.forward).parameters:
             raise InputTypeError(f"explain() takes {ours}= where inject() takes {given}=.")
-    request = Request.of(method, layer=layer, target=target, output=output, shape=shape)
+    request = Request.of(
+        method, layer=layer, target=target, output=output, shape=shape, memory=memory
+    )
     if isinstance(inputs, tuple):
         args = (*inputs, *args)
     elif inputs is not None:
@@ -135,13 +146,21 @@ def run(
     try:
         return _run(request, model, call, args, kwargs, keep_graph, save_less)
     except RuntimeError as error:
-        if keep_graph or not save_less or not lean.is_to_blame(error):
+        if request.memory == "low" and checkpointing.is_to_blame(error):
+            warn(
+                "memory='low' does not fit this model, as a block gives something else when it is "
+                f"run again ({error}); the call was repeated with memory='normal'."
+            )
+            request = dataclasses.replace(request, memory="normal")
+        elif save_less and not keep_graph and lean.is_to_blame(error):
+            warn(
+                f"The memory-saving backward pass does not fit this model ({error}); the call was "
+                "repeated with PyTorch's own. Please report it."
+            )
+            save_less = False
+        else:
             raise
-        warn(
-            f"The memory-saving backward pass does not fit this model ({error}); the call was "
-            "repeated with PyTorch's own. Please report it."
-        )
-        return _run(request, model, call, args, kwargs, keep_graph, False)
+    return run(request, model, call, args, kwargs, keep_graph=keep_graph, save_less=save_less)
 
 
 def _run(
@@ -158,46 +177,53 @@ def _run(
             "A TorchScript model has no layers that can be looked at: give the Python model that "
             "was scripted or traced."
         )
-    choice = layers.find(model, request.layer)
+    choice = _choice(model, request.layer)
+    modules = _state.parts(model)
     name, given = main_input(args, kwargs)
     batch, space = given.shape[0], tuple(given.shape[2:])
     shape = requested_shape(request.shape, space)
     findings = Findings()
     findings.add(
-        ~plain(given.detach()).isfinite().flatten(1).all(1),
+        _not_finite(plain(given.detach())),
         InputError(
             "The input holds NaN or infinite values, so its maps would too: clean it first."
         ),
     )
-    if model.training and _batch_norms(model):
+    if model.training and _batch_norms(modules):
         warn(
             "The model is in training mode: its batch normalisation mixes the samples of a batch, "
             "so each map depends on the whole batch. Call model.eval() first."
         )
     with ExitStack() as stack:
         stack.enter_context(_state.cudnn(request.cudnn))
-        stack.enter_context(_state.eager(model))
+        stack.enter_context(_state.eager(modules))
         if not keep_graph:
-            stack.enter_context(_state.lean(model))
+            stack.enter_context(_state.lean(modules))
             args, kwargs = _state.detached_inputs((args, dict(kwargs)))
+        modes = partial(_modes, request, save_less and not keep_graph)
+        blocks: AbstractContextManager[None] = nullcontext()
+        if request.memory == "low":  # chosen before our own hooks are there
+            chosen = checkpointing.chosen_blocks(layers.unwrap(model), args, kwargs, modes)
+            blocks = checkpointing.checkpointed(chosen, modes)
         leaf = None
         if any(method.of_input for method in request.methods):
             args, kwargs, leaf = with_leaf(args, dict(kwargs), name)
         recorder = stack.enter_context(
             recorder_for(request, model, choice, batch, space, restart=not keep_graph)
         )
-        with ExitStack() as modes:
-            if "guided_gradients" in request.evidence:
-                modes.enter_context(guided.VisibleRectifiers())
-            if save_less and not keep_graph:
-                modes.enter_context(lean.LeanBackward())
+        around: AbstractContextManager[None] = modes()
+        late = not choice.automatic and leaf is None
+        if late and save_less and not keep_graph:
+            around = from_the_layer_on = lean.FromTheLayerOn()
+            recorder.on_begin = from_the_layer_on.begin
+        with blocks, around:
             output = call(*args, **kwargs)
         recorder.stop()
         logits = outputs.select(output, request.output, batch=batch, space=space)
         _warn_of_squashing(logits, request)
         scores = targets.resolve(request.target, logits, findings)
         found = gather(request, recorder, scores.values, leaf, keep_graph, findings)
-        with torch.autocast(given.device.type, enabled=False):  # sums stay in float32
+        with _full_precision(given.device.type):
             maps = _maps(request, found, scores, shape, findings)
     if not keep_graph:
         output = _state.detached_output(output)
@@ -217,7 +243,36 @@ def _run(
         reasons,
         findings,
         not isinstance(recorder, AutoRecorder) or recorder.took_last_run(used[0]),
+        inputs=given,
+        _model=ModelReference(model),
     )
+
+
+def _choice(model: nn.Module, layer: LayerLike) -> layers.LayerChoice:
+    """`layers.find`, without listing the model where one layer is named as the model names it."""
+    if isinstance(layer, str) and layer not in ("auto", "full", ""):
+        module: nn.Module | None = model
+        for name in layer.split("."):
+            module = module._modules.get(name) if module is not None else None
+        if module is not None:
+            return layers.LayerChoice({layer: module})
+    return layers.find(model, layer)
+
+
+@contextmanager
+def _modes(request: Request, save_less: bool) -> Iterator[None]:
+    """What the forward pass runs under."""
+    with (
+        guided.VisibleRectifiers() if "guided_gradients" in request.evidence else nullcontext(),
+        lean.LeanBackward() if save_less else nullcontext(),
+    ):
+        yield
+
+
+def _full_precision(device: str) -> Any:
+    """Sums stay in float32, whatever the user's autocast says."""
+    outside = lean.autocast_dtype(device) is None
+    return nullcontext() if outside else torch.autocast(device, enabled=False)
 
 
 def _maps(
@@ -231,12 +286,13 @@ def _maps(
     maps: dict[MapKey, AttentionMap] = {}
     for method, layer in _pairs(request, evidence):
         per_target = [method.function(**evidence.of(method, t, layer)) for t in range(count)]
-        values, channels = torch.stack(per_target, 1), None
+        values = torch.stack(per_target, 1) if count > 1 else per_target[0][:, None]
+        channels = None
         if method.of_input:
             values, channels = _over_channels(method, values)
         where = "the input" if layer is None else f"layer {layer!r}"
         findings.add(
-            ~values.isfinite().flatten(1).all(1),
+            _not_finite(values),
             NoMapError(
                 f"The {method.title} map of {where} holds NaN or infinite values. Do the model's "
                 "activations or logits overflow? Try float32, or look at explanation.output."
@@ -253,6 +309,11 @@ def _maps(
             values, method.name, layer, scores.target, method.signed, method.positive_part, channels
         )
     return maps
+
+
+def _not_finite(values: Tensor) -> Tensor:
+    """Which samples hold a NaN or an infinity: the largest magnitude tells, in one cheap pass."""
+    return ~(values.flatten(1).abs().amax(1) < float("inf"))
 
 
 def _pairs(request: Request, evidence: Evidence) -> Iterator[tuple[Method, str | None]]:
@@ -272,10 +333,10 @@ def _over_channels(method: Method, values: Tensor) -> tuple[Tensor, Tensor]:
     return values.gather(2, largest)[:, :, 0], values
 
 
-def _batch_norms(model: nn.Module) -> bool:
+def _batch_norms(modules: Iterable[nn.Module]) -> bool:
     return any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-        for module in model.modules()
+        for module in modules
     )
 
 

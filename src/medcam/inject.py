@@ -48,6 +48,7 @@ def inject(
     normalize: bool = True,
     colormap: str | None = None,
     reference: Any = None,
+    memory: Literal["normal", "low"] = "normal",
 ) -> Any:
     """Returns the model with attention maps: from now on every call makes them too.
 
@@ -88,6 +89,7 @@ def inject(
         colormap: A matplotlib colour map for PNGs; None picks one.
         reference: The image whose geometry saved 3D maps take: a path, nibabel image or 4×4
             affine. None takes the input's own affine if it has one (MONAI's MetaTensor).
+        memory: "low" keeps less during a call, for more time (see `medcam.explain`).
 
     Raises:
         InputError: An option does not exist or does not fit; the message says what is allowed.
@@ -118,6 +120,7 @@ def inject(
             if isinstance(data_shape, str) and data_shape == "default"
             else data_shape,
             cudnn=cudnn,
+            memory=memory,
         ),
         output_dir=None if output_dir is None else Path(output_dir),
         save_maps=save_maps,

@@ -49,6 +49,8 @@ class InjectedModel(nn.Module):
             What the model returns; see ``replace``, ``return_attention`` and ``return_score``.
         """
         plain_forward = vars(self).get(_FORWARD) or super().forward
+        if not self._medcam.enabled and len(args) == 1 and not kwargs:
+            return plain_forward(*args)
         own, ours = _split(_own_parameters(self), args, kwargs)
         if not self._medcam.enabled:
             return plain_forward(*own[0], **own[1])

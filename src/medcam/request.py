@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from medcam import methods, targets
 from medcam._errors import InputError, InputTypeError
@@ -30,6 +30,7 @@ class Request:
     shape: ShapeRequest = "input"
     cudnn: bool = True
     several: bool = False
+    memory: Literal["normal", "low"] = "normal"
 
     @staticmethod
     def of(method: MethodLike | Iterable[MethodLike], **options: Any) -> Request:
@@ -48,6 +49,11 @@ class Request:
         shape = self.shape
         if isinstance(shape, str) and shape not in {"input", "default"}:
             requested_shape(shape, (1, 1))  # raises
+        if self.memory not in ("normal", "low"):
+            raise InputError(
+                f"memory={self.memory!r} is not known: 'normal', or 'low' to run the blocks of the "
+                "network again in the backward pass instead of keeping their activations."
+            )
 
     @property
     def evidence(self) -> frozenset[str]:

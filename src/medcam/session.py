@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pickle
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from medcam import _state
 from medcam._errors import InputError, warn
+from medcam._findings import Findings
 from medcam.attention import AttentionMap, Explanation, MapKey
 from medcam.explain import run
 from medcam.inputs import first_image
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from medcam.evaluator import Evaluator
 
 _log = logging.getLogger("medcam")
+
+_WAITING = 64  # calls whose findings wait for the device, at most
 
 
 class Session:
@@ -43,6 +48,7 @@ class Session:
         self._saved = 0
         self._layers: dict[tuple[int, ...], str] = {}
         self.last: Explanation | None = None
+        self._untold: deque[tuple[Callable[[], bool], Findings]] = deque(maxlen=_WAITING)
         self._pickled: list[np.ndarray] = []
         self._evaluator: Evaluator | None = None
         self._layer_ordering = list(layer_ordering)
@@ -52,7 +58,7 @@ class Session:
             make_folder(settings.output_dir)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "last": None}
+        return {**vars(self), "last": None, "_untold": deque(maxlen=_WAITING)}
 
     def run(
         self,
@@ -67,8 +73,7 @@ class Session:
     ) -> Any:
         """One call of the injected model: the prediction, with maps, files and scores beside."""
         settings = self.settings
-        if self.last is not None:
-            self.last.maps  # noqa: B018  # says what was found in the last call, if it waited
+        self._tell()
         if settings.evaluate and mask is None:
             raise InputError(
                 "evaluate=True needs the ground truth with each call: model(input, mask)."
@@ -86,7 +91,10 @@ class Session:
                 "for each sample, e.g. [batch, 1, H, W]."
             )
         explanation = self._explain(model, forward, args, kwargs, label, image)
-        self.last = dataclasses.replace(explanation, output=None)  # its graph is the caller's
+        # the output's graph and the inputs are the caller's
+        self.last = dataclasses.replace(explanation, output=None, inputs=None)
+        if explanation._findings._pending:  # never on the CPU
+            self._untold.append((_finished(explanation), explanation._findings))
         maps = explanation.unchecked
         if settings.save_pickle:
             self._pickled.extend(
@@ -104,6 +112,11 @@ class Session:
             attention = self._only(maps)
             output = attention if settings.replace else (output, attention)
         return (output, scores) if settings.return_score else output
+
+    def _tell(self) -> None:
+        """Says what was found in earlier calls, as far as the device is through with them."""
+        while self._untold and self._untold[0][0]():
+            self._untold.popleft()[1].report()
 
     def _explain(
         self,
@@ -155,7 +168,9 @@ class Session:
         """The layers of which maps can be made."""
         request = dataclasses.replace(self.settings.request, layer="full", shape=None)
         if not request.methods[0].of_layer:
-            request = Request.of("gcam", layer="full", shape=None, output=request.output)
+            request = Request.of(
+                "gcam", layer="full", shape=None, output=request.output, memory=request.memory
+            )
         layer = run(request, model, forward, (batch,), {}).layer
         names = [layer] if isinstance(layer, str) else list(layer or ())
         if self.settings.output_dir is not None:
@@ -281,6 +296,22 @@ class Session:
                 layer_ordering=self._layer_ordering,
             )
         return self._evaluator
+
+
+def _finished(explanation: Explanation) -> Callable[[], bool]:
+    """Whether the device is through with a call, without waiting for it.
+
+    A device without events never is: what was found is then said when the maps are read.
+    """
+    device = next(iter(explanation.unchecked.values())).values.device
+    kind: Any = getattr(torch, device.type, None)
+    if not hasattr(kind, "Event"):
+        return lambda: False
+    with kind.device(device):
+        event = kind.Event()
+        event.record()
+    query: Callable[[], bool] = event.query
+    return query
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -92,7 +92,7 @@ def test_what_is_no_model(model):
 
 
 def test_options_of_methods():
-    with pytest.raises(InputError, match="Grad-CAM has no option pool; it has none"):
+    with pytest.raises(InputError, match="Grad-CAM has no option pool; it has rectify"):
         get("gcam", pool=2)
     with pytest.raises(InputError, match=r"no option size; it has pool, pooling"):
         get("segxrescam", size=2)

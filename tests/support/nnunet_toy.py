@@ -19,7 +19,8 @@ _ARCHITECTURES = {"PlainConvUNet": ("unet", "n_conv_per_stage", 2),
                   "ResidualEncoderUNet": ("unet", "n_blocks_per_stage", 1)}  # fmt: skip
 
 
-def architecture(name="PlainConvUNet", dims=3, stages=3):
+def architecture(name="PlainConvUNet", dims=3, features=(6, 8, 10)):
+    stages = len(features)
     module, blocks, count = _ARCHITECTURES[name]
     conv, norm = (
         f"torch.nn.modules.conv.Conv{dims}d",
@@ -28,7 +29,7 @@ def architecture(name="PlainConvUNet", dims=3, stages=3):
     return {
         "network_class_name": f"dynamic_network_architectures.architectures.{module}.{name}",
         "arch_kwargs": {
-            "n_stages": stages, "features_per_stage": [6, 8, 10][:stages],
+            "n_stages": stages, "features_per_stage": list(features),
             "conv_op": conv, "kernel_sizes": [[3] * dims] * stages,
             "strides": [[1] * dims] + [[2] * dims] * (stages - 1), blocks: [count] * stages,
             "n_conv_per_stage_decoder": [1] * (stages - 1), "conv_bias": True, "norm_op": norm,
@@ -40,9 +41,9 @@ def architecture(name="PlainConvUNet", dims=3, stages=3):
     }  # fmt: skip
 
 
-def _configuration(dims, patch, spacing, channels, arch, previous=None):
+def _configuration(dims, patch, spacing, channels, arch, features):
     resample = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    found = {
+    return {
         "data_identifier": "toy", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
         "patch_size": list(patch), "median_image_size_in_voxels": [20.0] * dims,
         "spacing": list(spacing), "normalization_schemes": ["ZScoreNormalization"] * channels,
@@ -53,11 +54,8 @@ def _configuration(dims, patch, spacing, channels, arch, previous=None):
         "resampling_fn_seg_kwargs": {**resample, "is_seg": True, "order": 1},
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": {**resample, "order": 1},
-        "architecture": architecture(arch, dims), "batch_dice": False,
+        "architecture": architecture(arch, dims, features), "batch_dice": False,
     }  # fmt: skip
-    if previous:
-        found["previous_stage"] = previous
-    return found
 
 
 LABELS = {"background": 0, "PZ": 1, "TZ": 2}
@@ -79,6 +77,7 @@ def make_folder(
     spacing=None,
     ending=".nii.gz",
     extra=None,
+    features=(6, 8, 10),
 ):
     """Writes plans.json, dataset.json and the folds; returns the folder."""
     folder = Path(folder)
@@ -86,7 +85,9 @@ def make_folder(
     dims = 2 if configuration == "2d" else 3
     labels = REGIONS if regions else LABELS
     back = [list(transpose).index(i) for i in range(3)]
-    plain = _configuration(3, patch or (16, 12, 12), spacing or (1.5, 1.0, 1.25), channels, arch)
+    plain = _configuration(
+        3, patch or (16, 12, 12), spacing or (1.5, 1.0, 1.25), channels, arch, features
+    )
     plans = {
         "dataset_name": "Dataset999_Toy", "plans_name": "nnUNetPlans",
         "original_median_spacing_after_transp": [1.5, 1, 1],
@@ -98,11 +99,12 @@ def make_folder(
                      "percentile_99_5": 1, "std": 0.3} for c in range(channels)},
         "configurations": {
             "2d": _configuration(
-                2, (patch or (16, 16, 12))[-2:], (spacing or (1.5, 1.0, 1.25))[-2:], channels, arch
+                2, (patch or (16, 16, 12))[-2:], (spacing or (1.5, 1.0, 1.25))[-2:], channels, arch,
+                features,
             ),
             "3d_fullres": plain,
             "3d_lowres": _configuration(
-                3, patch or (12, 12, 8), (2.0, 1.5, 1.75), channels, arch
+                3, patch or (12, 12, 8), (2.0, 1.5, 1.75), channels, arch, features
             ),
             "3d_cascade_fullres": {**plain, "previous_stage": "3d_lowres"},
         },

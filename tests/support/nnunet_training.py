@@ -30,7 +30,7 @@ class nnUNetTrainerShort(nnUNetTrainer):
 
 
 # timm, which nnU-Net looks through, imports torchvision, whose compiled part may not fit torch
-SITE = '''
+SITE = """
 import contextlib
 import torch
 for name in ("nms", "qnms"):
@@ -38,13 +38,13 @@ for name in ("nms", "qnms"):
         torch.library.define(
             f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         )
-'''
+"""
 
 
 def command(name, *arguments, environment):
     """Runs one of nnU-Net's commands."""
     path = Path(sys.executable).with_name(name)
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603  # nnU-Net's own commands
         [str(path), *map(str, arguments)], capture_output=True, text=True, check=False,
         env={**os.environ, **environment},
     )  # fmt: skip
@@ -64,7 +64,7 @@ def coarse(mm=5.0):
 
 
 def write_dataset(raw):
-    """Six views of the head (mirrored, shifted, brighter) as a dataset; returns the held-out one."""
+    """Six views of the head, mirrored and shifted, as a dataset; returns the held-out one."""
     folder = Path(raw) / "Dataset999_Brain"
     for part in ("imagesTr", "labelsTr", "imagesTs"):
         (folder / part).mkdir(parents=True)
@@ -111,16 +111,12 @@ def train(folder):
     )  # fmt: skip
     plans = folder / "preprocessed/Dataset999_Brain/nnUNetPlans.json"
     _shrink(plans)
-    command(
-        "nnUNetv2_preprocess", "-d", 999, "-c", "3d_fullres", "-np", 1, environment=environment
-    )
+    command("nnUNetv2_preprocess", "-d", 999, "-c", "3d_fullres", "-np", 1, environment=environment)
     command(
         "nnUNetv2_train", 999, "3d_fullres", 0, "-tr", "nnUNetTrainerShort", "-device", "cpu",
         environment={**environment, "nnUNet_n_proc_DA": "0"},
     )  # fmt: skip
-    trained = (
-        folder / "results/Dataset999_Brain/nnUNetTrainerShort__nnUNetPlans__3d_fullres"
-    )
+    trained = folder / "results/Dataset999_Brain/nnUNetTrainerShort__nnUNetPlans__3d_fullres"
     return trained, held, environment
 
 

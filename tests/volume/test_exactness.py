@@ -108,9 +108,7 @@ def test_hirescam_at_input_resolution_is_that_straight_through_the_stitching(
     out = through_monai(model, x.clone().requires_grad_(), roi, **options)
     handle.remove()
     grads = torch.autograd.grad(out[:, 1].mean(), kept)
-    places, *_ = windows(
-        space, roi, options.get("mode", "gaussian"), options.get("overlap", 0.25)
-    )
+    places, *_ = windows(space, roi, options.get("mode", "gaussian"), options.get("overlap", 0.25))
     expected = torch.zeros_like(x[:, 0])
     for place, a, g in zip(places, kept, grads, strict=True):
         expected[(slice(None), *place)] += (a * g).sum(1).detach()

@@ -5,6 +5,12 @@ from __future__ import annotations
 import typer
 
 from medcam.cli.demo import demo
+from medcam.cli.errors import speaks_plainly
+from medcam.cli.explain import explain
+from medcam.cli.layers import layers
+from medcam.cli.nnunet import nnunet
+from medcam.cli.numbers import NumbersCommand
+from medcam.cli.report import report
 
 app = typer.Typer(
     name="medcam",
@@ -13,7 +19,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo)
+for command in (speaks_plainly(demo), explain, layers, report):
+    app.command(cls=NumbersCommand)(command)
+app.add_typer(nnunet)
 
 
 @app.callback()

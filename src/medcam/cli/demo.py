@@ -13,44 +13,70 @@ def demo(
         Path, typer.Option("--output", "-o", help="The folder to write to.", show_default=True)
     ] = Path("medcam_demo"),
 ) -> None:
-    """Runs the packaged networks on packaged real images: maps, scores and a figure.
+    """Runs packaged trained networks on real images: maps, scores, a figure and pages to look at.
 
-    A 3D U-Net that finds the brain in a T1 head scan, and a 2D classifier that finds lesions in
-    head slices, each under Guided Backpropagation, Grad-CAM, Guided Grad-CAM and Grad-CAM++.
+    A 2D classifier that finds lesions in head slices, a 2D U-Net that finds cell nuclei, and a 3D
+    U-Net that finds the brain in a head scan, each under Guided Backpropagation, Grad-CAM, Guided
+    Grad-CAM and Grad-CAM++.
     """
     import pandas as pd
     from rich.console import Console
-    from rich.table import Column, Table
 
-    from medcam import methods
-    from medcam.demo.run import SHOWN, TITLES, Result, figure, run
+    from medcam.demo.pages import write_pages
+    from medcam.demo.picture import by_task, figure
+    from medcam.demo.run import READING, Result, run
     from medcam.evaluation.workbook import to_workbook
     from medcam.files import write_atomically
 
     console = Console()
-    tables: list[Table] = []
-    rows: list[dict[str, Any]] = []
     results: list[Result] = []
-    with console.status("explaining ..."):
+    with console.status("explaining ...") as status:
         for result in run(output):
-            title = result.task.title.replace("\n", ": ")
-            if not results or results[-1].task is not result.task:
-                tables.append(Table(Column("method", no_wrap=True), "layer", *TITLES, title=title))
             results.append(result)
-            name = methods.get(result.method).title
-            shown = [f"{result.scores[metric]:.2f}" for metric in SHOWN]
-            tables[-1].add_row(name, result.layer or "(input)", *shown, f"{result.chance:.2f}")
-            row = {"task": title, "method": name, "layer": result.layer}
-            rows.append({**row, **result.scores, "by chance": result.chance})
+            status.update(f"explaining ... {result.task.title}, {result.title}")
         picture = figure(results, output / "gallery.png")
-        excel = write_atomically(
-            output / "scores.xlsx", to_workbook({"Scores": pd.DataFrame(rows)}).save
-        )
-    for table in tables:
-        console.print(table)
-    console.print(
-        "Attention inside the ground truth: WIoA, of what is above Otsu's threshold; mass, "
-        "of all; pointing, how often the maximum is inside. By chance: what a map "
-        "without any knowledge reaches, the mask's share of the image.\n"
+        scores = pd.DataFrame([_row(result) for result in results])
+        excel = write_atomically(output / "scores.xlsx", to_workbook({"Scores": scores}).save)
+        status.update("writing pages ...")
+        written = write_pages(results, output)
+    for group in by_task(results):
+        console.print(_table(group))
+    console.print(f"{READING}\n", highlight=False)
+    lines = {"figure": picture, "scores": excel, "maps": output / "*" / "*"}
+    for name, where in lines.items():
+        console.print(f"{name:8}{where}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]open    {written.index}[/bold]", highlight=False, soft_wrap=True)
+
+
+def _row(result: Any) -> dict[str, Any]:
+    """A line of the workbook."""
+    means = result.means
+    return {
+        "task": f"{result.task.title}: {result.task.question}",
+        "method": result.title,
+        "layer": result.layer or "",
+        **{name: value for name, value in means.items() if name != "chance"},
+        "by chance": means["chance"],
+        "images": len(result.task.samples),
+    }
+
+
+def _table(group: list[Any]) -> Any:
+    """The scores of a task for the terminal."""
+    from rich.table import Column, Table
+
+    from medcam.demo.run import METRICS
+
+    task = group[0].task
+    numbers = [Column(title, justify="right") for title in (*METRICS.values(), "By chance")]
+    table = Table(
+        Column("Method", no_wrap=True),
+        "Layer",
+        *numbers,
+        title=f"{task.title}: {task.question}",
+        title_justify="left",
     )
-    console.print(f"figure  {picture}\nscores  {excel}\nmaps    {output}/*/*/", highlight=False)
+    for result in group:
+        means = [f"{result.means[name]:.2f}" for name in (*METRICS, "chance")]
+        table.add_row(result.title, result.layer or "(input)", *means)
+    return table

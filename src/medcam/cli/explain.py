@@ -173,7 +173,7 @@ def _prepared(image: Image, scale: str, prepare: str | None) -> NDArray[Any]:
 
     from medcam._errors import InputError
 
-    values = image.array.astype(np.float32)
+    values: NDArray[Any] = image.array.astype(np.float32)
     axes = tuple(range(1, values.ndim))
     if scale == "zscore":
         deviation = values.std(axes, keepdims=True)
@@ -222,7 +222,7 @@ def _explain(
     options: dict[str, Any],
     progress: bool,
 ) -> Explanation:
-    from medcam._errors import InputError, MedcamError
+    from medcam._errors import InputError, MedcamError, MedcamWarning
     from medcam.explain import explain as at_once
     from medcam.volume import explain_volume
 
@@ -235,7 +235,7 @@ def _explain(
             slice_axis=slice_axis,
             progress=progress, **options,
         )  # fmt: skip
-    except MedcamError:
+    except (MedcamError, MedcamWarning):
         raise
     except Exception as error:  # their model may raise anything
         reason = (str(error).strip() or "no message").splitlines()[0]

@@ -123,6 +123,7 @@ def explain(
         step_size=step_size, trust=trust,
     )  # fmt: skip
     trained.channel_of(label)
+    _check(trained, method, layer)
     cases = framework.find_cases(trained, image, previous=prev_stage)
     options = {
         "label": label, "method": _one_or_several(method, "gcam"),
@@ -181,6 +182,17 @@ def info(
             typer.echo(f"{'':15} {layer}")
 
 
+def _check(trained: TrainedModel, method: list[str] | None, layer: list[str] | None) -> None:
+    """An error for methods and layers that do not exist, before the first case."""
+    from medcam import layers, methods
+
+    for name in method or []:
+        methods.get(name)
+    for name in layer or []:
+        if name not in ("bottleneck", "auto", "full"):
+            layers.find(trained.network, name)
+
+
 def _folds(text: str) -> Any:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     return parts if len(parts) > 1 else text.strip()
@@ -225,8 +237,10 @@ def _print(rows: list[dict[str, Any]], output: Path) -> None:
 
     table = Table("case", "status", "seconds", "files")
     for row in rows:
-        told = row["error"] or ", ".join(Path(path).name for path in row["files"])
-        table.add_row(row["case"], row["status"], f"{row['seconds']}", told)
+        names = ", ".join(Path(path).name for path in row["files"])
+        table.add_row(row["case"], row["status"], f"{row['seconds']}", names)
+        if row["error"]:
+            typer.echo(f"Error: {row['case']}: {row['error']}", err=True)
     console = Console()
     console.print(table)
     console.print(f"Results are in {output}/", highlight=False)

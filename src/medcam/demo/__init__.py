@@ -1,33 +1,44 @@
 """Real scans, exact masks and really trained networks, a few MB in all, for demos and tests.
 
-A 3D brain segmenter with a head scan, and a 2D lesion classifier with held-out slices::
+A 3D brain segmenter with a head scan, a 2D lesion classifier and a 2D nuclei segmenter with
+held-out pictures::
 
     head = load_head()
     logits = load_brain_segmenter()(head.image)
 
     slices = load_lesion_slices()
     logits = load_lesion_classifier()(slices.images)
+
+    nuclei = load_nuclei()
+    logits = load_nuclei_segmenter()(nuclei.images)
 """
 
 from .assets import (
     Head,
     LesionSlices,
+    Nuclei,
     brain_mask_for_network,
     load_brain_segmenter,
     load_head,
     load_lesion_classifier,
     load_lesion_slices,
+    load_nuclei,
+    load_nuclei_segmenter,
 )
-from .networks import BrainUNet, LesionNet
+from .networks import BrainUNet, LesionNet, NucleiUNet
 
 __all__ = [
     "BrainUNet",
     "Head",
     "LesionNet",
     "LesionSlices",
+    "Nuclei",
+    "NucleiUNet",
     "brain_mask_for_network",
     "load_brain_segmenter",
     "load_head",
     "load_lesion_classifier",
     "load_lesion_slices",
+    "load_nuclei",
+    "load_nuclei_segmenter",
 ]

@@ -1,4 +1,4 @@
-"""Loads the packaged head scan, the lesion slices and the two trained networks.
+"""Loads the packaged head scan, lesion slices, micrograph and the three trained networks.
 
 Nothing is downloaded. ``medcam/demo/data/LICENSES.md`` says where each file comes from, and
 ``tools/make_demo_assets.py`` in the source tree makes them all.
@@ -18,21 +18,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import BrainUNet, LesionNet
+from .networks import BrainUNet, LesionNet, NucleiUNet
 
 __all__ = [
     "Head",
     "LesionSlices",
+    "Nuclei",
     "brain_mask_for_network",
     "load_brain_segmenter",
     "load_head",
     "load_lesion_classifier",
     "load_lesion_slices",
+    "load_nuclei",
+    "load_nuclei_segmenter",
 ]
 
 _NETWORK_SIDE = 128
 # The grey levels at which the classifier was trained: white matter lies near 2.
 _SLICE_SCALE = 4.0
+# The grey level that the nuclei segmenter knows as 1, about that of most nuclei.
+_NUCLEI_GREY = 64.0
 
 _Net = TypeVar("_Net", bound=nn.Module)
 
@@ -76,6 +81,22 @@ class LesionSlices:
     images: Tensor
     labels: Tensor
     masks: Tensor
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Fluorescence micrographs of cell nuclei that the nuclei segmenter never saw.
+
+    Attributes:
+        images: What :class:`NucleiUNet` takes, float32 ``[N, 1, 128, 128]``, most nuclei near 1.
+        masks: Which pixels are nuclei, bool ``[N, 1, 128, 128]``.
+        instances: The nuclei one by one, int64 ``[N, 1, 128, 128]``: a number each, 0 is none.
+            A nucleus that two tiles share has the same number in both.
+    """
+
+    images: Tensor
+    masks: Tensor
+    instances: Tensor
 
 
 def load_head() -> Head:
@@ -164,6 +185,36 @@ def load_lesion_slices() -> LesionSlices:
         labels=torch.from_numpy(labels).long(),
         masks=torch.from_numpy(masks).bool(),
     )
+
+
+def load_nuclei_segmenter() -> NucleiUNet:
+    """Loads the trained nuclei segmenter, in eval mode on the CPU.
+
+    Example:
+        >>> nuclei = load_nuclei()
+        >>> found = load_nuclei_segmenter()(nuclei.images) > 0
+        >>> dice = 2 * (found & nuclei.masks).sum() / (found.sum() + nuclei.masks.sum())
+        >>> bool(dice > 0.92)
+        True
+    """
+    return _load_weights(NucleiUNet(), "nuclei_segmenter.pt")
+
+
+def load_nuclei() -> Nuclei:
+    """Loads eight tiles of a micrograph with its nuclei, outlined one by one.
+
+    They are two rows of four, the lower half of a picture whose upper half the segmenter was
+    trained on.
+
+    Example:
+        >>> nuclei = load_nuclei()
+        >>> tuple(nuclei.images.shape), len(nuclei.instances.unique()) - 1
+        ((8, 1, 128, 128), 67)
+    """
+    with np.load(_path("nuclei.npz"), allow_pickle=False) as stored:
+        images, instances = stored["images"], stored["instances"]
+    numbered = torch.from_numpy(instances).long()
+    return Nuclei(torch.from_numpy(images).float() / _NUCLEI_GREY, numbered > 0, numbered)
 
 
 def _path(name: str) -> Path:

@@ -1,9 +1,26 @@
-"""Writers: one file each, complete or not there, readable by every other program."""
+"""Files of images and maps: read with their geometry, written whole or not at all."""
 
 from __future__ import annotations
 
 from medcam.files.atomic import safe_name, write_atomically
+from medcam.files.image import Image
+from medcam.files.images import read_image, stack_images
+from medcam.files.maps import save_map
 from medcam.files.nifti import save_nifti
 from medcam.files.png import save_png
+from medcam.files.provenance import provenance
+from medcam.files.sidecar import read_sidecar, write_sidecar
 
-__all__ = ["safe_name", "save_nifti", "save_png", "write_atomically"]
+__all__ = [
+    "Image",
+    "provenance",
+    "read_image",
+    "read_sidecar",
+    "safe_name",
+    "save_map",
+    "save_nifti",
+    "save_png",
+    "stack_images",
+    "write_atomically",
+    "write_sidecar",
+]

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medcam._errors import InputError, InputTypeError, warn
-from medcam.files.arrays import robust_max, to_array, to_map
+from medcam.files.arrays import robust_max, to_map
 from medcam.files.atomic import write_atomically
+from medcam.files.grids import Affine, as_affine, is_sheared, spacing_of
 
 # The fields of a NIfTI header that say where the voxels lie, copied bit by bit.
 _PLACE = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units")
 _OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+_UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, millimetre, micron
 _ALIGNED = 2  # the NIfTI code for "coordinates of some other image": all that a bare affine tells
 
 
@@ -31,8 +32,9 @@ def save_nifti(path: str | os.PathLike[str], volume: object, reference: object =
 
     Args:
         path: The file, ending in ``.nii`` or ``.nii.gz``.
-        volume: ``[X, Y, Z]``, finite real numbers. The order of the axes is the image's own as
-            nibabel and MONAI read it.
+        volume: ``[X, Y, Z]``, finite real numbers; ``[X, Y]`` where the reference is a nibabel
+            image of two axes. The order of the axes is the image's own as nibabel and MONAI read
+            it.
         reference: Where the voxels lie. A nibabel image or the path of one: its sform and qform
             with their codes, spacing and units, bit by bit; other things in its header (names,
             dates) are not copied. Or a 4x4 affine from voxel indices to RAS+ millimetres, or
@@ -59,7 +61,8 @@ def save_nifti(path: str | os.PathLike[str], volume: object, reference: object =
             f"'{path}' does not end in '.nii.gz' or '.nii': volumes are saved as NIfTI."
         )
     values = to_map(volume, "The volume")
-    if values.ndim != 3:
+    flat = values.ndim == 2 == getattr(reference, "ndim", 0) and hasattr(reference, "header")
+    if values.ndim != 3 and not flat:
         raise InputError(
             f"A volume is [X, Y, Z], not {list(values.shape)}: "
             "save each sample and channel by itself."
@@ -82,9 +85,24 @@ def voxel_sizes(reference: object) -> tuple[float, float, float]:
     """
     if isinstance(reference, str | os.PathLike):
         reference = _load(reference)
-    affine = _affine(getattr(reference, "affine", reference))
-    x, y, z = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
-    return x, y, z
+    x, y, z = spacing_of(as_affine(getattr(reference, "affine", reference)))
+    scale = millimetres(getattr(reference, "header", None))
+    return x * scale, y * scale, z * scale
+
+
+def millimetres(header: object) -> float:
+    """How many mm the unit of a NIfTI header's affine is; 1 where it names none.
+
+    Example:
+        >>> import nibabel
+        >>> header = nibabel.Nifti1Header()
+        >>> header.set_xyzt_units("micron")
+        >>> millimetres(header)
+        0.001
+    """
+    if not isinstance(header, _nibabel().Nifti1Header):
+        return 1.0
+    return _UNITS.get(int(header["xyzt_units"]) & 7, 1.0)  # the higher bits are the unit of time
 
 
 def regrid(reference: Any, shape: Sequence[int], space: Sequence[int]) -> Any:
@@ -116,7 +134,13 @@ def regrid(reference: Any, shape: Sequence[int], space: Sequence[int]) -> Any:
     step = np.asarray(own) / np.asarray(shape)
     to_old = np.diag([*step, 1.0])
     to_old[:3, 3] = step / 2 - 0.5
-    return _affine(given if affine is None else affine) @ to_old
+    return _in_mm(given if affine is None else affine, given) @ to_old
+
+
+def _in_mm(affine: object, image: object) -> Affine:
+    """An image's affine, whatever the unit of its header."""
+    scale = millimetres(getattr(image, "header", None))
+    return np.diag([scale, scale, scale, 1.0]) @ as_affine(affine)
 
 
 def _nibabel() -> Any:  # its own annotations are too partial for strict checking
@@ -133,10 +157,10 @@ def _header(shape: tuple[int, ...], reference: object) -> Any:
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
     if isinstance(reference, nib.spatialimages.SpatialImage):
-        _check_shape(shape, (*reference.shape, 1, 1)[:3])
+        _check_shape(shape, (*reference.shape, 1, 1)[: len(shape)])
         source, affine = reference.header, reference.affine
         # An image made without an affine has the one that its header says.
-        affine = _affine(source.get_best_affine() if affine is None else affine)
+        affine = as_affine(source.get_best_affine() if affine is None else affine)
         same = isinstance(source, nib.Nifti1Header) and np.allclose(
             affine, source.get_best_affine()
         )
@@ -145,19 +169,18 @@ def _header(shape: tuple[int, ...], reference: object) -> Any:
                 header[field] = source[field]
             header["pixdim"][:4] = source["pixdim"][:4]
             return header
+        affine = _in_mm(affine, reference)
     else:
         affine = _affine_of(shape, reference)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    directions = affine[:3, :3] / spacing
-    sheared = not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4)
-    header.set_qform(affine, 0 if sheared else _ALIGNED)  # a qform cannot hold a shear
+    # a qform cannot hold a shear
+    header.set_qform(affine, 0 if is_sheared(affine) else _ALIGNED)
     header.set_sform(affine, _ALIGNED)
-    header["pixdim"][1:4] = spacing
+    header["pixdim"][1:4] = spacing_of(affine)
     header.set_xyzt_units("mm")
     return header
 
 
-def _affine_of(shape: tuple[int, ...], reference: object) -> NDArray[np.float64]:
+def _affine_of(shape: tuple[int, ...], reference: object) -> Affine:
     """Gives the affine of a reference that is no nibabel image."""
     if reference is None:
         _warn_identity()
@@ -169,29 +192,10 @@ def _affine_of(shape: tuple[int, ...], reference: object) -> NDArray[np.float64]
                 f"A reference is a NIfTI path, a nibabel image, a 4x4 affine or something with an "
                 f"'affine' (MetaTensor), not {type(reference).__name__}."
             )
-        return _affine(reference)
+        return as_affine(reference)
     if isinstance(reference, torch.Tensor):  # MONAI: channels first, so space comes last
         _check_shape(shape, (1, 1, *reference.shape)[-3:])
-    return _affine(affine)
-
-
-def _affine(given: object) -> NDArray[np.float64]:
-    affine = to_array(given, "The reference's affine").astype(np.float64)
-    if affine.shape == (1, 4, 4):  # a batch of one, as MONAI's collate makes it
-        affine = affine[0]
-    if affine.shape != (4, 4):
-        raise InputError(
-            f"An affine is 4x4, not {list(affine.shape)}: pass the affine of this one image "
-            "(of a batch: that of the sample)."
-        )
-    usual = bool(np.isfinite(affine).all()) and bool((affine[3] == (0, 0, 0, 1)).all())
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not usual or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * spacing.prod():
-        raise InputError(
-            "The reference's affine cannot place voxels: it must be finite and invertible with the "
-            f"last row 0 0 0 1, and is {affine.tolist()}."
-        )
-    return affine
+    return as_affine(affine)
 
 
 def _load(path: str | os.PathLike[str]) -> Any:

@@ -18,27 +18,68 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from medcam.lean._common import Rule
+from medcam.lean._common import Rule, autocast_dtype
 from medcam.lean.convolutions import convolution
 from medcam.lean.normalisations import batch_norm, instance_norm
 from medcam.lean.pooling import avg_pool, max_pool
 from medcam.lean.rectifiers import leaky_relu, relu
 
+__all__ = ["FromTheLayerOn", "LeanBackward", "autocast_dtype", "is_to_blame"]
+
 _FOLDER = Path(__file__).parent
 
 
 class LeanBackward(TorchFunctionMode):
-    """Within it, covered operations on plain tensors save less."""
+    """Within it, covered operations on plain tensors save less.
+
+    Where the model itself checkpoints activations they do not: that runs the operations again in
+    the backward pass, after this mode, and has to meet the same ones. `medcam.checkpointing` enters
+    the mode within what is run again, and so keeps little there too.
+    """
+
+    def __enter__(self) -> Any:
+        """Remembers the checkpointing that is under way already."""
+        self._around = _checkpointing()
+        return super().__enter__()  # type: ignore[no-untyped-call]  # PyTorch's has no annotations
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operation in its lean form if it has one and its arguments fit."""
         kwargs = kwargs or {}
         rule = _RULES.get(func)
-        if rule is not None and args and _fits(args[0]):
+        if rule is not None and args and _fits(args[0]) and _checkpointing() is self._around:
             result = rule(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         return func(*args, **kwargs)
+
+
+class FromTheLayerOn:
+    """The same, but from the moment on at which the graph begins: what runs before costs nothing.
+
+    Use it as a context manager around the forward pass, and call `begin` from a hook. A model that
+    has opened a mode of its own by then (``with torch.device(...)``) goes on with PyTorch's
+    operations: modes have to be closed in order.
+    """
+
+    def __init__(self) -> None:
+        self._mode: LeanBackward | None = None
+
+    def __enter__(self) -> None:
+        """Remembers where the modes stood."""
+        self._depth = torch._C._len_torch_function_stack()
+        self._around = _checkpointing()
+
+    def __exit__(self, *error: object) -> None:
+        """Leaves the mode, if it was entered."""
+        if self._mode is not None:
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
+
+    def begin(self) -> None:
+        """Enters the mode, once."""
+        if self._mode is None and torch._C._len_torch_function_stack() == self._depth:
+            self._mode = LeanBackward()
+            self._mode.__enter__()
+            self._mode._around = self._around
 
 
 def is_to_blame(error: BaseException | None) -> bool:
@@ -57,26 +98,22 @@ def is_to_blame(error: BaseException | None) -> bool:
 
 
 def _fits(x: Any) -> bool:
-    return (
-        type(x) is Tensor
-        and x.requires_grad
-        and x.is_contiguous()
-        and torch.is_grad_enabled()
-        and not _checkpointing()
-    )
+    return type(x) is Tensor and x.requires_grad and x.is_contiguous() and torch.is_grad_enabled()
 
 
-def _checkpointing() -> bool:
-    """Whether activation checkpointing is under way.
+def _checkpointing() -> Any:
+    """What activation checkpointing keeps tensors with, if it is under way; None otherwise."""
+    hooks = _top_hooks(True)
+    if hooks is None or not getattr(hooks[0], "__qualname__", "").startswith("_checkpoint_hook"):
+        return None
+    return hooks[0]
 
-    It runs the operations again in the backward pass, after this mode, and has to meet the same
-    ones.
-    """
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    hooks = top(True) if top is not None else None
-    return hooks is not None and getattr(hooks[0], "__qualname__", "").startswith(
-        "_checkpoint_hook"
-    )
+
+def _no_hooks(_: bool) -> None:
+    """Where this PyTorch does not tell."""
+
+
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", _no_hooks)
 
 
 _RULES: dict[Any, Rule] = {

@@ -18,13 +18,26 @@ def apply(function: Any, *args: Any) -> Any:  # `Function.apply` has no annotati
     return function.apply(*args)
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast computes in on a kind of device; None where it is off, or does not exist."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 def frozen(*tensors: Tensor | None) -> bool:
     """Whether no gradient is wanted for any of these parameters."""
     return not any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def placeholder(grad: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    """A placeholder of a shape that takes no memory; kernels read its shape only."""
+    """A tensor of a shape whose values are never read, and that takes no memory.
+
+    Kernels of the CPU copy what is not contiguous, and are slower on it; there, memory that is not
+    touched is not used either. Elsewhere one element stands for all.
+    """
+    if grad.device.type == "cpu":
+        return grad.new_empty(shape, dtype=dtype)
     return grad.new_empty(1, dtype=dtype).expand(shape)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from medcam.lean._common import Rule, apply, each, frozen, placeholder
+from medcam.lean._common import Rule, apply, autocast_dtype, each, frozen, placeholder
 
 _aten = torch.ops.aten
 
@@ -33,12 +34,11 @@ class _Convolution(Function):
         return given[0], *[None] * (2 + len(ctx.options))
 
 
-def _amp(*tensors: Tensor | None) -> list[Tensor | None]:
+def _amp(x: Tensor, *parameters: Tensor | None) -> Sequence[Tensor | None]:
     """The tensors as autocast would give them to a convolution."""
-    device = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(device):
-        return list(tensors)
-    dtype = torch.get_autocast_dtype(device)
+    dtype, tensors = autocast_dtype(x.device.type), (x, *parameters)
+    if dtype is None:
+        return tensors
     return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
 

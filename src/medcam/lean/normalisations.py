@@ -65,7 +65,8 @@ def instance_norm(
 ) -> Any:
     """The rule for ``F.instance_norm``: its input is needed, but its output is no longer a view.
 
-    An in-place rectifier on a view cannot keep a mask in place of its result.
+    An in-place rectifier on a view cannot keep a mask in place of its result. Nobody else holds
+    what it is a view of, and no gradient needs its values, so that they may be overwritten.
     """
     output = F.instance_norm(input, *args, **kwargs)
-    return output.clone() if output._is_view() else output
+    return _aten._unsafe_view(output, output.shape) if output._is_view() else output

@@ -34,4 +34,5 @@ def principal_direction(
     total = first.sum(1, keepdim=True)
     largest = first.gather(1, first.abs().argmax(1, keepdim=True))
     sign = torch.where(total.abs() > 1e-6, total, largest).sign()
-    return first * sign
+    direction: Tensor = first * sign
+    return direction

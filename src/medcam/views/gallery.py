@@ -1,24 +1,33 @@
-"""A gallery: images in the first column, the maps of several methods beside them."""
+"""A gallery: images in the first column, the maps of several methods beside them, scores beneath."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam.views.colors import display_range, to_bytes
+from medcam.files import write_atomically
+from medcam.views.colors import POSITIVE, SIGNED, display_range, to_bytes
+from medcam.views.gallery_table import ScoreTable, draw_table, table_inches
 from medcam.views.overlay import overlay
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TILE, _CAPTION, _TOP, _SIDE = 2.3, 0.25, 0.3, 0.6  # inches
+_TILE, _GAP, _SIDE, _EDGE = 2.0, 0.05, 0.55, 0.1  # inches
+_TITLES, _KEY = 0.32, 0.5  # inches: the methods' names above the tiles, the key beneath them
+_DPI = 180
+_DARK, _GREY = "#1b2027", "#5b6470"
+# Not the user's settings, and letters that come with matplotlib: the same picture everywhere.
+_STYLE = ["default", {"font.family": "DejaVu Sans"}]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tile:
     """One map in a row of the gallery.
 
@@ -26,16 +35,14 @@ class Tile:
         title: The method.
         values: The map ``[H, W]``, raw.
         signed: Whether its negative values mean something.
-        caption: A line beneath, e.g. a score.
     """
 
     title: str
     values: NDArray[np.floating]
     signed: bool
-    caption: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """An image and its maps.
 
@@ -44,6 +51,7 @@ class Row:
         image: ``[H, W]``, any range of values.
         mask: The ground truth ``[H, W]``, drawn as a line; None without one.
         tiles: The maps, all on the image's grid.
+        note: A smaller line beside the title.
         aspect: The height of a pixel over its width.
     """
 
@@ -51,11 +59,12 @@ class Row:
     image: NDArray[np.floating]
     mask: NDArray[np.bool_] | None
     tiles: Sequence[Tile]
+    note: str = ""
     aspect: float = 1.0
 
 
-def gallery(rows: Sequence[Row]) -> Figure:
-    """Draws rows of images and their maps, the ground truth as a white line.
+def gallery(rows: Sequence[Row], table: ScoreTable | None = None) -> Figure:
+    """Draws rows of images and their maps on square tiles, the ground truth as a white line.
 
     Every map has its own scale, as methods have different units: positive maps from zero to their
     highest values, signed ones symmetric about zero and cut at the 98th percentile of their
@@ -63,47 +72,131 @@ def gallery(rows: Sequence[Row]) -> Figure:
 
     Args:
         rows: The images with their maps; the methods' names are taken from the first row.
+        table: Scores to print beneath; None without.
 
     Returns:
-        A matplotlib figure, to be restyled or saved.
+        A matplotlib figure, to be restyled or saved; `save_gallery` makes the same bytes each time.
 
     Example:
         >>> image = np.random.default_rng(0).random((8, 8))
         >>> figure = gallery([Row("a task", image, image > 0.5, [Tile("gcam", image, False)])])
-        >>> len(figure.axes)
-        2
+        >>> [axes.get_title() for axes in figure.axes if axes.get_title()]
+        ['Image', 'gcam']
     """
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     columns = 1 + max(len(row.tiles) for row in rows)
-    width, height = _TILE * columns + _SIDE, (_TILE + _CAPTION) * len(rows) + _TOP
-    figure = Figure(figsize=(width, height), dpi=150)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    figure.subplots_adjust(
-        left=_SIDE / width, right=1 - 0.05 / width, bottom=_CAPTION / height,
-        top=1 - _TOP / height, wspace=0.04, hspace=_CAPTION / _TILE,
-    )  # fmt: skip
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for row, line in zip(rows, axes, strict=True):
-        picture = np.repeat(to_bytes(display_range(row.image))[..., None], 3, axis=2)
-        caption = "" if row.mask is None else "white line: ground truth"
-        tiles = [Tile("Image", row.image, False, caption), *row.tiles]
-        for axis, tile in zip(line, tiles, strict=False):
-            if axis is not line[0]:
-                picture = overlay(_visible(tile), row.image, signed=tile.signed)
-            axis.imshow(picture, aspect=row.aspect, interpolation="nearest")
-            if row.mask is not None and row.mask.any():
-                axis.contour(row.mask, levels=[0.5], colors="white", linewidths=0.9)
-            if row is rows[0]:
-                axis.set_title(tile.title, fontsize=11)
-            where = {"transform": axis.transAxes, "ha": "center", "fontsize": 9}
-            axis.text(0.5, -0.03, tile.caption, va="top", **where)
-        line[0].text(
-            -0.06, 0.5, row.title, transform=line[0].transAxes, ha="right", va="center",
-            rotation=90, fontsize=11, linespacing=1.4, multialignment="center",
-        )  # fmt: skip
+    width = _SIDE + columns * (_TILE + _GAP) - _GAP + _EDGE
+    tiles_high = len(rows) * (_TILE + _GAP) - _GAP
+    beneath = 0.0 if table is None else table_inches(table)
+    height = _TITLES + tiles_high + _KEY + beneath
+    with style.context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+
+        def place(left: float, top: float, wide: float, high: float) -> Axes:
+            """Axes at so many inches from the left and from the top."""
+            return figure.add_axes(
+                (left / width, 1 - (top + high) / height, wide / width, high / height)
+            )
+
+        for number, row in enumerate(rows):
+            top = _TITLES + number * (_TILE + _GAP)
+            line = [
+                place(_SIDE + column * (_TILE + _GAP), top, _TILE, _TILE)
+                for column in range(1 + len(row.tiles))
+            ]
+            _draw_row(line, row, titled=number == 0)
+        _draw_key(place(_SIDE, _TITLES + tiles_high, width - _SIDE - _EDGE, _KEY), rows)
+        if table is not None:
+            at = _TITLES + tiles_high + _KEY
+            draw_table(place(_EDGE, at, width - 2 * _EDGE, beneath), table)
     return figure
+
+
+def save_gallery(path: Path, figure: Figure) -> Path:
+    """Saves a gallery as PNG: the same bytes for the same pixels, without time or version.
+
+    Raises:
+        SaveError: The file could not be written.
+
+    Example:
+        >>> import tempfile
+        >>> from matplotlib.figure import Figure
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_gallery(Path(folder, "gallery.png"), Figure()).name
+        'gallery.png'
+    """
+    from matplotlib import style
+
+    with style.context(_STYLE):
+        return write_atomically(
+            path,
+            lambda new: figure.savefig(new, format="png", dpi=_DPI, metadata={"Software": None}),
+        )
+
+
+def _draw_row(line: Sequence[Axes], row: Row, *, titled: bool) -> None:
+    picture = np.repeat(to_bytes(display_range(row.image))[..., None], 3, axis=2)
+    pictures = [("Image", picture)] + [
+        (tile.title, overlay(_visible(tile), row.image, signed=tile.signed)) for tile in row.tiles
+    ]
+    for axes, (title, shown) in zip(line, pictures, strict=True):
+        axes.imshow(shown, aspect=row.aspect, interpolation="bicubic")
+        if row.mask is not None and row.mask.any():
+            axes.contour(row.mask, levels=[0.5], colors="white", linewidths=0.7)
+        _square(axes, row)
+        if titled:
+            axes.set_title(title, fontsize=11, color=_DARK, pad=6)
+    for x, text, size, colour in ((-0.19, row.title, 11, _DARK), (-0.07, row.note, 8.5, _GREY)):
+        line[0].text(
+            x, 0.5, text, transform=line[0].transAxes, rotation=90, ha="center", va="center",
+            fontsize=size, color=colour,
+        )  # fmt: skip
+
+
+def _square(axes: Axes, row: Row) -> None:
+    """Shows the picture in the middle of a black square."""
+    high, wide = row.image.shape[0] * row.aspect, float(row.image.shape[1])
+    side = max(high, wide)
+    axes.set_xlim(wide / 2 - side / 2 - 0.5, wide / 2 + side / 2 - 0.5)
+    middle, half = row.image.shape[0] / 2 - 0.5, side / row.aspect / 2
+    axes.set_ylim(middle + half, middle - half)
+    axes.set_facecolor("black")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def _draw_key(axes: Axes, rows: Sequence[Row]) -> None:
+    """What the line and the colours are."""
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    small = {"fontsize": 8.5, "color": _GREY, "va": "center"}
+    if any(row.mask is not None for row in rows):
+        axes.add_patch(_patch(0.0, 0.03, "black"))
+        axes.plot([0.004, 0.026], [0.6, 0.6], color="white", lw=1.2)
+        axes.text(0.038, 0.6, "ground truth", **small)
+    signs = {tile.signed for row in rows for tile in row.tiles}
+    ramp = np.linspace(0, 1, 256)[None]
+    for signed, left, low, high in (
+        (False, 0.23, "0", "attention, each map's own maximum"),
+        (True, 0.66, "against the target", "for it, symmetric about 0"),
+    ):
+        if signed in signs:
+            axes.imshow(
+                ramp, cmap=SIGNED if signed else POSITIVE, aspect="auto",
+                extent=(left, left + 0.1, 0.48, 0.72),
+            )  # fmt: skip
+            axes.text(left - 0.006, 0.6, low, ha="right", **small)
+            axes.text(left + 0.106, 0.6, high, **small)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+
+
+def _patch(left: float, wide: float, colour: str):  # type: ignore[no-untyped-def]
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((left, 0.42), wide, 0.36, color=colour, lw=0)
 
 
 def _visible(tile: Tile) -> NDArray[np.floating]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
+
+os.environ.setdefault("nnUNet_def_n_proc", "1")  # eight threads on two cores are slow
 
 import pytest
 import torch
@@ -19,6 +22,15 @@ def _nnunets_own_warnings():
         for module in ("nnunetv2", "batchgenerators", "acvl_utils", "torch", "skimage"):
             warnings.filterwarnings("ignore", module=module)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """The toy network is too small to share between threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

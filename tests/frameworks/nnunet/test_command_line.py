@@ -104,9 +104,13 @@ def test_info_lists_what_there_is(trained):
 
 def test_the_command_runs_as_a_program(trained, case, tmp_path):
     folder = shutil.copytree(trained(folds=(0,), mirror=()), tmp_path / "trained")
-    command = [str(Path(sys.executable).with_name("medcam")), "nnunet", "explain", "-m",
-               str(folder), "-i", str(case), "-o", str(tmp_path / "out"), "--label", "PZ"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    out = tmp_path / "out"
+    done = subprocess.run(  # noqa: S603  # our own command
+        [
+            Path(sys.executable).with_name("medcam"), "nnunet", "explain", "-m", folder, "-i", case,
+            "-o", out, "--label", "PZ",
+        ], capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "case_gcam.nii.gz" in done.stdout
     assert (tmp_path / "out" / "case_gcam.nii.gz").is_file()

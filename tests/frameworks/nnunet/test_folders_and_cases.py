@@ -180,14 +180,14 @@ def test_the_record_says_how_the_maps_were_made(trained, case, tmp_path):
     )
     files = found.save(tmp_path / "out" / "c")
     assert [path.name for path in files] == [
-        "c_gcam.nii.gz", "c_gbp.nii.gz", "c_seg.nii.gz", "c.json",
+        "c_gcam.nii.gz", "c_gbp.nii.gz", "c_seg.nii.gz", "c_montage.png", "c.json",
     ]  # fmt: skip
     record = json.loads(files[-1].read_text())
     assert record["folds"] == ["0", "1"]
     assert record["windows"]["mirror_axes"] == [0, 1, 2]
     assert record["windows"]["windows_explained"] <= record["windows"]["windows"]
     assert record["extra"]["label"] == "PZ"
-    assert record["files"]["maps"] == ["c_gcam.nii.gz", "c_gbp.nii.gz"]
+    assert record["files"]["map"] == ["c_gcam.nii.gz", "c_gbp.nii.gz"]
     assert [item["method"] for item in record["maps"]] == ["gcam", "gbp"]
     low, high = record["maps"][0]["range"]
     assert (low, high) == (float(found.maps["gcam", "encoder.stages.1"].min()),

@@ -1,4 +1,4 @@
-"""A network that nnU-Net's own commands trained on a real head: plans, training, prediction, maps."""
+"""A network that nnU-Net's own commands planned, trained and ran on a real head."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def test_maps_of_a_trained_network(brain, tmp_path, monkeypatch):
         assert values.shape == source.shape
         attention = np.maximum(values, 0) if method != "saliency" else np.abs(values)
         inside = attention[truth].sum() / attention.sum()
-        assert inside > 0.6 > 2 * truth.mean(), (method, inside, truth.mean())
+        assert inside > 2 * truth.mean(), (method, inside, truth.mean())
+        assert method == "saliency" or inside > 0.7, (method, inside)
     found.save(tmp_path / "ours" / "held")
     saved = nib.load(tmp_path / "ours" / "held_gcam.nii.gz")
     np.testing.assert_array_equal(saved.affine, source.affine)

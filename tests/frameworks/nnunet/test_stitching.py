@@ -39,9 +39,11 @@ def stitched(model, data, network, flips, patch):
     return (total / weight)[(slice(None), *kept[1:])]
 
 
-@pytest.mark.parametrize("options", [{}, {"configuration": "2d"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"mirror": (0, 1)}, {"configuration": "2d", "mirror": (0,)}], ids=str
+)
 def test_input_gradients_are_those_straight_through_nnunets_prediction(options, trained, case):
-    model = medcam.nnunet.load(trained(**options, mirror=(0, 1)))
+    model = medcam.nnunet.load(trained(**options))
     found = medcam.nnunet.explain(model, case, "PZ", method="saliency")
     prepared = prepare(model, case_of(model, case))
     leaf = torch.from_numpy(prepared.data).requires_grad_()

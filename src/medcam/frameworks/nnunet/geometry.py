@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from medcam._errors import InputError
@@ -76,8 +77,9 @@ class Prepared:
 
         with quiet():
             found = convert(
-                logits, *self._managers(), self.model.predictor.label_manager, self.properties
-            )
+                logits, *self._managers(), self.model.predictor.label_manager, self.properties,
+                num_threads_torch=torch.get_num_threads(),
+            )  # fmt: skip
         return self.original(np.asarray(found))
 
     def original(self, array: NDArray[Any]) -> NDArray[Any]:

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from medcam._errors import InputError
 from medcam.attention import AttentionMap, Explanation
-from medcam.files import provenance, safe_name, save_map, write_atomically, write_sidecar
+from medcam.files import write_atomically
 from medcam.frameworks.nnunet.folder import quiet
 from medcam.frameworks.nnunet.geometry import Prepared
 from medcam.methods import METHODS
+from medcam.results import as_prefix, save_case
 
 Key = tuple[str, str | None]
+
+_TOLD = ("windows", "windows_explained", "channel_weights")  # of the details, in the record
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,51 +65,48 @@ class CaseExplanation:
             )
         return next(iter(self.maps.values()))
 
-    def save(self, prefix: str | os.PathLike[str]) -> list[Path]:
-        """Writes the maps, the segmentation and the record of how they were made.
+    def save(
+        self, prefix: str | os.PathLike[str], *, report: bool = False, montage: bool = True
+    ) -> list[Path]:
+        """Writes the maps, the segmentation, a montage and the record of how they were made.
 
         Args:
             prefix: Where to, without an ending: ``"out/case"`` gives ``out/case_gcam.nii.gz``
-                (with several layers ``out/case_gcam_LAYER.nii.gz``), ``out/case_seg.nii.gz`` and
-                ``out/case.json``, which is written last. Maps are float32 in raw units; images
-                that are no volumes get ``.tif``.
+                (with several layers ``out/case_gcam_LAYER.nii.gz``), ``out/case_seg.nii.gz``,
+                ``out/case_montage.png`` and ``out/case.json``, which is written last. Maps are
+                float32 in raw units; images that are no volumes get ``.tif``, and a picture of each
+                map over the image.
+            report: Whether to write ``out/case.html``, a page to open in a browser.
+            montage: Whether to write the montage.
 
         Returns:
             The files, the record last.
+
+        Raises:
+            SaveError: A file could not be written. There is no record then.
         """
-        prefix = Path(prefix)
-        model, ending = self._prepared.model, self._ending()
-        layers = {layer for _, layer in self.maps if layer is not None}
-        files: dict[str, Path] = {}
-        for (method, layer), values in self.maps.items():
-            parts = [prefix.name, method]
-            if len(layers) > 1 and layer is not None:
-                parts.append(safe_name(layer))
-            path = prefix.with_name("_".join(parts) + ending)
-            files[f"{method} {layer or ''}".strip()] = save_map(path, values, self._prepared.image)
-        segmentation = self._save_segmentation(prefix)
-        record = provenance(
+        model, case = self._prepared.model, self._prepared.case
+        details = self.explanation.details
+        return save_case(
+            as_prefix(prefix),
+            [_as_map(key, self.explanation, values) for key, values in self.maps.items()],
+            self._prepared.image,
             model=model.network,
-            inputs=list(self._prepared.case.files),
-            maps=[_as_map(key, self.explanation, values) for key, values in self.maps.items()],
-            folder=prefix.parent,
-            files={
-                "image": list(self._prepared.case.files),
-                "maps": list(files.values()),
-                "segmentation": segmentation,
-            },
-            affine=self.affine,
-            windows={
-                "patch_size": list(model.predictor.configuration_manager.patch_size),
-                "step_size": model.predictor.tile_step_size,
-                "mirror_axes": list(model.mirror_axes),
-                **{
-                    key: value
-                    for key, value in self.explanation.details.items()
-                    if key in ("windows", "windows_explained", "channel_weights")
+            inputs=list(case.files),
+            name=self.case,
+            montage=montage,
+            report=report,
+            ending=self._ending(),
+            more=lambda safe: {"segmentation": self._save_segmentation(safe)},
+            record={
+                "windows": {
+                    "patch_size": list(model.predictor.configuration_manager.patch_size),
+                    "step_size": model.predictor.tile_step_size,
+                    "mirror_axes": list(model.mirror_axes),
+                    **{key: details[key] for key in _TOLD if key in details},
                 },
+                "folds": model.folds,
             },
-            folds=model.folds,
             extra={
                 "case": self.case,
                 "label": self.label,
@@ -118,8 +118,6 @@ class CaseExplanation:
                 },
             },
         )
-        written = write_sidecar(prefix.with_name(prefix.name + ".json"), record)
-        return [*files.values(), segmentation, written]
 
     def _ending(self) -> str:
         file = self._prepared.case.files[0].name.lower()

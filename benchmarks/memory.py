@@ -1,0 +1,25 @@
+"""What does guided backpropagation of a large volume keep?  PlainConvUNet, 128³."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libraries
+import measure
+from cases import CASES
+
+TITLE = "Guided Backprop of a volume (nnU-Net 128³)"
+MAKERS = {
+    "medcam": libraries.ours(method="gbp"),
+    'medcam, memory="low"': libraries.ours(method="gbp", memory="low"),
+    "floor": libraries.floor_input,
+    "captum": libraries.captum_guided,
+}
+GOALS = {"Guided Backprop": None}
+ROWS, COLUMNS = list(GOALS), list(MAKERS)
+
+
+def cell(row: str, column: str) -> dict[str, Any]:
+    """One library; one timed round, as a call takes long."""
+    measure.LEAST = measure.MOST = 2
+    return measure.cell(CASES["nnU-Net 128³, bottleneck"], MAKERS[column])

@@ -1,0 +1,31 @@
+"""The overlay that adds attention maps to an inference bundle of MONAI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def bundle_overlay() -> Path:
+    """The configuration file that, given after a bundle's own, adds maps to what it writes.
+
+    On the command line::
+
+        OVERLAY=$(python -c "import medcam; print(medcam.monai.bundle_overlay())")
+        python -m monai.bundle run --config_file "['configs/inference.json','$OVERLAY']"
+
+    It wraps the evaluator's inferer in `AttentionInferer`, adds `AttentionHandler` to ``handlers``
+    and, at the end of ``postprocessing``, ``Invertd`` and ``SaveImaged`` for the map: a float32
+    file of the source's shape and affine. The bundle has to have the ids ``preprocessing``,
+    ``inferer``, ``evaluator``, ``handlers`` and ``postprocessing``, as MONAI's specification names
+    them, and ``postprocessing`` a list of ``transforms``.
+
+    Each of these can be set on the command line, e.g. ``--attention_target 1``:
+    ``attention_method`` (gcam), ``attention_layer`` (auto), ``attention_target`` (the prediction),
+    ``attention_output`` (automatic): as in `medcam.explain`. ``attention_dir`` (the bundle's
+    ``output_dir``): where the maps go. ``attention_postfix`` (attention): how their names end.
+    ``attention_image`` (image): the key of the image.
+
+    >>> bundle_overlay().name
+    'attention.json'
+    """
+    return Path(__file__).with_name("attention.json")

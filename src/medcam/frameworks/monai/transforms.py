@@ -1,0 +1,163 @@
+"""Transforms that add an attention map to an image, or to a dictionary of images."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, Literal
+
+import torch
+from monai.config.type_definitions import KeysCollection, NdarrayOrTensor
+from monai.data.meta_tensor import MetaTensor
+from monai.inferers.inferer import Inferer
+from monai.transforms.transform import MapTransform, Transform
+from monai.utils.type_conversion import convert_to_tensor
+from torch import Tensor, nn
+
+from medcam._errors import InputError
+from medcam.frameworks.monai.inferer import AttentionInferer
+from medcam.frameworks.monai.metatensor import as_metatensor
+from medcam.layers import LayerLike
+from medcam.methods import MethodLike
+from medcam.outputs import Selector
+from medcam.targets import TargetLike
+
+
+class AttentionMapTransform(Transform):
+    """An array transform from an image ``[channels, *space]`` to its map ``[targets, *space]``.
+
+    The map is a MetaTensor with copies of the image's meta data and applied operations, float and
+    in raw units, on the image's device. The network should be in evaluation mode.
+
+    Args:
+        network: The network; the image is moved to where it is.
+        inferer: As in `AttentionInferer`.
+        layer: One layer, as in `medcam.explain`.
+        target: As in `medcam.explain`.
+        method: One method, as in `medcam.explain`.
+        output: As in `medcam.explain`.
+        channel_weights: As in `medcam.explain_volume`; only for windows.
+
+    Attributes:
+        inferer: The `AttentionInferer`, which keeps the last explanation and prediction.
+
+    >>> from monai.networks.nets import UNet
+    >>> net = UNet(2, 1, 2, (4, 8), (2,)).eval()
+    >>> AttentionMapTransform(net, target=1)(torch.rand(1, 16, 16)).shape
+    torch.Size([1, 16, 16])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inferer: Inferer | None = None,
+        *,
+        layer: LayerLike = "auto",
+        target: TargetLike = None,
+        method: MethodLike = "gcam",
+        output: Selector = None,
+        channel_weights: Literal["window", "volume"] = "window",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.inferer = one_map(
+            AttentionInferer(
+                inferer, layer=layer, target=target, method=method, output=output,
+                channel_weights=channel_weights,
+            )
+        )  # fmt: skip
+
+    def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
+        """The map of one image.
+
+        Args:
+            img: ``[channels, *space]``.
+        """
+        return self.both(img)[0]
+
+    def both(self, img: NdarrayOrTensor) -> tuple[MetaTensor, Any]:
+        """The map, and the network's prediction without its batch axis."""
+        image = convert_to_tensor(img, track_meta=True)
+        where = next(self.network.parameters(), image).device
+        with torch.no_grad():
+            prediction = self.inferer(image[None].to(where), self.network)
+        values = self.inferer.explanation.map.values.to(image.device)
+        found = as_metatensor(values, image)
+        return found, prediction[0] if isinstance(prediction, Tensor) else prediction
+
+
+class AttentionMapd(MapTransform):
+    """A dictionary transform that adds ``{key}_attention`` for each key.
+
+    See `AttentionMapTransform`. To save a map on the grid of the file that its image came from::
+
+        Compose([
+            AttentionMapd("image", network, SlidingWindowInferer((96, 96, 96)), target=1),
+            Invertd("image_attention", preprocessing, orig_keys="image", nearest_interp=False),
+            SaveImaged("image_attention", output_postfix="attention", resample=False),
+        ])
+
+    Args:
+        keys: The keys of the images.
+        network: The network.
+        inferer: As in `AttentionInferer`.
+        layer: One layer, as in `medcam.explain`.
+        target: As in `medcam.explain`.
+        method: One method, as in `medcam.explain`.
+        output: As in `medcam.explain`.
+        channel_weights: As in `medcam.explain_volume`; only for windows.
+        output_postfix: What the map's key ends in, after an underscore.
+        prediction_postfix: The same for the prediction; None: it is not kept.
+        allow_missing_keys: Whether a key may be missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        network: nn.Module,
+        inferer: Inferer | None = None,
+        *,
+        layer: LayerLike = "auto",
+        target: TargetLike = None,
+        method: MethodLike = "gcam",
+        output: Selector = None,
+        channel_weights: Literal["window", "volume"] = "window",
+        output_postfix: str = "attention",
+        prediction_postfix: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_postfix = output_postfix
+        self.prediction_postfix = prediction_postfix
+        self.transform = AttentionMapTransform(
+            network, inferer, layer=layer, target=target, method=method, output=output,
+            channel_weights=channel_weights,
+        )  # fmt: skip
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The dictionary with the maps added."""
+        found = dict(data)
+        for key in self.key_iterator(found):
+            attention, prediction = self.transform.both(found[key])
+            found[f"{key}_{self.output_postfix}"] = attention
+            if self.prediction_postfix is not None:
+                found[f"{key}_{self.prediction_postfix}"] = prediction
+        return found
+
+
+def one_map(inferer: AttentionInferer) -> AttentionInferer:
+    """The inferer, if each of its calls makes one map.
+
+    Raises:
+        InputError: It makes several.
+    """
+    request = inferer.request
+    several = request.several or not isinstance(request.layer, (str, type(None)))
+    if several or request.layer == "full":
+        raise InputError(
+            "Several methods or layers make several maps, and here is room for one: take one "
+            "method and one layer, and one transform or handler for each."
+        )
+    return inferer
+
+
+AttentionMapD = AttentionMapDict = AttentionMapd

@@ -1,0 +1,96 @@
+"""A picture for notebooks: small, in the page itself, without a script."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from dataclasses import replace
+from html import escape
+from typing import TYPE_CHECKING
+
+from medcam._errors import MedcamError
+from medcam.attention import Explanation
+from medcam.views.montage import case_of, draw_case
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SLICES = 3
+_ROWS = 3  # of slices; more maps are tiles on one slice
+_MOST_MAPS = 24
+_MOST_BYTES = 215_000  # of the PNG; as text it is a third longer
+_SHARPNESS = (100, 85, 72, 60, 50, 40, 30, 20)  # dots an inch, the first with few enough bytes
+_STEP = 255 / 63
+
+
+def inline_html(explanation: Explanation) -> str:
+    """Gives the first sample's maps as a picture in HTML, with what they are of.
+
+    Less than 300 kB, all in the page: no script, no network, names escaped. Of more than 24 maps
+    the first are shown.
+
+    Args:
+        explanation: The explanation; its input is under the maps where it is known.
+
+    Example:
+        >>> import torch, medcam
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(1),
+        ...                           torch.nn.Flatten())
+        >>> page = inline_html(medcam.explain(net, torch.rand(1, 1, 8, 8), target=1))
+        >>> "data:image/png;base64," in page, "class 1" in page, "<script" in page
+        (True, True, False)
+    """
+    try:
+        maps = explanation.maps
+        case, under = case_of(explanation)
+    except MedcamError as error:
+        return f"<p>{escape(str(explanation))}</p><p>{escape(str(error))}</p>"
+    left_out = len(case.maps) - _MOST_MAPS
+    case = replace(case, maps=case.maps[:_MOST_MAPS])
+    values = next(iter(maps.values())).values
+    methods = list(dict.fromkeys(one.method for one in case.maps))
+    layers = list(dict.fromkeys(one.layer for one in case.maps if one.layer is not None))
+    lines = [
+        ("Method", ", ".join(methods)),
+        ("Layer", ", ".join(layers) or "none: a map of the input"),
+        ("Target", str(explanation.target)),
+    ]
+    if len(values) > 1:
+        lines.append(("Shown", f"the first of {len(values)} samples"))
+    if left_out > 0:
+        lines.append(("Left out", f"{left_out} more maps; see .maps"))
+    few = len(case.maps) <= _ROWS
+    figure = draw_case(
+        case,
+        bare=under is None,
+        spacing=None if under is None else under.spacing,
+        slices=_SLICES if few and case.is_volume else 1,
+    )
+    rows = "".join(
+        f"<div><b>{escape(name)}</b> {escape(text)}</div>" for name, text in lines if text
+    )
+    words = escape("; ".join(f"{name}: {text}" for name, text in lines), quote=True)
+    return (
+        f'<div>{rows}<img alt="{words}" style="max-width:100%" '
+        f'src="data:image/png;base64,{base64.b64encode(_small_png(figure)).decode()}"></div>'
+    )
+
+
+def _small_png(figure: Figure) -> bytes:
+    """The figure in 64 steps a colour, which are not seen, as sharp as there are bytes for."""
+    from PIL import Image
+
+    steps = [round(value / _STEP) * _STEP for value in range(256)] * 3
+    content = b""
+    for dots in _SHARPNESS:
+        drawn, packed = io.BytesIO(), io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+            figure.savefig(drawn, format="png", dpi=dots)
+        picture = Image.open(drawn).convert("RGB").point([min(round(v), 255) for v in steps])
+        picture.save(packed, format="PNG", optimize=True)
+        content = packed.getvalue()
+        if len(content) <= _MOST_BYTES:
+            break
+    return content

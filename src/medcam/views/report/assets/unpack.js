@@ -1,0 +1,75 @@
+// What the page holds: the case as JSON, and its arrays as gzip in base64, each in an element.
+"use strict";
+
+/**
+ * How an array is stored: value = (code + first) * step; with gaps, code 0 is "not a number".
+ * @typedef {{blob: string, bytes: 1|2, first: number, step: number, gaps: boolean,
+ *   exact: boolean}} Packing
+ * @typedef {{name: string, low: number, high: number}} GreyWindow
+ * @typedef {Packing & {channels: 1|3, units: string, windows: GreyWindow[],
+ *   range: number[]}} ImageInfo
+ * @typedef {Packing & {factor: 1|2, method: string, layer: ?string, target: string,
+ *   signed: boolean, units: string, top: number, scale: string}} MapInfo
+ * @typedef {{name: string, across: number, down: number, through: number, mirrored: boolean,
+ *   raised: boolean, shows: "overlay"|"image"|"map"}} Plane
+ * @typedef {{volume: boolean, shape: number[], spacing: number[], order: number[],
+ *   flipped: boolean[], affine: ?number[][], normals: ?number[][], ends: ?string[][],
+ *   planes: Plane[], start: number[], image: ImageInfo, maps: MapInfo[],
+ *   colours: {positive: string, signed: string}, mask: ?string, rise: number,
+ *   opacity: number}} Study
+ * A plane on the page: the slice has one pixel a voxel, the marks the screen's pixels.
+ * @typedef {{plane: Plane, figure: HTMLElement, stage: HTMLElement, slice: HTMLCanvasElement,
+ *   marks: HTMLCanvasElement, scroll: ?HTMLInputElement}} Pane
+ */
+
+/** @param {string} id @returns {any} */
+const byId = (id) => document.getElementById(id);
+
+/** @param {string} text @returns {Uint8Array} */
+function fromBase64(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+/**
+ * The bytes of an embedded array. They go through in pieces, so that the page stays responsive.
+ * @param {string} id @param {number} length @returns {Promise<Uint8Array>}
+ */
+async function unpackBytes(id, length) {
+  const piece = 1 << 20; // a multiple of 4: each piece is base64 by itself
+  const element = byId(id);
+  const text = element.textContent.trim();
+  const { writable, readable } = new DecompressionStream("gzip");
+  const feed = async () => {
+    const writer = writable.getWriter();
+    for (let at = 0; at < text.length; at += piece) {
+      await writer.write(fromBase64(text.slice(at, at + piece)));
+    }
+    await writer.close();
+  };
+  const bytes = new Uint8Array(length);
+  const drain = async () => {
+    const reader = readable.getReader();
+    let at = 0;
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      bytes.set(part.value, at);
+      at += part.value.length;
+    }
+    if (at !== length) throw new Error(`${id} holds ${at} of ${length} bytes`);
+  };
+  await Promise.all([feed(), drain()]);
+  element.remove(); // the text is not needed any more
+  return bytes;
+}
+
+/**
+ * The codes of an array; of two bytes, the low ones come first.
+ * @param {Packing} packing @param {number} count
+ */
+async function unpack(packing, count) {
+  const bytes = await unpackBytes(packing.blob, count * packing.bytes);
+  if (packing.bytes === 1) return bytes;
+  const codes = new Uint16Array(count);
+  for (let i = 0; i < count; i += 1) codes[i] = bytes[i] | (bytes[count + i] << 8);
+  return codes;
+}

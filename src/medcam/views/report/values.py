@@ -1,0 +1,138 @@
+"""What a report is made of: an image, its maps, and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcam._errors import InputError, MaskError
+from medcam.files.arrays import robust_max, to_array, to_map
+from medcam.files.nifti import voxel_sizes
+
+
+@dataclass(frozen=True, eq=False)
+class ReportMap:
+    """One map of a case.
+
+    Attributes:
+        values: The raw map on the image's grid, ``[X, Y, Z]`` or ``[H, W]``, finite; kept as
+            float32.
+        method: The method, as it is shown, e.g. ``"Grad-CAM"``.
+        layer: The layer; None for methods without one.
+        target: What was explained, in words.
+        signed: Whether negative values mean something: a scale symmetric about zero.
+        units: What the numbers are, shown beside the colour bar.
+        top: The value of the strongest colour, e.g. one for a whole cohort. None: the map's own
+            99.9th percentile of its non-zero magnitudes.
+
+    Example:
+        >>> ReportMap(np.array([[0.0, 2.0]]), "Grad-CAM").scale_top
+        2.0
+    """
+
+    values: NDArray[np.float32]
+    method: str
+    layer: str | None = None
+    target: str = ""
+    signed: bool = False
+    units: str = "raw units"
+    top: float | None = None
+
+    def __post_init__(self) -> None:
+        what = f"The map of {self.method!r}"
+        object.__setattr__(self, "values", to_map(self.values, what))
+        if self.top is not None and not (np.isfinite(self.top) and self.top > 0):
+            raise InputError(
+                f"{what} has top={self.top}; the value of the strongest colour is above 0."
+            )
+
+    @property
+    def scale_top(self) -> float:
+        """The value of the strongest colour; 1 for a map of zeros."""
+        return self.top or robust_max(self.values) or 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class ReportCase:
+    """What one report shows.
+
+    Attributes:
+        name: The case's name: the title.
+        image: ``[X, Y, Z]`` as nibabel and MONAI read it, ``[H, W]`` or ``[H, W, 3]``; real numbers
+            of any range. Values that are not finite are drawn black.
+        maps: The maps, on the image's grid.
+        affine: From voxel indices to RAS+ millimetres, 4x4, of a volume. None: sides and
+            millimetres are not known, and none are shown. A 2D image has none.
+        mask: A region, 0/1, on the image's grid, drawn as a line.
+        scores: The rows of a table, one mapping a row.
+        provenance: How the maps came about; nested mappings and lists are laid out.
+        modality: ``"CT"`` names the grey values Hounsfield units and offers their windows. None:
+            volumes that hold air and tissue in Hounsfield units are taken for CT.
+
+    Raises:
+        InputError: An image, an affine or a map of another shape, or an affine for a 2D image.
+        MaskError: A mask of another shape, or not 0/1.
+
+    Example:
+        >>> case = ReportCase("a", np.zeros((2, 3)), [ReportMap(np.ones((2, 3)), "Grad-CAM")])
+        >>> case.is_volume, case.space
+        (False, (2, 3))
+    """
+
+    name: str
+    image: NDArray[Any]
+    maps: Sequence[ReportMap] = ()
+    affine: NDArray[np.float64] | None = None
+    mask: NDArray[Any] | None = None
+    scores: Sequence[Mapping[str, Any]] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    modality: str | None = None
+
+    def __post_init__(self) -> None:
+        image = to_array(self.image, "The image")
+        if image.size == 0 or image.ndim not in (2, 3):
+            raise InputError(
+                f"The image of a report is [X, Y, Z], [H, W] or [H, W, 3], not {list(image.shape)}."
+            )
+        image = image.astype(np.uint8) if image.dtype == np.bool_ else image
+        object.__setattr__(self, "image", image)
+        if self.affine is not None:
+            if not self.is_volume:
+                raise InputError("A 2D image has no affine: leave it out.")
+            voxel_sizes(self.affine)  # refuses what cannot place voxels
+            affine = to_array(self.affine, "The affine").astype(np.float64).reshape(4, 4)
+            object.__setattr__(self, "affine", affine)
+        for shown in self.maps:
+            if shown.values.shape != self.space:
+                raise InputError(
+                    f"The map of {shown.method!r} is {list(shown.values.shape)}, the image "
+                    f"{list(self.space)}: bring it to the image's grid, explain(shape='input')."
+                )
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _mask(self.mask, self.space))
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether the image is 3D. ``[H, W, 3]`` is a colour picture unless there is an affine."""
+        coloured = self.image.shape[-1] == 3 and self.affine is None
+        return self.image.ndim == 3 and not coloured
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The extents of the grid, without colour channels."""
+        return self.image.shape if self.is_volume else self.image.shape[:2]
+
+
+def _mask(given: object, space: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = to_array(given, "The mask")
+    if mask.shape != space:
+        raise MaskError(
+            f"The mask is {list(mask.shape)}, the image {list(space)}: they must be equal."
+        )
+    if mask.dtype != np.bool_ and not np.isin(mask, (0, 1)).all():
+        raise MaskError("The mask is not 0/1: choose one class of it, mask == k.")
+    return mask.astype(np.bool_)

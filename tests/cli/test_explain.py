@@ -1,0 +1,250 @@
+"""``medcam explain`` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import medcam
+from medcam.cli import app
+from support.nets import Classifier, UNet, balanced
+from support.nnunet_toy import oblique
+
+NETS = """
+import numpy as np
+import torch
+from support.nets import Classifier, UNet, balanced
+
+def unet3(channels=1):
+    torch.manual_seed(0)
+    return balanced(UNet(3, channels=channels), 3, channels)
+
+def unet2():
+    torch.manual_seed(0)
+    return balanced(UNet(2), 2)
+
+def rgb():
+    torch.manual_seed(0)
+    return Classifier(2, channels=3)
+
+def halved(values):
+    return values / 2
+
+def cropped(values):
+    return values[:, 1:]
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the user's networks, to work in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    (tmp_path / "users_nets.py").write_text(NETS)
+    yield tmp_path
+    sys.modules.pop("users_nets", None)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["explain", *map(str, arguments)])
+
+
+def volume(path, channels=1, shape=(12, 10, 14)):
+    values = np.random.default_rng(0).random((*shape, channels), np.float32)
+    nib.save(nib.Nifti1Image(values[..., 0] if channels == 1 else values, oblique()), path)
+    return np.moveaxis(values, 3, 0)
+
+
+def unet3(channels=1):
+    torch.manual_seed(0)
+    return balanced(UNet(3, channels=channels), 3, channels)
+
+
+def test_a_volume_is_explained_on_its_grid(here):
+    values = volume(here / "head.nii.gz")
+    done = run("--model", "users_nets.py:unet3", "-i", "head.nii.gz", "-o", "out", "--target", "1",
+               "--layer", "bottleneck", "--device", "cpu")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    expected = medcam.explain(
+        unet3(), torch.from_numpy(values)[None], layer="bottleneck", target=1
+    ).map.values[0, 0]
+    saved = nib.load("out/head_gcam.nii.gz")
+    np.testing.assert_array_equal(np.asarray(saved.dataobj), expected)
+    np.testing.assert_array_equal(saved.affine, nib.load("head.nii.gz").affine)
+    names = {path.name for path in Path("out").iterdir()}
+    assert names == {"head_gcam.nii.gz", "head_montage.png", "head.html", "head.json"}
+    assert "class 1" in done.output
+
+
+def test_windows_weights_and_methods(here):
+    values = volume(here / "head.nii.gz", shape=(20, 18, 12))
+    torch.save(unet3().state_dict(), here / "w.pt")
+    done = run(
+        "--model", "users_nets:unet3", "--weights", "w.pt", "-i", "head.nii.gz", "-o", "out",
+        "--roi", "12", "12", "12", "--overlap", "0.5", "--mode", "constant", "--method", "gbp",
+        "--method", "gcam", "--layer", "bottleneck", "--target", "channel 2", "--scale", "zscore",
+        "--json", "--no-report", "--device", "cpu",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["layer"] == "bottleneck"
+    assert said["details"]["windows"] > 1
+    x = torch.from_numpy((values - values.mean()) / values.std())[None]
+    expected = medcam.explain_volume(
+        unet3(), x, 12, overlap=0.5, mode="constant", method=["gbp", "gcam"], layer="bottleneck",
+        target=medcam.targets.class_score(2),
+    )  # fmt: skip
+    for name, key in (("gbp", ("gbp", None)), ("gcam", ("gcam", "bottleneck"))):
+        saved = np.asarray(nib.load(f"out/head_{name}.nii.gz").dataobj)
+        wanted = expected.maps[key].values[0, 0].numpy()
+        np.testing.assert_allclose(saved, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+    assert not Path("out/head.html").exists()
+
+
+def test_channels_come_from_several_files_or_one(here):
+    values = volume(here / "all.nii.gz", channels=2)
+    for i in range(2):
+        nib.save(nib.Nifti1Image(values[i], oblique()), here / f"c{i}.nii.gz")
+    base = ["--model", "users_nets:unet3", "--arg", "channels=2", "--target", "1", "--no-report",
+            "--layer", "down", "-o"]  # fmt: skip
+    done = run(*base, "a", "-i", "c0.nii.gz", "-i", "c1.nii.gz")
+    assert done.exit_code == 0, done.output
+    done = run(*base, "b", "-i", "all.nii.gz", "--channels")
+    assert done.exit_code == 0, done.output
+    a, b = (nib.load(path) for path in ("a/c0_gcam.nii.gz", "b/all_gcam.nii.gz"))
+    np.testing.assert_array_equal(np.asarray(a.dataobj), np.asarray(b.dataobj))
+    refused = run(*base, "c", "-i", "all.nii.gz")
+    assert refused.exit_code == 2
+    assert "say which one is meant" in refused.output
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_itk_images_keep_their_format_and_place(here, ending):
+    values = volume(here / "a.nii.gz")
+    image = sitk.ReadImage("a.nii.gz")
+    sitk.WriteImage(image, f"a{ending}")
+    done = run("--model", "users_nets:unet3", "-i", f"a{ending}", "-o", "out", "--target", "1",
+               "--no-report")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (path,) = Path("out").glob("a_gcam.*")
+    saved = sitk.ReadImage(str(path))
+    np.testing.assert_allclose(saved.GetDirection(), image.GetDirection(), atol=1e-6)
+    np.testing.assert_allclose(saved.GetOrigin(), image.GetOrigin(), atol=1e-4)
+    assert saved.GetSize() == values.shape[1:]
+
+
+def test_a_picture_is_explained(here):
+    picture = (np.random.default_rng(0).random((20, 24, 3)) * 255).astype(np.uint8)
+    Image.fromarray(picture).save("cell.png")
+    done = run("--model", "users_nets:rgb", "-i", "cell.png", "-o", "out", "--scale", "255",
+               "--layer", "features", "--target", "2")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    torch.manual_seed(0)
+    x = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255)[None]
+    expected = medcam.explain(Classifier(2, channels=3).eval(), x, layer="features", target=2)
+    saved = np.asarray(Image.open("out/cell_gcam.tif"))
+    np.testing.assert_allclose(saved, expected.map.values[0, 0], rtol=1e-5)
+    assert Path("out/cell_gcam.png").exists()
+
+
+def test_a_2d_model_sees_slices(here):
+    volume(here / "head.nii.gz")
+    done = run("--model", "users_nets:unet2", "-i", "head.nii.gz", "-o", "out", "--target", "1",
+               "--slice-axis", "2", "--layer", "bottleneck", "--no-report")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert nib.load("out/head_gcam.nii.gz").shape == (12, 10, 14)
+
+
+def test_masks_are_scored_and_recorded(here):
+    values = volume(here / "head.nii.gz")
+    truth = (values[0] > 0.8).astype(np.uint8)
+    nib.save(nib.Nifti1Image(truth, oblique()), "truth.nii.gz")
+    done = run("--model", "users_nets:unet3", "-i", "head.nii.gz", "-o", "out", "--target", "1",
+               "--layer", "down", "--mask", "truth.nii.gz")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    record = json.loads(Path("out/head.json").read_text())
+    (row,) = record["scores"] if "scores" in record else record["extra"]["scores"]
+    item = medcam.explain(unet3(), torch.from_numpy(values)[None], layer="down", target=1).map
+    expected = medcam.compute_score(item.values[0, 0].numpy(), truth, "relevance_mass")
+    assert row["relevance_mass"] == pytest.approx(expected, rel=1e-5)
+    assert row["by chance"] == pytest.approx(truth.mean())
+
+
+def test_regions_and_voxels_are_targets(here):
+    values = volume(here / "head.nii.gz")
+    truth = np.zeros(values.shape[1:], np.uint8)
+    truth[4, 5, 6] = 1
+    nib.save(nib.Nifti1Image(truth, oblique()), "roi.nii.gz")
+    for name, target in (("a", "region roi.nii.gz 1"), ("b", "voxel 4,5,6 1")):
+        done = run("--model", "users_nets:unet3", "-i", "head.nii.gz", "-o", name, "--target",
+                   target, "--layer", "down", "--no-report")  # fmt: skip
+        assert done.exit_code == 0, done.output
+    a, b = (np.asarray(nib.load(f"{n}/head_gcam.nii.gz").dataobj) for n in "ab")
+    assert a.max() > 0
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_own_preprocessing(here):
+    values = volume(here / "head.nii.gz")
+    base = ["--model", "users_nets:unet3", "-i", "head.nii.gz", "-o", "out", "--target", "1",
+            "--layer", "down", "--no-report", "--prepare"]  # fmt: skip
+    done = run(*base, "users_nets:halved")
+    assert done.exit_code == 0, done.output
+    expected = medcam.explain(
+        unet3(), torch.from_numpy(values / 2)[None], layer="down", target=1
+    ).map.values[0, 0]
+    saved = np.asarray(nib.load("out/head_gcam.nii.gz").dataobj)
+    np.testing.assert_allclose(saved, expected, rtol=1e-5)
+    refused = run(*base, "users_nets:cropped")
+    assert refused.exit_code == 2
+    assert "on the image's own grid" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "everything"], "give predicted, best, all"),
+        (["--target", "voxel a,b,c 1"], "a voxel is e.g."),
+        (["--target", "9"], "Class 9 does not exist"),
+        (["--layer", "dawn"], "Did you mean 'down'"),
+        (["--method", "gradcm"], "Method 'gradcm' does not exist"),
+        (["--scale", "log"], "choose none, zscore, unit or 255"),
+        (["--roi", "8", "0", "8"], "give positive whole numbers"),
+        (["--roi", "8", "8"], "names 2 axes; 3 are needed"),
+        (["--roi", "8", "8", "8", "--mode", "linear"], "choose 'gaussian' or 'constant'"),
+        (["--mask", "nowhere.nii.gz"], "does not exist"),
+        (["--arg", "channels=3"], "The model does not run on an input of shape"),
+        (["--prepare", "users_nets:nothing"], "does not exist"),
+    ],
+)
+def test_wrong_options_are_told_in_a_line(here, arguments, message):
+    volume(here / "head.nii.gz")
+    done = run("--model", "users_nets:unet3", "-i", "head.nii.gz", "-o", "out", *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+    assert not Path("out").exists()
+
+
+def test_it_runs_as_a_program(here):
+    volume(here / "head.nii.gz")
+    done = subprocess.run(  # noqa: S603  # our own command
+        [
+            Path(sys.executable).with_name("medcam"), "explain", "--model", "users_nets.py:unet3",
+            "-i", "head.nii.gz", "-o", "out", "--target", "1", "--roi", "8", "8", "8",
+        ], capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "out/head_gcam.nii.gz" in done.stdout
+    assert "maps" in done.stderr  # the progress bar

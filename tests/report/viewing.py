@@ -1,0 +1,190 @@
+"""A report in a browser, read and handled as a person does."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation
+from numpy.typing import NDArray
+from playwright.sync_api import Browser, Request
+
+AXIAL, CORONAL, SAGITTAL = 0, 1, 2
+
+_READ = """([kind, number]) => {
+  const slice = document.querySelectorAll(kind)[number];
+  const copy = new OffscreenCanvas(slice.width, slice.height)
+    .getContext("2d", { willReadFrequently: true });  // reading the page's own would be warned of
+  copy.drawImage(slice, 0, 0);
+  const { data } = copy.getImageData(0, 0, slice.width, slice.height);
+  let text = "";
+  for (const value of data) text += String.fromCharCode(value);
+  return [slice.height, slice.width, btoa(text)];
+}"""
+_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+class Viewer:
+    """An open page.
+
+    Attributes:
+        page: Playwright's page.
+        problems: Errors and warnings of the console, refusals of the policy among them.
+        requests: The addresses that were asked for, but for what the page's policy refused.
+    """
+
+    def __init__(
+        self,
+        browser: Browser,
+        path: Path,
+        *,
+        size: tuple[int, int] = (1366, 768),
+        before: str = "",
+        **options: Any,
+    ) -> None:
+        width, height = size
+        self.context = browser.new_context(
+            offline=True, viewport={"width": width, "height": height}, **options
+        )
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.problems: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.problems.append(message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.problems.append(dialog.message))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("requestfailed", self._forget_refused)
+        if before:
+            self.page.add_init_script(before)
+        self.page.goto(path.as_uri())
+
+    def ready(self) -> Viewer:
+        """Waits until the data is unpacked and painted."""
+        self.page.wait_for_selector("body.ready")
+        return self.settle()
+
+    def settle(self) -> Viewer:
+        """Waits until what was asked for is painted."""
+        self.page.evaluate(_FRAMES)
+        return self
+
+    def close(self) -> None:
+        self.context.close()
+
+    def pixels(self, plane: int) -> NDArray[np.uint8]:
+        """The picture of a plane as it is painted, one pixel a voxel, ``[H, W, 3]``."""
+        read = self._read(".slice", plane)
+        assert (read[..., 3] == 255).all()
+        return read[..., :3]
+
+    def marks(self, plane: int) -> NDArray[np.uint8]:
+        """How opaque outline and crosshair are over a plane, in the screen's pixels, ``[H, W]``."""
+        return self._read(".marks", plane)[..., 3]
+
+    def bar(self) -> NDArray[np.uint8]:
+        """The colour bar, ``[1, 256, 4]``."""
+        return self._read("#bar", 0)
+
+    def _forget_refused(self, request: Request) -> None:
+        if request.failure == "csp":
+            self.requests.remove(request.url)
+
+    def _read(self, kind: str, plane: int) -> NDArray[np.uint8]:
+        height, width, text = self.page.evaluate(_READ, [kind, plane])
+        return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)
+
+    def point(self, plane: int, row: int, column: int) -> tuple[float, float]:
+        """Where a voxel of a plane is on the screen."""
+        canvas = self.page.locator(".slice").nth(plane)
+        box, size = canvas.bounding_box(), self.pixels(plane).shape
+        assert box is not None
+        x = box["x"] + (column + 0.5) / size[1] * box["width"]
+        return x, box["y"] + (row + 0.5) / size[0] * box["height"]
+
+    def click(self, plane: int, row: int, column: int) -> Viewer:
+        """Clicks at a voxel."""
+        self.page.mouse.click(*self.point(plane, row, column))
+        return self.settle()
+
+    def press(self, plane: int, *keys: str) -> Viewer:
+        """Presses keys while a plane has the focus."""
+        for key in keys:
+            self.page.locator(".slice").nth(plane).press(key)
+        return self.settle()
+
+    def slide(self, control: str, value: float) -> Viewer:
+        """Moves a slider."""
+        self.page.locator(control).fill(f"{value:g}")
+        return self.settle()
+
+    def choose(self, control: str, name: str) -> Viewer:
+        """Chooses from a list, and waits for its data."""
+        self.page.select_option(control, label=name)
+        return self.settle()
+
+    def text(self, what: str) -> str:
+        """What stands somewhere, with plain minus signs."""
+        return self.page.locator(what).first.inner_text().replace("\N{MINUS SIGN}", "-")
+
+    def number(self, what: str) -> float:
+        """The number that a reading is of."""
+        return float(self.page.locator(what).get_attribute("value") or "nan")
+
+    def index(self) -> tuple[int, ...]:
+        """The index at the crosshair."""
+        return tuple(int(part) for part in self.text("#index").split(","))
+
+    def letters(self, plane: int) -> str:
+        """The letters left, right, above and below a plane."""
+        pane = self.page.locator(".pane").nth(plane)
+        sides = ("left", "right", "above", "below")
+        return "".join(pane.locator(f".letter.{side}").inner_text() for side in sides)
+
+
+def upright(stored: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
+    """A volume turned by nibabel, so that its axes run to the right, anterior and superior."""
+    turned: NDArray[Any] = apply_orientation(stored, io_orientation(affine))
+    return turned
+
+
+def on_screen(
+    volume: NDArray[Any], plane: int, at: Sequence[int], *, neurological: bool = False
+) -> NDArray[Any]:
+    """A slice of an upright volume as a radiologist expects it, rows from the top.
+
+    Axial: anterior above; coronal: superior above; both with the patient's right on the left of
+    the screen. Sagittal: superior above, anterior on the left.
+    """
+    if plane == SAGITTAL:
+        return volume[at[0]].T[::-1, ::-1]
+    cut = volume[:, :, at[2]] if plane == AXIAL else volume[:, at[1]]
+    return cut.T[::-1] if neurological else cut.T[::-1, ::-1]
+
+
+def grey(values: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
+    """Grey pixels of a window, ``[..., 3]``."""
+    shares = ((values.astype(np.float64) - low) / (high - low)).clip(0, 1)
+    return np.repeat(np.rint(255 * shares)[..., None], 3, axis=-1)
+
+
+def blend(
+    picture: NDArray[np.float64],
+    values: NDArray[Any],
+    *,
+    top: float,
+    signed: bool = False,
+    opacity: float = 0.6,
+    threshold: float = 0.0,
+) -> NDArray[np.float64]:
+    """A map over grey pixels, by matplotlib's colours: opacity times magnitude to the 0.7."""
+    from matplotlib import colormaps
+
+    scaled = (values.astype(np.float64) / top).clip(-1 if signed else 0, 1)
+    name, share = ("coolwarm", scaled / 2 + 0.5) if signed else ("inferno", scaled)
+    colours = colormaps[name](share)[..., :3] * 255
+    alpha = opacity * np.abs(scaled) ** 0.7 * (np.abs(values) >= threshold)
+    return picture + alpha[..., None] * (colours - picture)
