@@ -101,6 +101,7 @@ def test_a_cell_is_measured_beside_the_floor(monkeypatch):
     case = cases.Case(net, (2, 1, 32, 32), "0")
     found = measure.cell(case, libraries.ours(), floor=libraries.floor, budget=0.0)
     assert found["rounds"] == measure.LEAST
+    assert "saved" not in measure.cell(case, libraries.ours(), budget=0, least=1, count_saved=False)
     assert found["ratio"] > 1
     assert found["to_floor"] > 0
     assert found["saved"] >= 0

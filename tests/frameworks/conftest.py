@@ -1,9 +1,21 @@
-"""ignite is imported before MONAI, which would do without it where its import warns."""
+"""Small networks, many windows: one thread is faster than several that wait for each other."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # torch.distributed.optim, in torch 2.13
+import pytest
+import torch
+
+with warnings.catch_warnings():  # torch's own, about what ignite imports
+    warnings.simplefilter("ignore", DeprecationWarning)
     import ignite.engine  # noqa: F401
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

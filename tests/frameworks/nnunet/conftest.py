@@ -24,15 +24,6 @@ def _nnunets_own_warnings():
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """The toy network is too small to share between threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Makes a folder for given options, each only once."""
