@@ -144,8 +144,8 @@ class LesionNet(nn.Module):
 class NucleiUNet(nn.Module):
     """A three-level 2D U-Net that marks cell nuclei in fluorescence microscopy, 96,913 parameters.
 
-    Its convolutions are followed by batch normalisation. It goes up by bilinear interpolation, which
-    leaves no checkerboard in a map.
+    Its convolutions are followed by batch normalisation. It goes up by bilinear interpolation,
+    which leaves no checkerboard in a map.
 
     Layers, for a picture of side S: ``encoder1`` (8 channels, S), ``encoder2`` (16, S/2),
     ``encoder3`` (32, S/4), ``bottleneck`` (48, S/8), ``decoder3`` (32, S/4), ``decoder2``

@@ -87,6 +87,4 @@ def _cut(task: Task) -> Callable[[NDArray[Any]], NDArray[Any]]:
     )
     turned = orientations.apply_orientation(masks[0], turn)
     middle = int(turned.sum((0, 1)).argmax())
-    return lambda values: np.asarray(
-        orientations.apply_orientation(values, turn)[:, :, middle].T
-    )
+    return lambda values: np.asarray(orientations.apply_orientation(values, turn)[:, :, middle].T)

@@ -24,8 +24,8 @@ METRICS = {"wioa": "WIoA", "relevance_mass": "Mass", "pointing_game": "Pointing"
 """The metrics of the tables, and their titles."""
 
 READING = (
-    "Shares of a map inside the ground truth. WIoA: of what is above Otsu's threshold; mass: of all; "
-    "pointing: how often the maximum is inside. By chance: what a map without any knowledge "
+    "Shares of a map inside the ground truth. WIoA: of what is above Otsu's threshold; mass: of "
+    "all; pointing: how often the maximum is inside. By chance: what a map without any knowledge "
     "reaches, the ground truth's share of the image."
 )
 """How to read the tables."""
@@ -108,6 +108,4 @@ def _result(task: Task, backend: str, model: Any) -> Result:
     }
     explanation = model.get_explanation()
     chance = masks.reshape(len(masks), -1).mean(1)
-    return Result(
-        task, backend, explanation.layer, str(explanation.target), maps, scores, chance
-    )
+    return Result(task, backend, explanation.layer, str(explanation.target), maps, scores, chance)

@@ -1,4 +1,4 @@
-"""The demonstration's three tasks, as in the tables of the M3d-CAM paper: a network each, and truth."""
+"""The demonstration's three tasks, as in the M3d-CAM paper's tables: a network each, and truth."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ def save_explanation(
         ...     [path.name for path in save_explanation(explanation, f"{folder}/a", montage=False)]
         ['a_gcam.tif', 'a_gcam.png', 'a_image.tif', 'a.html', 'a.json']
     """
+    title = name or Path(prefix).name
     prefix = as_prefix(prefix)
     maps = list(explanation.maps.values())
     batch, axes = len(maps[0].values), maps[0].values.ndim - 2
@@ -99,7 +100,6 @@ def save_explanation(
     files: list[Path] = []
     for sample, place in enumerate(places):
         under = image_of(given, axes, sample=sample, batch=batch)
-        title = name or Path(prefix).name
         files += save_case(
             place,
             on_grid(maps, under.space, sample=sample, covers=_space(explanation)),

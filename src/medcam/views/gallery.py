@@ -1,11 +1,11 @@
-"""A gallery: images in the first column, the maps of several methods beside them, scores beneath."""
+"""A gallery: images in the first column, maps of several methods beside, scores beneath."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ _TITLES, _KEY = 0.32, 0.5  # inches: the methods' names above the tiles, the key
 _DPI = 180
 _DARK, _GREY = "#1b2027", "#5b6470"
 # Not the user's settings, and letters that come with matplotlib: the same picture everywhere.
-_STYLE = ["default", {"font.family": "DejaVu Sans"}]
+_STYLE: list[str | dict[str, Any] | Path] = ["default", {"font.family": "DejaVu Sans"}]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def _draw_key(axes: Axes, rows: Sequence[Row]) -> None:
     """What the line and the colours are."""
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    small = {"fontsize": 8.5, "color": _GREY, "va": "center"}
+    small: dict[str, Any] = {"fontsize": 8.5, "color": _GREY, "va": "center"}
     if any(row.mask is not None for row in rows):
         axes.add_patch(_patch(0.0, 0.03, "black"))
         axes.plot([0.004, 0.026], [0.6, 0.6], color="white", lw=1.2)

@@ -56,7 +56,8 @@ def draw_table(axes: Axes, table: ScoreTable) -> None:
     Raises:
         ValueError: A row has more or fewer numbers than there are columns.
     """
-    size = axes.get_figure().get_size_inches() * axes.get_position().size
+    figure: Any = axes.get_figure()  # of matplotlib's own, or a part of one
+    size = figure.get_size_inches() * axes.get_position().size
     axes.set_axis_off()
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
     width = size[0]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import warnings
 from dataclasses import replace
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from medcam._errors import MedcamError
 from medcam.attention import Explanation
@@ -20,7 +23,7 @@ _SLICES = 3
 _ROWS = 3  # of slices; more maps are tiles on one slice
 _MOST_MAPS = 24
 _MOST_BYTES = 215_000  # of the PNG; as text it is a third longer
-_SHARPNESS = (100, 85, 72, 60, 50, 40, 30, 20)  # dots an inch, the first with few enough bytes
+_SHARPEST = 100.0  # dots an inch
 _STEP = 255 / 63
 
 
@@ -81,16 +84,18 @@ def _small_png(figure: Figure) -> bytes:
     """The figure in 64 steps a colour, which are not seen, as sharp as there are bytes for."""
     from PIL import Image
 
-    steps = [round(value / _STEP) * _STEP for value in range(256)] * 3
-    content = b""
-    for dots in _SHARPNESS:
-        drawn, packed = io.BytesIO(), io.BytesIO()
+    steps = np.rint(np.rint(np.arange(256) / _STEP) * _STEP).astype(np.uint8)
+    canvas: Any = figure.canvas  # Agg's
+    dots = _SHARPEST
+    while True:
+        figure.set_dpi(dots)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
-            figure.savefig(drawn, format="png", dpi=dots)
-        picture = Image.open(drawn).convert("RGB").point([min(round(v), 255) for v in steps])
-        picture.save(packed, format="PNG", optimize=True)
+            canvas.draw()
+        packed = io.BytesIO()
+        picture = Image.fromarray(steps[np.asarray(canvas.buffer_rgba())[..., :3]])
+        picture.save(packed, format="PNG", compress_level=6)
         content = packed.getvalue()
         if len(content) <= _MOST_BYTES:
-            break
-    return content
+            return content
+        dots *= 0.93 * math.sqrt(_MOST_BYTES / len(content))  # bytes go with the pixels

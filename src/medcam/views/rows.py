@@ -87,7 +87,7 @@ class Drawing:
         if single:
             return self._scaled(numbers[0], heading, panels)
         beyond = any(self._beyond(n) for n in numbers)
-        return Row("", heading, panels, 1.0, maps[0].signed, beyond, "share of each map's scale")
+        return Row("", heading, panels, 1.0, maps[0].signed, beyond, "share of own scale")
 
     def box(self, plane: Plane, cuts: list[Cut]) -> Box:
         """The rows and columns to show: of a volume, without margins where nothing is."""
@@ -122,7 +122,9 @@ class Drawing:
         """A row with the scale of its map."""
         one = self.case.maps[number]
         beyond = self._beyond(number)
-        return Row("", heading, panels, self.tops[number], one.signed, beyond, one.units)
+        # the method stands in the heading
+        units = "raw units" if one.units == f"raw {one.method} units" else one.units
+        return Row("", heading, panels, self.tops[number], one.signed, beyond, units)
 
     def _beyond(self, number: int) -> bool:
         """Whether a map has values beyond its strongest colour."""

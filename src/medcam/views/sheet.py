@@ -205,7 +205,9 @@ def _draw_bar(
     )  # fmt: skip
     bar.outline.set_linewidth(0.5)
     axes.tick_params(labelsize=6.5, length=2, width=0.5, pad=2, colors=_DARK)
-    axes.set_ylabel(row.units, fontsize=6.5, color=_GREY, labelpad=3, parse_math=False)
+    letters = int(place[3] * figure.get_size_inches()[1] / (6.5 * _PER_LETTER))
+    name = one_line(row.units, letters)
+    axes.set_ylabel(name, fontsize=6.5, color=_GREY, labelpad=3, parse_math=False)
     return bar
 
 
