@@ -30,12 +30,19 @@ LIBRARIES = {
 ROWS, COLUMNS = list(GOALS), list(LIBRARIES)
 
 
-def cell(row: str, column: str) -> dict[str, Any]:
-    """One library on one network; ours is timed in turn with the floor."""
+def cell(row: str, column: str) -> dict[str, Any] | None:
+    """One library on one network; ours is timed in turn with the floor.
+
+    At 96³ only the libraries that are near are measured, as a call of the others takes minutes.
+    """
     mine = column.startswith("medcam")
+    near = ("medcam", "floor", "captum", "torchcam")
+    if row.startswith("nnU-Net 96³") and column not in near:
+        return None
     return measure.cell(
         CASES[row],
         LIBRARIES[column],
         floor=libraries.floor if mine else None,
-        budget=12 if mine else 4,
+        budget=10 if mine else 2,
+        least=3 if mine else measure.LEAST,
     )

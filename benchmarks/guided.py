@@ -33,5 +33,5 @@ def cell(row: str, column: str) -> dict[str, Any] | None:
         CASES["ResNet50 B=8, layer4"],
         MAKERS[row, column],
         floor=FLOORS[row] if mine else None,
-        budget=12 if mine else 4,
+        budget=10 if mine else 2,
     )

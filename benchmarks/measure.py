@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import Case
 from libraries import Maker, quiet
 
-LEAST, MOST = 3, 15  # rounds
+LEAST, MOST = 2, 15  # rounds
 
 
 def peak() -> int:
@@ -60,7 +60,13 @@ def seconds(call: Callable[[Tensor], Any], x: Tensor) -> float:
 
 
 def cell(
-    case: Case, maker: Maker, *, floor: Maker | None = None, budget: float = 8.0
+    case: Case,
+    maker: Maker,
+    *,
+    floor: Maker | None = None,
+    budget: float = 8.0,
+    least: int = LEAST,
+    count_saved: bool = True,
 ) -> dict[str, Any]:
     """Time, peak memory and bytes saved of one library on one case.
 
@@ -69,6 +75,8 @@ def cell(
         maker: The library.
         floor: What it is timed beside, in turn; None: nothing but the plain forward pass.
         budget: For about how many seconds to time.
+        least: The rounds to time at least.
+        count_saved: Whether to count the bytes saved, for which the call is made once more.
 
     Returns:
         ``ratio``, the median of the ratios to the plain forward pass that ran just before, with
@@ -94,18 +102,19 @@ def cell(
         calls.append(quiet(floor, net, case.name_of_layer))
     times: list[list[float]] = []
     begin = time.perf_counter()
-    while len(times) < LEAST or (len(times) < MOST and time.perf_counter() - begin < budget):
+    while len(times) < least or (len(times) < MOST and time.perf_counter() - begin < budget):
         times.append([seconds(each, x) for each in calls])
     ratios = [row[1] / row[0] for row in times]
     found = {
         "ratio": statistics.median(ratios),
-        "quartiles": statistics.quantiles(ratios, n=4)[::2],
+        "quartiles": statistics.quantiles([*ratios, *ratios], n=4)[::2],
         "best": min(row[1] for row in times) / min(row[0] for row in times),
         "plain": statistics.median(row[0] for row in times),
         "rounds": len(times),
         "peak": extra,
-        "saved": saved_bytes(net, call, x),
     }
+    if count_saved:
+        found["saved"] = saved_bytes(net, call, x)
     if floor is not None:
         found["to_floor"] = statistics.median(row[1] / row[2] for row in times)
     return found

@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 import cases  # noqa: E402, F401  # lets torchvision import beside a torch of another index
 from support.nnunet_toy import make_folder  # noqa: E402  # found by the line above
 
-SHAPE, PATCH = (88, 88, 88), (40, 40, 40)
+SHAPE, PATCH = (80, 80, 80), (40, 40, 40)
 
 PEER = """
 import sys, torch, warnings
@@ -55,7 +55,7 @@ def prepare(folder: Path) -> dict[str, str]:
     image = generator.random(SHAPE, np.float32) + 1
     nib.save(nib.Nifti1Image(image, np.eye(4)), images / "case_0000.nii.gz")
     region = np.zeros(SHAPE, np.uint8)
-    region[4:24, 4:84, 4:84] = 1
+    region[4:16, 4:76, 4:76] = 1
     nib.save(nib.Nifti1Image(region, np.eye(4)), folder / "region.nii.gz")
     return {"trained": str(trained), "images": str(images), "region": str(folder / "region.nii.gz")}
 

@@ -44,7 +44,8 @@ def shown(cell: dict[str, Any] | None) -> str:
     if "value" in cell:
         return f"{cell['value']:.3g}"
     floor = f" ({cell['to_floor']:.2f})" if "to_floor" in cell else ""
-    return f"{cell['ratio']:.2f}×{floor} / {cell['saved'] / 1e6:.1f} / {cell['peak'] / 2**20:.0f}"
+    saved = f"{cell['saved'] / 1e6:.1f} / " if "saved" in cell else ""
+    return f"{cell['ratio']:.2f}×{floor} / {saved}{cell['peak'] / 2**20:.0f}"
 
 
 def table(question: str, cells: Cells) -> list[str]:
@@ -89,7 +90,8 @@ def write(
     text = text_of(result)
     (folder / "latest.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     (folder / "latest.md").write_text(text, encoding="utf-8")
-    draw(result["cells"]["gradcam"], folder / "latest.png")
+    if "gradcam" in result["cells"]:
+        draw(result["cells"]["gradcam"], folder / "latest.png")
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     readme.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
@@ -98,8 +100,12 @@ def write(
 def main() -> None:
     """Measures; a question that is not asked for keeps its last figures."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, help="threads of each process (all cores)")
     parser.add_argument("--only", nargs="*", choices=QUESTIONS, default=QUESTIONS)
-    asked = parser.parse_args().only
+    options = parser.parse_args()
+    asked = options.only
+    if options.threads:  # the measuring processes inherit it
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
     begin, load = time.time(), os.getloadavg()
     last = RESULTS / "latest.json"
     cells: dict[str, Cells] = json.loads(last.read_text())["cells"] if last.exists() else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -16,6 +17,10 @@ install_import_hook([f"medcam.{name}" for name in SHAPED], "beartype.beartype")
 import hypothesis
 import pytest
 import torch
+
+with warnings.catch_warnings():  # torch's own, about what ignite imports
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import ignite.engine  # noqa: F401
 
 from support.torchvision_shim import make_importable
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-with warnings.catch_warnings():  # torch's own, about what ignite imports
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import ignite.engine  # noqa: F401
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -151,7 +151,7 @@ def test_the_simple_inferer_keeps_the_graph_of_training():
 
 
 class Noisy(nn.Module):
-    """Batch normalisation and dropout, as they are in training."""
+    """Batch normalisation, dropout, and noise in both modes."""
 
     def __init__(self):
         super().__init__()
@@ -160,7 +160,7 @@ class Noisy(nn.Module):
         self.head = nn.Conv2d(4, 2, 1)
 
     def forward(self, x):
-        return self.head(self.drop(self.fine(x)))
+        return self.head(self.drop(self.fine(x + 0.01 * torch.rand_like(x))))
 
 
 def test_windows_in_training_leave_statistics_randomness_and_gradients_alone():

@@ -183,6 +183,7 @@ def test_a_batch_keeps_each_samples_geometry_through_decollating():
     values = torch.rand(2, 3, 8, 6, 4)
     found = medcam.monai.as_metatensor(values, like)
     assert torch.equal(found.as_tensor(), values)
+    assert torch.equal(found[1].affine, like[1].affine)
     for k, item in enumerate(decollate_batch(found)):
         assert item.shape == (3, 8, 6, 4)
         assert torch.equal(item.as_tensor(), values[k])

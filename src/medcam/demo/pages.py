@@ -77,7 +77,8 @@ def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Repor
             signed=one.signed,
             units=f"raw {one.title} units",
         )
-        for one in group
+        # Grad-CAM first, the method that the page opens with
+        for one in sorted(group, key=lambda one: one.signed)
     ]
     scores = [
         {

@@ -47,7 +47,7 @@ def _row(results: Sequence[Result]) -> Row:
     image = _image(task)
     tiles = [Tile(one.title, cut(one.maps[sample, 0]), one.signed) for one in results]
     mask = cut(task.masks[sample, 0].numpy())
-    return Row(task.title, cut(image), mask, tiles, note=task.question)
+    return Row(task.title, cut(image), mask, tiles, note=task.question, sides=task.sides)
 
 
 def _image(task: Task) -> NDArray[np.float32]:
@@ -64,7 +64,7 @@ def _table(grouped: Sequence[Sequence[Result]]) -> ScoreTable:
         for n, one in enumerate(first)
     ]
     chance = [group[0].means["chance"] for group in grouped for _ in METRICS]
-    notes = [*textwrap.wrap(READING, 150), _counted(grouped)]
+    notes = [*textwrap.wrap(READING, 172), _counted(grouped)]
     titles = [group[0].task.title for group in grouped]
     return ScoreTable(titles, list(METRICS.values()), rows, ("By chance", chance), notes)
 

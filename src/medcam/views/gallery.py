@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _TILE, _GAP, _SIDE, _EDGE = 2.0, 0.05, 0.55, 0.1  # inches
 _TITLES, _KEY = 0.32, 0.5  # inches: the methods' names above the tiles, the key beneath them
 _DPI = 180
-_DARK, _GREY = "#1b2027", "#5b6470"
+_DARK, _GREY, _LETTER = "#1b2027", "#5b6470", "#ffd479"
 # Not the user's settings, and letters that come with matplotlib: the same picture everywhere.
 _STYLE: list[str | dict[str, Any] | Path] = ["default", {"font.family": "DejaVu Sans"}]
 
@@ -53,6 +53,7 @@ class Row:
         tiles: The maps, all on the image's grid.
         note: A smaller line beside the title.
         aspect: The height of a pixel over its width.
+        sides: Letters for the left and the right of the image, e.g. ``("R", "L")``.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Row:
     tiles: Sequence[Tile]
     note: str = ""
     aspect: float = 1.0
+    sides: tuple[str, str] | None = None
 
 
 def gallery(rows: Sequence[Row], table: ScoreTable | None = None) -> Figure:
@@ -148,6 +150,11 @@ def _draw_row(line: Sequence[Axes], row: Row, *, titled: bool) -> None:
         _square(axes, row)
         if titled:
             axes.set_title(title, fontsize=11, color=_DARK, pad=6)
+    for x, side in zip((0.035, 0.965), row.sides or (), strict=False):
+        line[0].text(
+            x, 0.5, side, transform=line[0].transAxes, ha="center", va="center", fontsize=8.5,
+            color=_LETTER, weight="bold",
+        )  # fmt: skip
     for x, text, size, colour in ((-0.19, row.title, 11, _DARK), (-0.07, row.note, 8.5, _GREY)):
         line[0].text(
             x, 0.5, text, transform=line[0].transAxes, rotation=90, ha="center", va="center",
@@ -174,14 +181,14 @@ def _draw_key(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     small: dict[str, Any] = {"fontsize": 8.5, "color": _GREY, "va": "center"}
     if any(row.mask is not None for row in rows):
-        axes.add_patch(_patch(0.0, 0.03, "black"))
+        axes.fill([0, 0.03, 0.03, 0], [0.42, 0.42, 0.78, 0.78], color="black", lw=0)
         axes.plot([0.004, 0.026], [0.6, 0.6], color="white", lw=1.2)
         axes.text(0.038, 0.6, "ground truth", **small)
     signs = {tile.signed for row in rows for tile in row.tiles}
     ramp = np.linspace(0, 1, 256)[None]
     for signed, left, low, high in (
-        (False, 0.23, "0", "attention, each map's own maximum"),
-        (True, 0.66, "against the target", "for it, symmetric about 0"),
+        (False, 0.33, "0", "attention, to each map's maximum"),
+        (True, 0.79, "against", "for the target"),
     ):
         if signed in signs:
             axes.imshow(
@@ -191,12 +198,6 @@ def _draw_key(axes: Axes, rows: Sequence[Row]) -> None:
             axes.text(left - 0.006, 0.6, low, ha="right", **small)
             axes.text(left + 0.106, 0.6, high, **small)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-
-
-def _patch(left: float, wide: float, colour: str):  # type: ignore[no-untyped-def]
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((left, 0.42), wide, 0.36, color=colour, lw=0)
 
 
 def _visible(tile: Tile) -> NDArray[np.floating]:

@@ -16,7 +16,7 @@ from medcam.files.arrays import to_map
 from medcam.views.report.maps import report_maps
 from medcam.views.report.values import ReportMap
 
-_UNNAMED = "attention map"
+_UNNAMED = "Attention map"
 
 
 def attention_maps(given: object) -> list[AttentionMap]:
@@ -32,7 +32,7 @@ def attention_maps(given: object) -> list[AttentionMap]:
 
     Example:
         >>> attention_maps(np.zeros((1, 2, 3, 4)))
-        [AttentionMap(attention map of the input, [1, 2, 3, 4], )]
+        [AttentionMap(Attention map of the input, [1, 2, 3, 4], )]
     """
     if isinstance(given, Explanation):
         maps = list(given.maps.values())
