@@ -184,7 +184,7 @@ def test_licences_name_every_file() -> None:
     folder = files("medcam.demo") / "data"
     licences = (folder / "LICENSES.md").read_text(encoding="utf-8")
     names = sorted(path.name for path in folder.iterdir())
-    assert len(names) == 6
+    assert len(names) == 8
     for name in names:
         assert f"| `{name}` |" in licences
 
