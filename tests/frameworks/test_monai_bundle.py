@@ -150,7 +150,7 @@ def test_a_workflow_in_python_takes_the_overlay(importable):
         ],
         meta_file=str(importable / "configs" / "metadata.json"),
         workflow_type="infer", bundle_root=str(importable), logging_file=False,
-        attention_dir=str(importable / "maps"),
+        attention_target=1, attention_dir=str(importable / "maps"),
     )  # fmt: skip
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -158,6 +158,7 @@ def test_a_workflow_in_python_takes_the_overlay(importable):
     workflow.finalize()
     inferer = workflow.parser.get_parsed_content("evaluator").inferer
     assert isinstance(inferer, medcam.monai.AttentionInferer)
+    assert inferer.request.target == 1
     assert inferer.explanation.map.method == "gcam"
     saved = nibabel.load(importable / "maps" / "case" / "case_attention.nii.gz")
     np.testing.assert_allclose(saved.affine, oblique(), atol=1e-4)

@@ -164,6 +164,19 @@ def test_a_known_prediction_is_not_made_again():
     torch.testing.assert_close(again.map.values, first.map.values)
 
 
+def test_channels_are_weighed_by_patch_or_once():
+    model, given = net(3), subject()
+    sampler, maps = tio.GridSampler(given, 6, 2), []
+    for weights in ("window", "volume"):
+        options = {"layer": "fine", "target": 1, "channel_weights": weights}
+        maps.append(medcam.torchio.explain_subject(model, sampler, **options).map.values)
+        expected = medcam.explain_volume(
+            model, given.t1.data[None], 6, overlap=1 / 3, mode="constant", **options
+        ).map.values
+        torch.testing.assert_close(maps[-1], expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(*maps)
+
+
 @pytest.mark.parametrize("axis", [0, 2, -1])
 def test_a_2d_network_sees_slices(axis):
     patch = [6, 6, 6]
