@@ -31,7 +31,7 @@ def test_the_table_and_the_excel_file_hold_every_method_and_task(written):
     assert all(title in output for title in ("Grad-CAM++", "Guided Grad-CAM", "scores.xlsx"))
     sheet = openpyxl.load_workbook(folder / "scores.xlsx")["Scores"]
     rows = list(sheet.iter_rows(min_row=2, values_only=True))
-    assert len(rows) == 8
+    assert len(rows) == 12
     assert all(isinstance(value, (int, float)) for row in rows for value in row[3:6])
 
 
