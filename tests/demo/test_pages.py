@@ -1,0 +1,114 @@
+"""The demonstration's pages: all that was made is linked, and a browser opens it from disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from playwright.sync_api import sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TITLES = ["Grad-CAM", "Grad-CAM++", "Guided Backpropagation", "Guided Grad-CAM"]
+
+
+class Links(HTMLParser):
+    """The addresses that a page names."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.sources = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag == "a":
+            self.links.append(unquote(found["href"]))
+        if "src" in found:
+            self.sources.append(found["src"])
+
+
+@pytest.fixture(scope="module")
+def index(written):
+    folder, _ = written
+    return Links((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def test_the_index_leads_to_every_file(written, index):
+    folder, _ = written
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(index.links) == there - {"index.html"}
+
+
+def test_the_index_holds_its_pictures(index):
+    # the figure, and a thumbnail for each of the 16 slices, 8 tiles and the head
+    assert len(index.sources) == 1 + 16 + 8 + 1
+    assert all(source.startswith("data:image/png;base64,") for source in index.sources)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """An offline page, of which nothing may be reported and which may ask for files only."""
+    context = browser.new_context(offline=True, viewport={"width": 1366, "height": 768})
+    page, problems, requests = context.new_page(), [], []
+    page.set_default_timeout(60_000)
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    yield page
+    context.close()
+    assert problems == []
+    assert {url.split(":")[0] for url in requests} <= {"file", "data"}
+
+
+def test_the_index_opens_from_disk_with_figure_and_style(written, page):
+    folder, _ = written
+    page.goto((folder / "index.html").as_uri())
+    figure = page.locator(".gallery img")
+    assert figure.evaluate("image => image.naturalWidth") > 1500
+    assert page.locator("body").evaluate("body => getComputedStyle(body).maxWidth") == "1132px"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1366
+    assert page.locator("main table").count() == 3
+
+
+def test_a_click_opens_the_page_of_an_image(written, page):
+    folder, _ = written
+    page.goto((folder / "index.html").as_uri())
+    page.get_by_role("link", name="tile 6").click()
+    page.wait_for_selector("body.ready")
+    assert page.url.endswith("nuclei_2d/tile_6.html")
+    assert page.locator("h1").inner_text() == "2D segmentation: tile 6"
+
+
+def test_the_3d_page_has_three_planes_four_methods_and_the_mask(written, page):
+    folder, _ = written
+    page.goto((folder / "brain_3d" / "head.html").as_uri())
+    page.wait_for_selector("body.ready")
+    assert page.locator(".pane h2").all_inner_texts() == ["Axial", "Coronal", "Sagittal"]
+    assert page.locator("#method option").all_inner_texts() == TITLES
+    assert page.locator("#inside").inner_text() == "inside"
+    before = np.frombuffer(page.locator(".slice").first.screenshot(), np.uint8)
+    page.select_option("#method", label="Guided Backpropagation")
+    page.wait_for_function("document.getElementById('tick-low').innerText !== '0'")
+    after = np.frombuffer(page.locator(".slice").first.screenshot(), np.uint8)
+    assert before.tobytes() != after.tobytes()

@@ -1,0 +1,183 @@
+"""The gallery: square tiles of one size, undistorted, and the same bytes each time."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from medcam.views.gallery import Row, Tile, gallery, save_gallery
+from medcam.views.gallery_table import ScoreTable
+
+TABLE = ScoreTable(
+    ["2D classification", "3D segmentation"],
+    ["WIoA", "Mass"],
+    [("Grad-CAM", [0.25, 0.5, 0.75, float("nan")]), ("Guided Backpropagation", [1, 0, 0.125, 0.2])],
+    ("By chance", [0.01, 0.02, 0.03, 0.04]),
+    ["How to read it."],
+)
+
+
+def image(*shape):
+    return np.random.default_rng(0).random(shape)
+
+
+def rows(mask=True):
+    """A wide, a high and an anisotropic image, under a positive and a signed map."""
+    made = []
+    for height, width, aspect in ((40, 60, 1.0), (60, 40, 1.0), (20, 40, 2.0)):
+        values = image(height, width)
+        truth = np.zeros((height, width), bool)
+        truth[5:12, 8:20] = True
+        tiles = [Tile("Grad-CAM", values, False), Tile("Guided", values - 0.5, True)]
+        made.append(
+            Row(f"{height}", values, truth if mask else None, tiles, "a note", aspect, ("R", "L"))
+        )
+    return made
+
+
+def pictures(figure, columns=3):
+    return [axes for axes in figure.axes[: 3 * columns] if axes.images]
+
+
+def pixels(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(float)
+
+
+def test_the_same_rows_make_the_same_bytes_whatever_the_users_settings(tmp_path):
+    first = save_gallery(tmp_path / "a.png", gallery(rows(), TABLE)).read_bytes()
+    settings = {
+        "font.size": 30,
+        "axes.facecolor": "red",
+        "savefig.bbox": "tight",
+        "lines.color": "b",
+    }
+    with mpl.rc_context({**settings, "savefig.facecolor": "black", "font.family": "monospace"}):
+        second = save_gallery(tmp_path / "b.png", gallery(rows(), TABLE)).read_bytes()
+    assert first == second
+    with Image.open(tmp_path / "a.png") as picture:
+        assert set(picture.info) <= {"dpi"}
+        assert picture.info["dpi"][0] == pytest.approx(180, abs=0.1)
+        assert picture.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_tiles_are_squares_of_one_size():
+    figure = gallery(rows(), TABLE)
+    figure.canvas.draw()
+    sizes = np.array([axes.get_window_extent().size for axes in pictures(figure)])
+    assert len(sizes) == 9
+    np.testing.assert_allclose(sizes, 360, atol=0.5)
+
+
+def test_pictures_are_whole_and_undistorted():
+    figure = gallery(rows())
+    figure.canvas.draw()
+    for number, axes in enumerate(pictures(figure)):
+        height, width = axes.images[0].get_array().shape[:2]
+        corners = axes.transData.transform([(-0.5, height - 0.5), (width - 0.5, -0.5)])
+        wide, high = corners[1] - corners[0]
+        aspect = (1.0, 1.0, 2.0)[number // 3]
+        assert high / wide == pytest.approx(aspect * height / width)
+        box = axes.get_window_extent()
+        assert max(wide, high) == pytest.approx(box.width, abs=0.5)
+        np.testing.assert_allclose(corners.mean(0), [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
+
+
+def test_the_ground_truth_is_a_white_line_where_the_mask_ends():
+    dark = np.zeros((20, 20))
+    dark[0, 0] = 1.0
+    truth = np.zeros((20, 20), bool)
+    truth[5:15, 5:15] = True
+    lined, plain = (
+        pixels(gallery([Row("a", dark, mask, [Tile("b", dark, False)])])) for mask in (truth, None)
+    )
+    changed = np.abs(lined - plain).max(-1)
+    figure = gallery([Row("a", dark, truth, [Tile("b", dark, False)])])
+    figure.canvas.draw()
+    for axes in figure.axes[:2]:
+        at = axes.transData.transform([(4.5, 10), (10, 10), (2, 10)]).round().astype(int)
+        values = [changed[changed.shape[0] - y - 3 : changed.shape[0] - y + 3, x - 3 : x + 3].max()
+                  for x, y in at]  # fmt: skip
+        assert values[0] > 150
+        assert values[1:] == [0, 0]
+
+
+def test_a_single_large_value_does_not_fade_a_signed_map():
+    values = np.ones((20, 20))
+    values[0, 0] = 1e6
+    shown = gallery([Row("a", np.zeros((20, 20)), None, [Tile("b", values, True)])])
+    red, green, blue = shown.axes[1].images[0].get_array()[10, 10].astype(int)
+    assert red - blue > 60
+
+
+def test_positive_maps_and_signed_maps_have_a_key_of_their_own():
+    def keys(*signed):
+        tiles = [Tile("b", image(9, 9), one) for one in signed]
+        figure = gallery([Row("a", image(9, 9), None, tiles)])
+        return [shown.get_cmap().name for shown in figure.axes[-1].images]
+
+    assert keys(False) == ["inferno"]
+    assert keys(True) == ["coolwarm"]
+    assert keys(False, True) == ["inferno", "coolwarm"]
+
+
+def test_letters_stand_at_the_sides_they_are_given_for():
+    figure = gallery(rows())
+    placed = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts}
+    assert placed["R"] < 0.1
+    assert placed["L"] > 0.9
+
+
+def test_the_table_holds_every_number_under_its_title():
+    axes = gallery(rows(), TABLE).axes[-1]
+    at = [(text.get_text(), *text.get_position()) for text in axes.texts]
+
+    def line(y):
+        return [(text, x) for text, x, there in sorted(at, key=lambda one: one[1]) if there == y]
+
+    lines = [line(y) for y in sorted({y for _, _, y in at})]
+    texts = [[text for text, _ in one] for one in lines]
+    assert texts == [
+        ["2D classification", "3D segmentation"],
+        ["WIoA", "Mass", "WIoA", "Mass"],
+        ["Grad-CAM", "0.25", "0.50", "0.75", "–"],
+        ["Guided Backpropagation", "1.00", "0.00", "0.12", "0.20"],
+        ["By chance", "0.01", "0.02", "0.03", "0.04"],
+        ["How to read it."],
+    ]
+    titles = [x for _, x in lines[1]]
+    for one in lines[2:5]:
+        assert [x for _, x in one[1:]] == titles
+
+
+def test_a_row_of_another_length_is_refused():
+    short = ScoreTable(["a"], ["x", "y"], [("b", [0.5])])
+    with pytest.raises(ValueError, match="shorter"):
+        gallery(rows(), short)
+
+
+def test_nothing_that_is_written_overlaps_or_is_cut_off():
+    table = ScoreTable(
+        ["2D classification", "2D segmentation", "3D segmentation"],
+        ["WIoA", "Mass", "Pointing"],
+        [("Guided Backpropagation", [0.5] * 9)] * 4,
+        ("By chance", [0.1] * 9),
+        ["Shares of a map inside the ground truth. WIoA: of what is above a threshold; mass: all."],
+    )
+    names = ("Guided Backpropagation", "Grad-CAM", "Guided Grad-CAM", "Grad-CAM++")
+    tiles = [Tile(name, image(9, 9), number % 2 == 0) for number, name in enumerate(names)]
+    row = Row("2D classification", image(9, 9), image(9, 9) > 0.5, tiles, "Where are the nuclei?")
+    figure = gallery([row, row], table)
+    renderer = figure.canvas.get_renderer()
+    texts = [text for axes in figure.axes for text in (*axes.texts, axes.title) if text.get_text()]
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    for box in boxes:
+        assert figure.bbox.contains(box.x0, box.y0)
+        assert figure.bbox.contains(box.x1, box.y1)
+    boxes.sort(key=lambda box: (round(box.y0), box.x0))
+    for first, second in pairwise(boxes):
+        assert not first.overlaps(second)
