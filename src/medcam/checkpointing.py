@@ -140,8 +140,8 @@ def checkpointed(
     """
     if not blocks:
         warn(
-            "memory='low' changes nothing for this model: it has no blocks of several layers whose "
-            "inputs are less than what is inside them."
+            "memory='low' changes nothing for this model: it has no blocks, or what is kept of "
+            "them already (with ReLU and evaluated batch norm a mask) is less than their inputs."
         )
     call = _Call()
     replaced = [(vars(block), vars(block).get("forward")) for block in blocks]

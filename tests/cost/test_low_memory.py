@@ -18,6 +18,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import medcam
 from medcam import checkpointing
 from medcam._errors import InputError, MedcamWarning
+from medcam._graph import nodes
+from medcam.lean import LeanBackward
 from medcam.targets import class_score
 from support.nets import image
 from support.saved import saved_bytes
@@ -175,6 +177,14 @@ def test_a_block_runs_twice_for_one_map_and_what_is_in_none_once(case):
         assert found[part] <= 2 * count if part in inside else found[part] == count
 
 
+def test_a_block_is_run_again_as_lean_as_the_first_time():
+    net, x = plain_unet().eval().requires_grad_(False), torch.rand(1, 1, 16, 16, 16)
+    with checkpointing.checkpointed(blocks_of(net, x), LeanBackward):
+        found = {node.name() for node in nodes(net(x.requires_grad_()).sum().grad_fn)}
+    assert "_ConvolutionBackward" in found
+    assert "ConvolutionBackward0" not in found
+
+
 @pytest.mark.filterwarnings("ignore:A class asked for is nowhere predicted")
 def test_several_targets_share_the_forward_pass(case):
     net, x = case
@@ -312,14 +322,17 @@ def test_choosing_the_blocks_leaves_no_trace():
         def forward(self, x: Tensor) -> Tensor:
             self.seen += 1
             self.calls.append(tuple(x.shape))
-            return super().forward(x)
+            return super().forward(x) + torch.rand(())
 
     net, x = Counting(*deep()).eval(), image(channels=4)
-    state = torch.get_rng_state()
-    run(net, x, "low")
-    assert torch.equal(torch.get_rng_state(), state)
-    assert net.seen == 1
-    assert net.calls == [tuple(x.shape)]
+    outputs = []
+    for count, memory in enumerate(("normal", "low"), start=1):
+        torch.manual_seed(5)
+        outputs.append([run(net, x, memory).output, torch.rand(2)])
+        assert net.seen == count
+        assert net.calls == count * [tuple(x.shape)]
+    for normal, low in zip(*outputs, strict=True):
+        assert torch.equal(normal, low)
 
 
 # ---------------------------------------------------------- where it does not fit
