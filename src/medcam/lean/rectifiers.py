@@ -12,6 +12,8 @@ from torch.autograd import Function
 from medcam.lean._common import apply
 
 _aten = torch.ops.aten
+# PyTorch's own backward kernels read of the value only whether it is above 0, so that a mask of
+# 0 and 1 stands for it; they are several times as fast as `torch.where`.
 
 
 class Relu(Function):
@@ -30,7 +32,7 @@ class Relu(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient where the result is above 0."""
         (mask,), (grad,) = ctx.saved_tensors, grads
-        return _aten.threshold_backward(grad, mask, 0), None  # seven times as fast as `where`
+        return _aten.threshold_backward(grad, mask.view(torch.uint8), 0), None
 
 
 class LeakyRelu(Function):
@@ -50,6 +52,7 @@ class LeakyRelu(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient where the input is above 0, elsewhere times the slope."""
         (mask,), (grad,) = ctx.saved_tensors, grads
+        mask = mask.view(torch.uint8)
         return _aten.leaky_relu_backward(grad, mask, ctx.slope, False), None, None
 
 
