@@ -22,6 +22,7 @@ with warnings.catch_warnings():  # torch's own, about what ignite imports
     warnings.simplefilter("ignore", DeprecationWarning)
     import ignite.engine  # noqa: F401
 
+from medcam.files import nifti
 from support.torchvision_shim import make_importable
 
 make_importable()
@@ -30,6 +31,12 @@ make_importable()
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _warned_anew() -> None:
+    """What is said once per process is said once per test."""
+    nifti._warn_identity.cache_clear()
 
 
 # A busy machine is no failure; and a submission is judged by the same examples each time.

@@ -177,6 +177,60 @@ def test_classifier_needs_the_lesion() -> None:
     assert changed.float().mean() >= 0.85
 
 
+# --- the nuclei and their segmenter ---
+
+
+def test_nuclei_are_numbered_one_by_one() -> None:
+    nuclei = demo.load_nuclei()
+    assert nuclei.images.shape == nuclei.instances.shape == (8, 1, 128, 128)
+    assert (nuclei.images.dtype, nuclei.masks.dtype) == (torch.float32, torch.bool)
+    assert torch.equal(nuclei.masks, nuclei.instances > 0)
+    assert len(nuclei.instances.unique()) == 1 + 67
+    assert nuclei.masks.float().mean() == pytest.approx(0.214, abs=0.001)
+
+
+def test_tiles_of_nuclei_are_two_rows_of_four() -> None:
+    tiles = demo.load_nuclei().instances[:, 0].unflatten(0, (2, 4))
+    beside = (tiles[:, :-1, :, -1], tiles[:, 1:, :, 0])
+    below = (tiles[0, :, -1, :], tiles[1, :, 0, :])
+    for end, start in (beside, below):
+        # a nucleus that goes on behind an edge keeps its number
+        both = (end > 0) & (start > 0)
+        assert both.sum() > 40
+        assert (end == start)[both].float().mean() > 0.9
+
+
+@torch.no_grad()
+def test_nuclei_segmenter_finds_nuclei_it_never_saw() -> None:
+    nuclei, net = demo.load_nuclei(), demo.load_nuclei_segmenter()
+    assert parameters(net) == 96_913
+    assert not net.training
+
+    def overlap(net: nn.Module) -> float:
+        found = net(nuclei.images) > 0
+        return float(2 * (found & nuclei.masks).sum() / (found.sum() + nuclei.masks.sum()))
+
+    assert overlap(net) >= 0.93
+    torch.manual_seed(0)
+    assert overlap(demo.NucleiUNet().eval()) < 0.5
+
+
+@torch.no_grad()
+def test_nuclei_segmenter_misses_hardly_any_nucleus() -> None:
+    nuclei, net = demo.load_nuclei(), demo.load_nuclei_segmenter()
+    found = net(nuclei.images) > 0
+    numbers = nuclei.instances.unique()[1:]
+    shares = [found[nuclei.instances == number].float().mean() for number in numbers]
+    assert np.mean([share > 0.5 for share in shares]) >= 0.95
+
+
+def test_nuclei_are_brighter_than_what_surrounds_them() -> None:
+    nuclei = demo.load_nuclei()
+    near = F.max_pool2d(nuclei.masks.float(), kernel_size=5, stride=1, padding=2).bool()
+    assert nuclei.images[nuclei.masks].median() > 2 * nuclei.images[~near].median()
+    assert nuclei.images[nuclei.masks].median() == pytest.approx(0.9, abs=0.2)
+
+
 # --- the files ---
 
 
@@ -191,4 +245,5 @@ def test_licences_name_every_file() -> None:
 
 def test_files_are_a_few_megabytes() -> None:
     folder = files("medcam.demo") / "data"
+    assert len((folder / "nuclei_segmenter.pt").read_bytes()) < 5e5
     assert sum(len(path.read_bytes()) for path in folder.iterdir()) < 5e6

@@ -12,7 +12,7 @@ import SimpleITK
 import torch
 
 from medcam._errors import InputError, MedcamWarning
-from medcam.files import nifti, save_nifti
+from medcam.files import save_nifti
 
 
 def affine_of(turn: tuple[float, float, float], spacing: tuple[float, float, float]) -> np.ndarray:
@@ -136,7 +136,6 @@ def test_any_object_with_an_affine(tmp_path, volume, affine, assert_lies):
 
 
 def test_without_reference_the_identity_and_one_warning(tmp_path, volume, assert_lies):
-    nifti._warn_identity.cache_clear()
     with pytest.warns(MedcamWarning, match=r"without its image's geometry.*reference=") as seen:
         path = save_nifti(tmp_path / "m.nii.gz", volume)
     assert [warning.filename for warning in seen] == [__file__]

@@ -11,7 +11,6 @@ from matplotlib import colormaps
 from skimage import io
 
 from medcam._errors import InputError, MedcamWarning, SaveError
-from medcam.files import nifti
 from medcam.saving import save
 
 RNG = np.random.default_rng(0)
@@ -109,7 +108,6 @@ def test_a_raw_input_that_knows_where_it_lies(tmp_path, image):
 
 @pytest.mark.parametrize("image", [tagged(1, 8, 10, 12), torch.zeros(1, 4, 5, 6)])
 def test_a_raw_input_that_does_not(tmp_path, image):
-    nifti._warn_identity.cache_clear()
     with pytest.warns(MedcamWarning, match="identity affine"):
         read = nib.load(save(VOLUME, tmp_path / "a", raw_input=image))
     np.testing.assert_array_equal(read.affine, np.eye(4))

@@ -66,8 +66,11 @@ def write_pages(results: Sequence[Result], output: Path) -> Written:
 
 def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> ReportCase:
     task = group[0].task
-    head = load_head() if task.raw_input is None else None
-    image = head.volume if head else task.raw_input[sample, 0].numpy()  # type: ignore[index]
+    if task.raw_input is None:
+        head = load_head()
+        image, affine, modality = head.volume, head.affine, "MR"
+    else:
+        image, affine, modality = task.raw_input[sample, 0].numpy(), None, None
     maps = [
         ReportMap(
             one.maps[sample, 0],
@@ -92,11 +95,11 @@ def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Repor
         f"{task.title}: {task.samples[sample]}",
         image,
         maps,
-        affine=head.affine if head else None,
+        affine=affine,
         mask=task.masks[sample, 0].numpy(),
         scores=scores,
         provenance=record,
-        modality="MR" if head else None,
+        modality=modality,
     )
 
 

@@ -105,8 +105,6 @@ def save_case(
         files={**roles, **further, **_named(image, mask), **kept}, affine=image.affine,
         extra=extra, **(record or {}),
     )  # fmt: skip
-    if image.affine is None:
-        about["geometry"] = None  # whatever the inputs' is: the maps are not said to lie there
     for entry in about["maps"]:
         entry["sample"] = sample
     written = [*paths, *seen, *further.values(), *kept.values()]
