@@ -20,6 +20,12 @@ def nodes(root: Any) -> set[Any]:
     return seen
 
 
+def leaves(result: Tensor) -> list[Tensor]:
+    """The tensors at which the graph below ``result`` ends: those that gradients are kept for."""
+    found = nodes(result.grad_fn) if result.grad_fn is not None else set()
+    return [node.variable for node in found if hasattr(node, "variable")]
+
+
 def depends_on(result: Tensor, tensors: Sequence[Tensor]) -> list[bool]:
     """Whether a gradient can flow from ``result`` back to each of the tensors."""
     if result.grad_fn is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from medcam.lean import autocast_dtype
 from medcam.outputs import map_tensors, tensors
 
 
@@ -26,6 +27,12 @@ def keeps_graph(model: nn.Module, inputs: Any) -> bool:
         any(parameter.requires_grad for parameter in model.parameters())
         or any(tensor.requires_grad for _, tensor in tensors(inputs))
     )
+
+
+def full_precision(device: str) -> Any:
+    """Sums stay in float32, whatever the user's autocast says."""
+    outside = autocast_dtype(device) is None
+    return nullcontext() if outside else torch.autocast(device, enabled=False)
 
 
 def parts(model: nn.Module) -> list[nn.Module]:

@@ -23,7 +23,6 @@ from medcam._errors import NoMapError
 from medcam._graph import depends_on
 from medcam.attention import plain
 from medcam.layouts import Layout
-from medcam.lean import autocast_dtype
 from medcam.outputs import describe, map_tensors
 
 
@@ -59,6 +58,11 @@ class Activation:
                 "its activations are lost. Choose the layer before or after it."
             )
         return as_map(self.stored, self.layout)
+
+    def release(self) -> None:
+        """Lets go of the tensor, which is not needed any more."""
+        self.stored = self.stored.detach().new_empty(0)
+        self.version = self.stored._version
 
 
 def as_map(tensor: Tensor, layout: Layout) -> Tensor:
@@ -96,6 +100,7 @@ class Recorder:
         self._thread = threading.get_ident()
         self._calls: dict[str, list[Activation]] = {}
         self._reasons: dict[str, str] = {}
+        self._last: tuple[Tensor, int, Tensor] | None = None
 
     def __enter__(self) -> Recorder:
         for name, module in self._watched().items():
@@ -123,6 +128,7 @@ class Recorder:
     def stop(self) -> None:
         """The forward pass is over; what runs from now on is a recomputation."""
         self._recording = False
+        self._last = None
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -151,10 +157,22 @@ class Recorder:
         if max(layout.space) == 1:
             self._reasons[name] = "its output is a single voxel"
             return None
+        if self._recording and (same := self._stored_before(tensor)) is not None:
+            self._calls.setdefault(name, []).append(Activation(name, same, layout))
+            return None
         stored = self._in_graph(tensor)
+        given = stored.clone()
         if self._recording:
             self._calls.setdefault(name, []).append(Activation(name, stored, layout))
-        return map_tensors(output, lambda part: stored.clone() if part is tensor else part)
+            self._last = given, given._version, stored
+        return map_tensors(output, lambda part: given if part is tensor else part)
+
+    def _stored_before(self, tensor: Tensor) -> Tensor | None:
+        """What was stored of a module within this one whose output this one passes on as it is."""
+        if self._last is None:
+            return None
+        given, version, stored = self._last
+        return stored if tensor is given and given._version == version else None
 
     def _in_graph(self, tensor: Tensor) -> Tensor:
         if tensor.requires_grad:
@@ -175,10 +193,10 @@ class Recorder:
             calls = self._calls.get(name)
             if calls is None:
                 self._reasons.setdefault(name, "it did not run in this call")
-            elif len(calls) == 1:
-                chosen.append(calls[0])
-            else:
-                chosen.append(_last_used(calls, scores))
+                continue
+            if len(calls) > 1:
+                calls[:] = [_last_used(calls, scores)]  # the others need not be kept
+            chosen.append(calls[0])
         return chosen
 
     def exclude(self, name: str, reason: str) -> None:
@@ -193,53 +211,3 @@ class Recorder:
 def _last_used(calls: Sequence[Activation], scores: Tensor) -> Activation:
     used = depends_on(scores, [call.stored for call in calls])
     return next((c for c, u in zip(calls[::-1], used[::-1], strict=True) if u), calls[-1])
-
-
-def _in_float16(tensors: Sequence[Tensor]) -> bool:
-    """Whether a part of the backward pass may run in float16."""
-    device = tensors[0].device.type
-    return autocast_dtype(device) == torch.float16 or any(t.dtype == torch.float16 for t in tensors)
-
-
-def gradients(
-    score: Tensor, tensors: Sequence[Tensor], *, retain_graph: bool
-) -> Sequence[Tensor | None]:
-    """The gradient of a summed score with respect to several tensors; None where unconnected.
-
-    The user's ``.grad`` is not touched. In float16 the backward pass is run on a scaled score,
-    since a mean over a million voxels has gradients below float16's smallest number; the scale
-    is taken out again in float32.
-
-    Args:
-        score: One sample's score each, ``[batch]``.
-        tensors: What the gradients are taken with respect to.
-        retain_graph: Whether the graph is needed again.
-
-    Raises:
-        NoMapError: Autograd cannot go back through this model.
-    """
-    if not tensors:
-        return []
-    half = _in_float16(tensors)
-    try:
-        if not half:
-            return torch.autograd.grad(
-                score.sum(), tensors, retain_graph=retain_graph, allow_unused=True
-            )
-        scale = 2.0**24  # scaled down where it overflows: too large costs time, too small the map
-        while True:
-            grads = torch.autograd.grad(
-                score.sum() * scale, tensors, retain_graph=True, allow_unused=True
-            )
-            scaled = [None if g is None else g.float() / scale for g in grads]
-            if scale <= 1 or all(g is None or bool(g.isfinite().all()) for g in scaled):
-                return scaled
-            scale /= 2.0**8
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise NoMapError(
-            f"Autograd could not go back through the model: {error}\nIf a part of the model is "
-            "checkpointed, use use_reentrant=False; if it runs under no_grad, or detaches its "
-            "input, choose a layer after that part."
-        ) from error

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medcam import guided
+from medcam import _state, guided
 from medcam._errors import NoMapError
 from medcam._findings import Findings
 from medcam.attention import plain
 from medcam.auto_layer import AutoRecorder
-from medcam.capture import Activation, Recorder, as_map, gradients
+from medcam.backward import can_pass, gradients, in_passing
+from medcam.capture import Activation, Recorder, as_map
 from medcam.layers import LayerChoice, LayerLike
 from medcam.methods import Method
 from medcam.request import Request
@@ -44,26 +46,30 @@ class Evidence:
     """What one run yielded.
 
     Attributes:
+        layers: The layers that there are maps of.
         activations: By layer.
         gradients: By target, then by layer.
         inputs: The main input.
         input_gradients: By target.
         guided_gradients: By target.
+        maps: By target, layer and method, what was made while the backward pass was there.
     """
 
-    activations: dict[str, Tensor]
+    layers: list[str] = field(default_factory=list)
+    activations: dict[str, Tensor] = field(default_factory=dict)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
     inputs: Tensor | None = None
     input_gradients: list[Tensor] = field(default_factory=list)
     guided_gradients: list[Tensor] = field(default_factory=list)
+    maps: list[dict[str, dict[str, Tensor]]] = field(default_factory=list)
 
-    @property
-    def layers(self) -> list[str]:
-        """The layers that there are activations of."""
-        return list(self.activations)
+    def map(self, method: Method, target: int, layer: str | None) -> Tensor:
+        """A method's map."""
+        if layer is not None and self.maps:
+            return self.maps[target][layer][method.name]
+        return method.function(**self._arguments(method, target, layer))
 
-    def of(self, method: Method, target: int, layer: str | None) -> dict[str, Any]:
-        """The arguments of a method."""
+    def _arguments(self, method: Method, target: int, layer: str | None) -> dict[str, Any]:
         known: dict[str, Any] = {"inputs": self.inputs}
         if layer is not None:
             known["activations"] = self.activations[layer]
@@ -94,6 +100,9 @@ def gather(
     last = len(columns) - 1
     guided_follows = "guided_gradients" in needed
     of_layers = recorded if "gradients" in needed else []
+    alone = needed == {"activations", "gradients"} and not keep_graph
+    if alone and len(of_layers) > 1 and can_pass(scores, [a.stored for a in of_layers]):
+        return _maps_in_passing(request, recorder, recorded, columns)
     wanted = [activation.stored for activation in of_layers]
     if "input_gradients" in needed and leaf is not None:
         wanted.append(leaf)
@@ -101,7 +110,7 @@ def gather(
         gradients(column, wanted, retain_graph=keep_graph or guided_follows or index < last)
         for index, column in enumerate(columns)
     ]
-    found = Evidence({})
+    found = Evidence()
     if of_layers:
         recorded = _connected(request, recorder, recorded, rows)
         if isinstance(recorder, AutoRecorder):
@@ -125,6 +134,42 @@ def gather(
                     (grad,) = gradients(column, [leaf], retain_graph=keep_graph or index < last)
                     found.guided_gradients.append(_of_input(grad))
     found.activations = {activation.layer: activation.values for activation in recorded}
+    found.layers = list(found.activations)
+    return found
+
+
+def _maps_in_passing(
+    request: Request, recorder: Recorder, recorded: list[Activation], columns: Sequence[Tensor]
+) -> Evidence:
+    """The maps of many layers, each made while the backward pass is there.
+
+    So neither the gradients of all layers are kept, nor, after the last target, the activations.
+    """
+    of_tensor: dict[int, list[Activation]] = {}
+    for activation in recorded:
+        of_tensor.setdefault(id(activation.stored), []).append(activation)
+    groups = list(of_tensor.values())
+    device = columns[0].device.type
+    found = Evidence(maps=[{} for _ in columns])
+
+    def use(maps: dict[str, dict[str, Tensor]], last: bool, index: int, grad: Tensor) -> None:
+        with _state.full_precision(device):
+            for activation in groups[index]:
+                known = {"activations": activation.values}
+                known["gradients"] = as_map(grad, activation.layout)
+                maps[activation.layer] = {
+                    method.name: method.function(**{name: known[name] for name in method.evidence})
+                    for method in request.methods
+                }
+                if last:
+                    activation.release()
+
+    for index, (column, maps) in enumerate(zip(columns, found.maps, strict=True)):
+        last = index + 1 == len(columns)
+        tensors = (group[0].stored for group in groups)
+        in_passing(column, tensors, partial(use, maps, last), retain_graph=not last)
+    rows = [[maps.get(activation.layer) for activation in recorded] for maps in found.maps]
+    found.layers = [a.layer for a in _connected(request, recorder, recorded, rows)]
     return found
 
 
@@ -177,9 +222,9 @@ def _connected(
     request: Request,
     recorder: Recorder,
     recorded: list[Activation],
-    rows: Sequence[Sequence[Tensor | None]],
+    rows: Sequence[Sequence[Any]],
 ) -> list[Activation]:
-    """The activations that every target depends on."""
+    """The activations that every target depends on: in no target's row is None in their place."""
     kept = []
     for index, activation in enumerate(recorded):
         if all(row[index] is not None for row in rows):

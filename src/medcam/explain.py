@@ -223,7 +223,7 @@ def _run(
         _warn_of_squashing(logits, request)
         scores = targets.resolve(request.target, logits, findings)
         found = gather(request, recorder, scores.values, leaf, keep_graph, findings)
-        with _full_precision(given.device.type):
+        with _state.full_precision(given.device.type):
             maps = _maps(request, found, scores, shape, findings)
     if not keep_graph:
         output = _state.detached_output(output)
@@ -269,12 +269,6 @@ def _modes(request: Request, save_less: bool) -> Iterator[None]:
         yield
 
 
-def _full_precision(device: str) -> Any:
-    """Sums stay in float32, whatever the user's autocast says."""
-    outside = lean.autocast_dtype(device) is None
-    return nullcontext() if outside else torch.autocast(device, enabled=False)
-
-
 def _maps(
     request: Request,
     evidence: Evidence,
@@ -285,11 +279,11 @@ def _maps(
     count = scores.values.shape[1]
     maps: dict[MapKey, AttentionMap] = {}
     for method, layer in _pairs(request, evidence):
-        per_target = [method.function(**evidence.of(method, t, layer)) for t in range(count)]
+        per_target = [evidence.map(method, target, layer) for target in range(count)]
         values = torch.stack(per_target, 1) if count > 1 else per_target[0][:, None]
         channels = None
         if method.of_input:
-            values, channels = _over_channels(method, values)
+            values, channels = method.reduced(values)
         where = "the input" if layer is None else f"layer {layer!r}"
         findings.add(
             _not_finite(values),
@@ -323,14 +317,6 @@ def _pairs(request: Request, evidence: Evidence) -> Iterator[tuple[Method, str |
                 yield method, layer
         else:
             yield method, None
-
-
-def _over_channels(method: Method, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The map reduced over the input's channels, and with its channels as it was."""
-    if method.reduction == "magnitude":
-        return values.abs().amax(2), values
-    largest = values.abs().argmax(2, keepdim=True)
-    return values.gather(2, largest)[:, :, 0], values
 
 
 def _batch_norms(modules: Iterable[nn.Module]) -> bool:

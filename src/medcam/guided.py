@@ -146,9 +146,14 @@ def rectified(scores: Tensor) -> Iterator[int]:
             f"Guided backpropagation cannot see rectifiers inside {listed}: if there are any, the "
             "plain gradient passes them."
         )
-    handles = [node.register_prehook(_clamped) for node in rectifiers]
+    own = [node for node in rectifiers if hasattr(node, "clamped")]  # of `medcam.lean`
+    handles = [n.register_prehook(_clamped) for n in rectifiers if not hasattr(n, "clamped")]
+    for node in own:
+        node.clamped = True
     try:
         yield len(rectifiers)
     finally:
+        for node in own:
+            node.clamped = False
         for handle in handles:
             handle.remove()

@@ -109,6 +109,29 @@ def test_rectifiers_in_every_spelling(function):
     assert torch.equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize(
+    "net", [nn.ReLU(), nn.ReLU(True), nn.LeakyReLU(0.1), nn.LeakyReLU(0.1, True)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "how", [lambda y: y, lambda y: y[:, :, ::2], lambda y: y.sum(1).expand(3, -1)]
+)
+def test_rectifiers_of_large_tensors_go_piece_by_piece(net, dtype, how):
+    x = torch.randn(1, 3, 2**17 + 5, dtype=dtype)  # more than one piece, and a rest
+    x[0, 0, ::3] = 0
+    leaf = x.clone().requires_grad_()
+    results = []
+    for mode in (LeanBackward(), contextlib.nullcontext()):
+        with mode:
+            y = net(leaf * 1)
+        part = how(y)
+        seed = torch.linspace(-1, 1, part.numel(), dtype=dtype).view(part.shape)
+        results.append((y, *torch.autograd.grad(part, leaf, seed)))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+    assert (results[0][1] != 0).any()
+
+
 def test_parameters_that_require_gradients_get_them():
     net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     x = torch.randn(2, 4, 8, 8)

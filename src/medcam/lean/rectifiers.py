@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +13,16 @@ from torch.autograd import Function
 from medcam.lean._common import apply
 
 _aten = torch.ops.aten
-# PyTorch's own backward kernels read of the value only whether it is above 0, so that a mask of
-# 0 and 1 stands for it; they are several times as fast as `torch.where`.
+
+_PIECE = 2**18
+"""Elements at once on the CPU: what is made of them in between stays in the cache."""
 
 
 class Relu(Function):
-    """ReLU that keeps a mask; its node has the name of PyTorch's, for `medcam.guided`."""
+    """ReLU that keeps a mask; its node has the name of PyTorch's.
+
+    `medcam.guided` sets ``clamped`` on the node, for gradients below 0 to count as 0.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
@@ -25,24 +30,26 @@ class Relu(Function):
         y = torch.relu_(x) if inplace else torch.relu(x)
         if inplace:
             ctx.mark_dirty(x)
-        ctx.save_for_backward(~(y <= 0))
+        ctx.save_for_backward(y.bool())
+        ctx.clamped = False
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient where the result is above 0."""
         (mask,), (grad,) = ctx.saved_tensors, grads
-        return _aten.threshold_backward(grad, mask.view(torch.uint8), 0), None
+        backward = _aten.threshold_backward.grad_input
+        return _masked(backward, grad, mask, 0, clamped=ctx.clamped), None
 
 
 class LeakyRelu(Function):
-    """LeakyReLU that keeps a mask; its node has the name of PyTorch's, for `medcam.guided`."""
+    """LeakyReLU that keeps a mask; its node has the name of PyTorch's, and ``clamped`` as above."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float, inplace: bool) -> Tensor:
         """As ``F.leaky_relu``, in place if asked to."""
-        ctx.slope = slope
-        ctx.save_for_backward(x > 0)
+        ctx.slope, ctx.clamped = slope, False
+        ctx.save_for_backward(_above_zero(x))
         if not inplace:
             return F.leaky_relu(x, slope)
         ctx.mark_dirty(x)
@@ -52,8 +59,37 @@ class LeakyRelu(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient where the input is above 0, elsewhere times the slope."""
         (mask,), (grad,) = ctx.saved_tensors, grads
-        mask = mask.view(torch.uint8)
-        return _aten.leaky_relu_backward(grad, mask, ctx.slope, False), None, None
+        backward = _aten.leaky_relu_backward.grad_input
+        return _masked(backward, grad, mask, ctx.slope, False, clamped=ctx.clamped), None, None
+
+
+def _pieces(*tensors: Tensor) -> Iterator[Sequence[Tensor]]:
+    """Tensors of one shape piece by piece, where that is faster; they have to be contiguous."""
+    first = tensors[0]
+    if first.device.type != "cpu" or first.numel() <= _PIECE:
+        return iter([tensors])
+    return zip(*(torch.split(tensor.view(-1), _PIECE) for tensor in tensors), strict=True)
+
+
+def _above_zero(x: Tensor) -> Tensor:
+    """``x > 0``, but three times as fast; a NaN counts as above."""
+    mask = torch.empty_like(x, dtype=torch.bool)
+    for part, inside in _pieces(x, mask):
+        inside.copy_(part.relu())
+    return mask
+
+
+def _masked(backward: Any, grad: Tensor, mask: Tensor, *options: Any, clamped: bool) -> Tensor:
+    """PyTorch's own kernel for the gradient, which reads of the value whether it is above 0 only.
+
+    So a mask of 0 and 1 stands for the value; the kernel is several times as fast as `torch.where`,
+    but turns all of the mask into numbers of the gradient's type first.
+    """
+    given = torch.empty_like(grad, memory_format=torch.contiguous_format)
+    for into, part, inside in _pieces(given, grad.contiguous(), mask.view(torch.uint8)):
+        entering = part.clamp(min=0) if clamped else part
+        backward(entering, inside, *options, grad_input=into)
+    return given
 
 
 def relu(input: Tensor, inplace: bool = False) -> Any:  # noqa: A002  # PyTorch's own names

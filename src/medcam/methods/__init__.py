@@ -88,12 +88,13 @@ class Method:
     def reduced(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """A map of the input ``[batch, targets, channels, *space]`` reduced over its channels.
 
-        And beside it the map with its channels, as it was.
+        And beside it the map with its channels, as it was. Of a positive and a negative value of
+        the same magnitude the positive one is taken.
         """
         if self.reduction == "magnitude":
             return values.abs().amax(2), values
-        largest = values.abs().argmax(2, keepdim=True)
-        return values.gather(2, largest)[:, :, 0], values
+        high, low = values.amax(2), values.amin(2)  # far faster than argmax
+        return high.where(high >= -low, low), values
 
     def signed_form(self) -> Method:
         """The method without its last ReLU, for maps that are still to be added up."""

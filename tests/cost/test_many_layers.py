@@ -1,0 +1,143 @@
+"""Maps of many layers are made while the backward pass is there: one gradient at a time."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import medcam
+from medcam._errors import NoMapError
+from medcam.capture import Activation, Recorder
+from medcam.methods import Method
+from medcam.methods.grad_cam import grad_cam
+from medcam.targets import class_score
+from support.nets import Classifier, UNet, image
+
+FREE = ["gcam", "gcampp", "hirescam", "layercam", "xgradcam", "segxrescam", "eigencam"]
+
+
+def watched(net: nn.Module, x: Tensor, **ask: object) -> tuple[int, int, medcam.Explanation]:
+    """The most gradients that were there at once, how many maps were made, and the maps."""
+    alive: set[int] = set()
+    most = count = 0
+
+    def function(activations: Tensor, gradients: Tensor) -> Tensor:
+        nonlocal most, count
+        key = gradients.untyped_storage()._cdata
+        alive.add(key)
+        weakref.finalize(gradients, alive.discard, key)
+        most, count = max(most, len(alive)), count + 1
+        return grad_cam(activations, gradients)
+
+    method = Method("watched", function, "Watched")
+    found = medcam.explain(net, x, method=method, target=class_score(1), **ask)
+    return most, count, found
+
+
+@pytest.mark.parametrize("net", [Classifier, UNet])
+def test_one_gradient_at_a_time(net):
+    most, count, found = watched(net().eval(), image(), layer="full")
+    assert most == 1
+    assert count >= 5
+    assert set(found.layer) == set(found.maps)
+
+
+def test_what_passes_a_tensor_on_shares_its_map():
+    net, x = Classifier().eval(), image()
+    _, _, found = watched(net, x, layer="full")
+    assert {"features", "features.4"} < set(found.maps)
+    assert torch.equal(found.maps["features"].values, found.maps["features.4"].values)
+    copies: list[Tensor] = []
+    net.features[4].register_forward_hook(lambda m, a, out: copies.append(out))
+    net.features.register_forward_hook(lambda m, a, out: copies.append(out))
+    medcam.explain(net, x, layer="full")
+    assert copies[0] is copies[1]  # it was copied once
+
+
+def test_a_module_that_changes_what_its_last_part_gave_has_a_map_of_its_own():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).mul_(torch.tensor([1.0, -2.0, 5.0])[:, None, None])
+
+    net = nn.Sequential(Block(), nn.Flatten(), nn.LazyLinear(2))
+    x = image(size=6)
+    net(x)
+    full = medcam.explain(net, x, layer="full", method="hirescam", target=1)
+    for layer in ("0", "0.conv"):
+        alone = medcam.explain(net, x, layer=layer, method="hirescam", target=1)
+        assert torch.equal(full.maps[layer].values, alone.map.values)
+    full = medcam.explain(net, x, layer="full", method="gcam", target=1)
+    assert not torch.equal(full.maps["0"].values, full.maps["0.conv"].values)
+
+
+@pytest.mark.parametrize("target", ["all", class_score(1)])
+@pytest.mark.filterwarnings("ignore:A class asked for is nowhere predicted")
+def test_it_is_the_same_as_all_gradients_kept(target, monkeypatch):
+    net, x = UNet().eval(), image()
+    ask = {"layer": "full", "method": FREE, "target": target, "shape": None}
+    passing = medcam.explain(net, x, **ask)
+    monkeypatch.setattr("medcam.evidence.can_pass", lambda *_: False)
+    kept = medcam.explain(net, x, **ask)
+    assert passing.maps.keys() == kept.maps.keys()
+    assert len(kept.maps) >= 5 * len(FREE)
+    for key, item in kept.maps.items():
+        assert torch.equal(passing.maps[key].values, item.values)
+    assert passing.skipped == kept.skipped
+
+
+def test_a_graph_that_begins_elsewhere_too_is_gone_through_as_a_whole():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 3, 3), nn.Conv2d(1, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            own = torch.ones_like(x).requires_grad_()  # a leaf that is none of the layers'
+            return self.first(x).mean((2, 3)) + self.second(x * own).square().mean((2, 3))
+
+    net, x = Net().eval(), image()
+    found = medcam.explain(net, x, layer="full", method="hirescam", target=1)
+    assert list(found.maps) == ["first", "second"]
+    for layer in found.maps:
+        alone = medcam.explain(net, x, layer=layer, method="hirescam", target=1)
+        assert torch.equal(found.maps[layer].values, alone.map.values)
+        assert alone.map.values.any()
+
+
+def test_an_error_of_a_method_is_told_as_it_is():
+    def broken(activations: Tensor, gradients: Tensor) -> Tensor:
+        raise RuntimeError("too few channels")
+
+    method = Method("broken", broken, "Broken")
+    with pytest.raises(RuntimeError, match=r"^too few channels$") as raised:
+        medcam.explain(Classifier().eval(), image(), layer="full", method=method)
+    assert not isinstance(raised.value, NoMapError)
+
+
+def test_activations_are_let_go_once_their_last_map_is_made(monkeypatch):
+    found: list[Activation] = []
+    chosen = Recorder.activations
+
+    def spied(self: Recorder, scores: Tensor) -> list[Activation]:
+        found.extend(chosen(self, scores))
+        return found
+
+    monkeypatch.setattr(Recorder, "activations", spied)
+    held: list[list[int]] = []
+
+    def function(activations: Tensor, gradients: Tensor) -> Tensor:
+        held.append([activation.stored.numel() for activation in found])
+        return grad_cam(activations, gradients)
+
+    method = Method("watched", function, "Watched")
+    medcam.explain(Classifier().eval(), image(), method=method, target="all", layer="full")
+    before_last = len(held) * 2 // 3
+    assert all(all(row) for row in held[:before_last])  # the third class needs them, too
+    assert sum(map(bool, held[-1])) <= 2
