@@ -79,6 +79,15 @@ def text_of(result: dict[str, Any]) -> str:
     lines = [measured_on, "", meaning, ""]
     for question, cells in result["cells"].items():
         lines += table(question, cells)
+    if "nnunet" in result:
+        lines += [
+            "### A whole case through nnU-Net, in `nnUNetv2_predict`s",
+            "",
+            "| | |",
+            "|---|---|",
+        ]
+        lines += [f"| {name} | {value} |" for name, value in result["nnunet"].items()]
+        lines += [""]
     return "\n".join(lines)
 
 
@@ -97,6 +106,12 @@ def write(
     readme.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 
+def add(name: str, figures: dict[str, Any]) -> None:
+    """Puts what was measured apart (`nnunet.py`) beside the last figures."""
+    result = json.loads((RESULTS / "latest.json").read_text(encoding="utf-8"))
+    write({**result, name: figures})
+
+
 def main() -> None:
     """Measures; a question that is not asked for keeps its last figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,7 +123,8 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     begin, load = time.time(), os.getloadavg()
     last = RESULTS / "latest.json"
-    cells: dict[str, Cells] = json.loads(last.read_text())["cells"] if last.exists() else {}
+    before = json.loads(last.read_text(encoding="utf-8")) if last.exists() else {}
+    cells: dict[str, Cells] = before.get("cells", {})
     for question in asked:
         module = importlib.import_module(question)
         cells[question] = {
@@ -126,6 +142,8 @@ def main() -> None:
         "minutes": round((time.time() - begin) / 60, 1),
         "cells": {question: cells[question] for question in QUESTIONS if question in cells},
     }
+    if "nnunet" in before:
+        result["nnunet"] = before["nnunet"]
     write(result)
     print(text_of(result))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -89,8 +90,8 @@ def test_the_page_shows_the_last_figures():
     assert shown == (FOLDER / "results/latest.md").read_text(encoding="utf-8").strip()
     result = json.loads((FOLDER / "results/latest.json").read_text(encoding="utf-8"))
     assert shown == run.text_of(result).strip()
-    assert result["cells"]
-    assert list(result["cells"]) == [q for q in run.QUESTIONS if q in result["cells"]]
+    assert list(result["cells"]) == run.QUESTIONS
+    assert "results/latest.png" in page
 
 
 def net() -> nn.Module:
@@ -152,5 +153,5 @@ def test_without_a_gpu_nothing_is_written(capsys, monkeypatch, tmp_path):
 
 def test_host_figures():
     host = importlib.import_module("host")
-    assert host.cell(host.ROWS[4], "medcam")["value"] < 500  # µs: it is no more than a call
-    assert 0 < host.importing(1) < 10
+    assert math.isfinite(host.cell(host.ROWS[4], "medcam")["value"])
+    assert host.importing(1) > 0
