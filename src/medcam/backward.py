@@ -75,9 +75,10 @@ def in_passing(
     """
     raised: list[Exception] = []
 
-    def used(index: int, gradient: Tensor) -> None:
+    def used(index: int, gradient: Tensor | None) -> None:
         try:
-            use(index, gradient)
+            if gradient is not None:  # its node ran for another output of it
+                use(index, gradient)
         except Exception as error:
             raised.append(error)
             raise

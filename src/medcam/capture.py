@@ -157,7 +157,7 @@ class Recorder:
         if max(layout.space) == 1:
             self._reasons[name] = "its output is a single voxel"
             return None
-        if self._recording and (same := self._stored_before(tensor)) is not None:
+        if self._recording and (same := self._stored_before(module, tensor)) is not None:
             self._calls.setdefault(name, []).append(Activation(name, same, layout))
             return None
         stored = self._in_graph(tensor)
@@ -167,16 +167,23 @@ class Recorder:
             self._last = given, given._version, stored
         return map_tensors(output, lambda part: given if part is tensor else part)
 
-    def _stored_before(self, tensor: Tensor) -> Tensor | None:
-        """What was stored of a module within this one whose output this one passes on as it is."""
-        if self._last is None:
+    def _stored_before(self, module: nn.Module, tensor: Tensor) -> Tensor | None:
+        """What was stored of the last part of a sequence, whose output is the sequence's.
+
+        Of other modules it is not known whether what they pass on is used elsewhere, too.
+        """
+        if self._last is None or type(module).forward is not nn.Sequential.forward:
             return None
         given, version, stored = self._last
         return stored if tensor is given and given._version == version else None
 
     def _in_graph(self, tensor: Tensor) -> Tensor:
+        """The tensor as a place of its own in the graph: its gradient is that of this output.
+
+        What a module passes on may also be used elsewhere (a shortcut), which is not its output.
+        """
         if tensor.requires_grad:
-            return tensor
+            return tensor.view_as(tensor)
         if tensor.is_inference():
             tensor = tensor.clone()
         if self.on_begin is not None and self._recording:

@@ -105,10 +105,13 @@ class VisibleRectifiers(TorchFunctionMode):
 
 def _is_custom(node: Any) -> bool:
     """Whether a node is a Python function of somebody else's."""
-    if not isinstance(node, torch.autograd.function.BackwardCFunction):
-        return False
+    return isinstance(node, torch.autograd.function.BackwardCFunction) and not _is_lean(node)
+
+
+def _is_lean(node: Any) -> bool:
+    """Whether a node is one of `medcam.lean`."""
     function: Any = getattr(node, "_forward_cls", None)
-    return not getattr(function, "__module__", "").startswith(lean.__name__)
+    return getattr(function, "__module__", "").startswith(f"{lean.__name__}.")
 
 
 def _clamped(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -146,8 +149,8 @@ def rectified(scores: Tensor) -> Iterator[int]:
             f"Guided backpropagation cannot see rectifiers inside {listed}: if there are any, the "
             "plain gradient passes them."
         )
-    own = [node for node in rectifiers if hasattr(node, "clamped")]  # of `medcam.lean`
-    handles = [n.register_prehook(_clamped) for n in rectifiers if not hasattr(n, "clamped")]
+    own = [node for node in rectifiers if _is_lean(node)]
+    handles = [node.register_prehook(_clamped) for node in rectifiers if not _is_lean(node)]
     for node in own:
         node.clamped = True
     try:

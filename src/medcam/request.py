@@ -42,6 +42,14 @@ class Request:
         chosen = tuple(methods.get(name) for name in method)
         if not chosen:
             raise InputError(f"No method was given: choose from {', '.join(methods.METHODS)}.")
+        names = [one.name for one in dict.fromkeys(chosen)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"method holds {twice!r} with different options, but maps are told apart by the "
+                "method's name: ask for one at a time, or give one a name of its own with "
+                "dataclasses.replace(method, name=...)."
+            )
         return Request(chosen, several=True, **options)
 
     def __post_init__(self) -> None:

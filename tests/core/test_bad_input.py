@@ -49,6 +49,11 @@ def refused(error, said, net, x, **kwargs):
         ({"method": "gcampl"}, UnknownNameError, ["Did you mean 'gcampp'"]),
         ({"method": ["gcam", "cam"]}, UnknownNameError, ["'cam'", "gcam"]),
         ({"method": []}, InputError, ["No method", "gcam", "saliency"]),
+        (
+            {"method": [get("segxrescam", pool=1), get("segxrescam", pool=2)]},
+            InputError,
+            ["'segxrescam' with different options", "dataclasses.replace"],
+        ),
         ({"method": 3}, InputTypeError, ["method=3"]),
         ({"method": None}, InputTypeError, ["method=None"]),
         ({"target": 3}, TargetError, ["Class 3", "0 to 2"]),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import medcam
 from medcam._errors import NoMapError
+from medcam.backward import in_passing
 from medcam.capture import Activation, Recorder
 from medcam.methods import Method
 from medcam.methods.grad_cam import grad_cam
@@ -19,35 +20,35 @@ from support.nets import Classifier, UNet, image
 FREE = ["gcam", "gcampp", "hirescam", "layercam", "xgradcam", "segxrescam", "eigencam"]
 
 
-def watched(net: nn.Module, x: Tensor, **ask: object) -> tuple[int, int, medcam.Explanation]:
-    """The most gradients that were there at once, how many maps were made, and the maps."""
+def watched(monkeypatch, net: nn.Module, x: Tensor) -> tuple[list[int], medcam.Explanation]:
+    """How many gradients were there at each map of "full", and the maps."""
     alive: set[int] = set()
-    most = count = 0
+    counts: list[int] = []
 
-    def function(activations: Tensor, gradients: Tensor) -> Tensor:
-        nonlocal most, count
-        key = gradients.untyped_storage()._cdata
-        alive.add(key)
-        weakref.finalize(gradients, alive.discard, key)
-        most, count = max(most, len(alive)), count + 1
-        return grad_cam(activations, gradients)
+    def spied(score, tensors, use, **options):
+        def watching(index: int, gradient: Tensor) -> None:
+            alive.add(id(gradient))
+            weakref.finalize(gradient, alive.discard, id(gradient))
+            counts.append(len(alive))
+            use(index, gradient)
 
-    method = Method("watched", function, "Watched")
-    found = medcam.explain(net, x, method=method, target=class_score(1), **ask)
-    return most, count, found
+        in_passing(score, tensors, watching, **options)
+
+    monkeypatch.setattr("medcam.evidence.in_passing", spied)
+    return counts, medcam.explain(net, x, target=class_score(1), layer="full")
 
 
 @pytest.mark.parametrize("net", [Classifier, UNet])
-def test_one_gradient_at_a_time(net):
-    most, count, found = watched(net().eval(), image(), layer="full")
-    assert most == 1
-    assert count >= 5
+def test_one_gradient_at_a_time(net, monkeypatch):
+    counts, found = watched(monkeypatch, net().eval(), image())
+    assert len(counts) >= 4
+    assert max(counts) <= 2  # the one that comes in, and the one that autograd has just used
     assert set(found.layer) == set(found.maps)
 
 
-def test_what_passes_a_tensor_on_shares_its_map():
+def test_a_sequence_shares_the_map_of_its_last_part():
     net, x = Classifier().eval(), image()
-    _, _, found = watched(net, x, layer="full")
+    found = medcam.explain(net, x, layer="full", target=1)
     assert {"features", "features.4"} < set(found.maps)
     assert torch.equal(found.maps["features"].values, found.maps["features.4"].values)
     copies: list[Tensor] = []
@@ -141,3 +142,96 @@ def test_activations_are_let_go_once_their_last_map_is_made(monkeypatch):
     before_last = len(held) * 2 // 3
     assert all(all(row) for row in held[:before_last])  # the third class needs them, too
     assert sum(map(bool, held[-1])) <= 2
+
+
+class Shortcut(nn.Module):
+    """What `same` passes on is used elsewhere, too."""
+
+    def __init__(self, same: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.same = nn.Conv2d(1, 4, 3, padding=1), same
+        self.body, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        return self.head((self.same(y) + self.body(y)).relu().mean((2, 3)))
+
+
+class Aux(nn.Module):
+    """A block that uses its part's output once more, and gives both away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.aux = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.part(x)
+        return y, self.aux(y)
+
+
+class WithAux(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.head = Aux(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, aux = self.block(x)
+        return self.head((y + aux.sin()).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Shortcut(nn.Identity()), lambda: Shortcut(nn.Dropout()), WithAux, Classifier, UNet],
+)
+@pytest.mark.parametrize("method", ["hirescam", "gcam"])
+def test_the_map_of_a_layer_is_the_same_whatever_else_is_asked(make, method):
+    net, x = make().eval(), image()
+    ask = {"target": class_score(1), "shape": None}
+    full = medcam.explain(net, x, layer="full", method=method, **ask)
+    beside = medcam.explain(net, x, layer="full", method=[method, "saliency"], **ask)
+    for layer, item in full.maps.items():
+        alone = medcam.explain(net, x, layer=layer, method=method, **ask).map.values
+        assert torch.equal(item.values, alone), layer
+        assert torch.equal(beside.maps[method, layer].values, alone), layer
+    assert any(item.values.any() for item in full.maps.values())
+
+
+def test_a_part_of_an_output_that_is_not_used():
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x.chunk(2, 1)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.split, self.head = nn.Conv2d(1, 8, 3), Half(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.split(self.conv(x))[1].mean((2, 3)))
+
+    found = medcam.explain(Net().eval(), image(), layer="full", target=1)
+    assert list(found.maps) == ["conv"]
+    assert found.skipped["split"] == "the target does not depend on it"
+
+
+def test_a_function_that_gives_no_gradient():
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> None:
+            return None
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 3, 3), nn.Conv2d(1, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (Nothing.apply(self.a(x)) + self.b(x)).mean((2, 3))
+
+    found = medcam.explain(Net().eval(), image(), layer="full", target=1)
+    assert list(found.maps) == ["b"]
+    assert found.skipped == {"a": "the target does not depend on it"}

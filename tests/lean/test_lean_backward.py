@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import densenet121, efficientnet_b0, resnet18, resnet50
 
 import medcam
+from medcam import guided
 from medcam.lean import LeanBackward
 from medcam.targets import class_score
 from support.nets import Classifier, UNet, image
@@ -260,3 +261,39 @@ def test_the_users_own_errors_are_not_repeated():
     with pytest.raises(RuntimeError, match="5 channels"):
         medcam.explain(net, image(), layer="1")
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("rectifier", [F.relu, F.leaky_relu])
+@pytest.mark.parametrize("method", ["gcam", "saliency", "gbp"])
+def test_a_model_that_differentiates_twice_itself(rectifier, method, monkeypatch):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                y = self.first(x).add(1)
+                y = y if y.requires_grad else y.requires_grad_()
+                score = self.second(rectifier(y)).pow(3).sum()
+                (grad,) = torch.autograd.grad(score, y, create_graph=True)
+                return grad.pow(2).mean((2, 3))
+
+    net, x = Net().double().eval(), image().double()
+    ask = {"layer": "first", "method": method, "target": 1}
+    found = medcam.explain(net, x, **ask).map.values  # a warning would be an error
+    monkeypatch.setattr("medcam.lean._fits", lambda _: False)
+    assert torch.equal(medcam.explain(net, x, **ask).map.values, found)
+    assert found.any()
+
+
+def test_the_graph_is_plain_again_after_guided_gradients():
+    net, x = Classifier().eval().requires_grad_(False), image().requires_grad_()
+    with LeanBackward():
+        scores = net(x)[:, 1:2]
+    (before,) = torch.autograd.grad(scores.sum(), x, retain_graph=True)
+    with guided.rectified(scores):
+        (within,) = torch.autograd.grad(scores.sum(), x, retain_graph=True)
+    (after,) = torch.autograd.grad(scores.sum(), x)
+    assert torch.equal(before, after)
+    assert not torch.equal(before, within)

@@ -38,8 +38,7 @@ class Relu(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient where the result is above 0."""
         (mask,), (grad,) = ctx.saved_tensors, grads
-        backward = _aten.threshold_backward.grad_input
-        return _masked(backward, grad, mask, 0, clamped=ctx.clamped), None
+        return _masked(_aten.threshold_backward, grad, mask, 0, clamped=ctx.clamped), None
 
 
 class LeakyRelu(Function):
@@ -59,8 +58,9 @@ class LeakyRelu(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient where the input is above 0, elsewhere times the slope."""
         (mask,), (grad,) = ctx.saved_tensors, grads
-        backward = _aten.leaky_relu_backward.grad_input
-        return _masked(backward, grad, mask, ctx.slope, False, clamped=ctx.clamped), None, None
+        options = (ctx.slope, False)
+        given = _masked(_aten.leaky_relu_backward, grad, mask, *options, clamped=ctx.clamped)
+        return given, None, None
 
 
 def _pieces(*tensors: Tensor) -> Iterator[Sequence[Tensor]]:
@@ -85,10 +85,14 @@ def _masked(backward: Any, grad: Tensor, mask: Tensor, *options: Any, clamped: b
     So a mask of 0 and 1 stands for the value; the kernel is several times as fast as `torch.where`,
     but turns all of the mask into numbers of the gradient's type first.
     """
+    if torch.is_grad_enabled():  # somebody differentiates again
+        entering = grad.clamp(min=0) if clamped else grad
+        twice: Tensor = backward(entering, mask.view(torch.uint8), *options)
+        return twice
     given = torch.empty_like(grad, memory_format=torch.contiguous_format)
     for into, part, inside in _pieces(given, grad.contiguous(), mask.view(torch.uint8)):
         entering = part.clamp(min=0) if clamped else part
-        backward(entering, inside, *options, grad_input=into)
+        backward.grad_input(entering, inside, *options, grad_input=into)
     return given
 
 

@@ -6,15 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import medcam
 from medcam.cli import app
+from medcam.frameworks.nnunet.result import CaseExplanation
 from support.nnunet_toy import make_image, oblique, write_case
 
 
@@ -85,10 +87,88 @@ def test_a_failed_case_does_not_end_the_run(trained, tmp_path):
 def test_wrong_options_are_told_in_a_line(trained, case, tmp_path, arguments, message):
     folder = trained()
     done = run("explain", "-m", folder, "-i", case, "-o", tmp_path / "out", "--no-tta", *arguments)
-    assert done.exit_code in (1, 2)
+    assert done.exit_code == 2
     assert message in " ".join(done.output.split())
     assert "Traceback" not in done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damaged", ["a", "previous of a"])
+def test_a_damaged_file_of_a_cascade_does_not_end_the_run(trained, tmp_path, damaged):
+    options = {"configuration": "3d_cascade_fullres", "folds": (0,), "mirror": (0,)}
+    folder = trained(**options, reader="NibabelIO")
+    images, previous = tmp_path / "images", tmp_path / "previous"
+    previous.mkdir()
+    for name in ("a", "b"):
+        first = write_case(images, make_image(), oblique(), name)
+        labels = np.zeros(nib.load(first).shape, np.uint8)
+        labels[6:12, 8:14, 5:10] = 1
+        nib.save(nib.Nifti1Image(labels, oblique()), previous / f"{name}.nii.gz")
+    if damaged == "a":
+        (images / "a_0001.nii.gz").write_bytes(b"damaged")
+    else:
+        (previous / "a.nii.gz").write_bytes(b"damaged")
+    done = run("explain", "-m", folder, "-i", images, "-o", tmp_path / "out", "--label", "PZ",
+               "--prev-stage", previous, "--json")  # fmt: skip
+    assert done.exit_code == 1
+    first, second = json.loads(done.stdout)
+    assert ("previous stage" in first["error"]) == (damaged != "a")
+    assert second["status"] == "ok"
+    assert not list((tmp_path / "out").glob("a*"))
+
+
+def test_a_table_of_cases_another_checkpoint_and_pages(trained, tmp_path):
+    folder = shutil.copytree(trained(folds=(0,), mirror=()), tmp_path / "trained")
+    (folder / "fold_0" / "checkpoint_final.pth").rename(folder / "fold_0" / "checkpoint_best.pth")
+    first = write_case(tmp_path / "images", make_image(), oblique(), "x")
+    table = tmp_path / "cases.csv"
+    second = first.with_name("x_0001.nii.gz")
+    table.write_text(f"case_id,image,image2\npatient 7,{first},{second}\n")
+    asked = ["explain", "-m", folder, "-i", table, "-o", tmp_path / "out", "--label", "PZ"]
+    missing = run(*asked)
+    assert missing.exit_code == 2
+    assert "checkpoint_final.pth" in missing.output
+    done = run(*asked, "--checkpoint", "checkpoint_best.pth", "--report")
+    assert done.exit_code == 0, done.output
+    (page,) = (tmp_path / "out").glob("*.html")
+    assert "patient 7" in page.read_text(encoding="utf-8")
+
+
+def test_a_folder_that_could_run_code_needs_to_be_trusted(trained, case, tmp_path):
+    folder = shutil.copytree(trained(folds=(0,), mirror=()), tmp_path / "trained")
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    state = torch.load(path, weights_only=False)
+    torch.save({**state, "more": PurePosixPath("a")}, path)
+    asked = ["explain", "-m", folder, "-i", case, "-o", tmp_path / "out", "--label", "PZ"]
+    refused = run(*asked)
+    assert refused.exit_code == 2
+    assert "--trust" in refused.output
+    assert not (tmp_path / "out").exists()
+    assert run(*asked, "--trust").exit_code == 0
+
+
+def test_a_stop_keeps_what_is_complete_and_nothing_else(trained, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    for name in ("a", "b"):
+        write_case(images, make_image(), oblique(), name)
+    folder, calls = trained(folds=(0,), mirror=()), []
+    write = CaseExplanation._save_segmentation
+
+    def interrupted(self, prefix):
+        calls.append(prefix)
+        if len(calls) == 2:  # while the second case is written
+            raise KeyboardInterrupt
+        return write(self, prefix)
+
+    monkeypatch.setattr(CaseExplanation, "_save_segmentation", interrupted)
+    done = run("explain", "-m", folder, "-i", images, "-o", tmp_path / "out", "--label", "PZ")
+    assert done.exit_code == 130
+    assert "Stopped." in done.output
+    assert (tmp_path / "out" / "a.json").is_file()
+    assert not (tmp_path / "out" / "b.json").exists()
+    for path in (tmp_path / "out").glob("*.nii.gz"):  # whole files, and none in the making
+        nib.load(path).get_fdata()
+    assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith((".", "tmp"))]
 
 
 def test_info_lists_what_there_is(trained):

@@ -211,16 +211,16 @@ def prepare(model: TrainedModel, case: Case) -> Prepared:
         except Exception as error:  # readers raise anything; the reason is told
             raise InputError(_unreadable(case, error, said.getvalue())) from error
         _check_image(model, case, image)
-        last = None if previous is None else reader.read_seg(previous)[0]
-        if last is not None and last.shape[1:] != image.shape[1:]:
+        last = None if previous is None else _read_previous(reader, previous, image)
+        try:
+            data, segmentation, properties = preprocessor.run_case_npy(
+                image, last, properties, predictor.plans_manager, configuration,
+                predictor.dataset_json,
+            )  # fmt: skip
+        except Exception as error:  # anything, of whatever the image holds
             raise InputError(
-                f"The previous stage's segmentation '{case.previous}' has the shape "
-                f"{last.shape[1:]}, the image {image.shape[1:]}."
-            )
-        data, segmentation, properties = preprocessor.run_case_npy(
-            image, last, properties, predictor.plans_manager, configuration,
-            predictor.dataset_json,
-        )  # fmt: skip
+                f"nnU-Net's preprocessing fails on '{case.name}': {type(error).__name__}: {error}"
+            ) from error
     if last is not None:
         from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
@@ -231,6 +231,22 @@ def prepare(model: TrainedModel, case: Case) -> Prepared:
     return Prepared(
         case, seen, properties, model, space, dataclasses.replace(own, array=own.array[:1])
     )
+
+
+def _read_previous(reader: Any, path: str, image: NDArray[Any]) -> NDArray[Any]:
+    """The segmentation of a cascade's first stage."""
+    try:
+        found = np.asarray(reader.read_seg(path)[0])
+    except Exception as error:  # readers raise anything; the reason is told
+        raise InputError(
+            f"The previous stage's segmentation '{path}' cannot be read: {error}"
+        ) from error
+    if found.shape[1:] != image.shape[1:]:
+        raise InputError(
+            f"The previous stage's segmentation '{path}' has the shape {found.shape[1:]}, the "
+            f"image {image.shape[1:]}."
+        )
+    return found
 
 
 def _unreadable(case: Case, error: Exception, said: str) -> str:
