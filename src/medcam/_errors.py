@@ -86,7 +86,9 @@ def unknown_name(
         more: A closing sentence, e.g. how to list the names.
     """
     names = list(known)
-    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    folded = {name.casefold(): name for name in names}
+    same = folded.get(str(given).casefold())
+    near = [same] if same else difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     if near:
         hint = f"Did you mean {' or '.join(repr(name) for name in near)}?"
     elif len(names) <= 24:

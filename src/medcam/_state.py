@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from medcam.lean import autocast_dtype
@@ -150,3 +151,31 @@ def detached_inputs(value: Any) -> Any:
 def detached_output(value: Any) -> Any:
     """The same output without a graph."""
     return map_tensors(value, lambda tensor: tensor.detach() if tensor.requires_grad else tensor)
+
+
+def depends_on_mode(model: nn.Module) -> bool:
+    """Whether training mode, in a part that is in it, changes what the model does."""
+    return any(
+        part.training
+        and (isinstance(part, _DropoutNd) or next(part.buffers(recurse=False), None) is not None)
+        for part in model.modules()
+    )
+
+
+@contextmanager
+def undisturbed(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, and random numbers that count for nothing.
+
+    Evaluation mode keeps the running statistics of normalisation layers as they are. After it each
+    module has the mode it had, also those that were frozen in a network in training.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    devices = {parameter.device for parameter in network.parameters()}
+    cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
+    with torch.random.fork_rng(cuda):
+        try:
+            network.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training

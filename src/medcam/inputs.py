@@ -49,7 +49,10 @@ def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | 
         remedy = " Is the batch axis missing (add it: x[None]), or the channel axis (x[:, None])?"
     if not shapes and not integer and given:
         kinds = ", ".join(type(value).__name__ for value in given.values())
-        remedy = f" There is {kinds}: a numpy array needs torch.from_numpy."
+        remedy = (
+            f" There is {kinds}: a numpy array needs torch.from_numpy; a file is read by "
+            "medcam.files.read_image, or explained on the command line, `medcam explain`."
+        )
     raise InputError(
         "No input has the shape [batch, channels, *space] with 2 or 3 spatial axes; given: "
         f"{', '.join(shapes) or 'no floating-point tensor'}.{remedy}"

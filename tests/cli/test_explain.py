@@ -93,7 +93,7 @@ def test_windows_weights_and_methods(here):
         "--model", "users_nets:unet3", "--weights", "w.pt", "-i", "head.nii.gz", "-o", "out",
         "--roi", "12", "12", "12", "--overlap", "0.5", "--mode", "constant", "--method", "gbp",
         "--method", "gcam", "--layer", "bottleneck", "--target", "channel 2", "--scale", "zscore",
-        "--json", "--no-report", "--device", "cpu",
+        "--channel-weights", "volume", "--json", "--no-report", "--device", "cpu",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
@@ -102,7 +102,7 @@ def test_windows_weights_and_methods(here):
     x = torch.from_numpy((values - values.mean()) / values.std())[None]
     expected = medcam.explain_volume(
         unet3(), x, 12, overlap=0.5, mode="constant", method=["gbp", "gcam"], layer="bottleneck",
-        target=medcam.targets.class_score(2),
+        target=medcam.targets.class_score(2), channel_weights="volume",
     )  # fmt: skip
     for name, key in (("gbp", ("gbp", None)), ("gcam", ("gcam", "bottleneck"))):
         saved = np.asarray(nib.load(f"out/head_{name}.nii.gz").dataobj)
@@ -248,3 +248,93 @@ def test_it_runs_as_a_program(here):
     assert done.returncode == 0, done.stderr
     assert "out/head_gcam.nii.gz" in done.stdout
     assert "maps" in done.stderr  # the progress bar
+
+
+@pytest.mark.parametrize("ending", [".npy", ".tif", ".jpg"])
+def test_further_formats_are_explained(here, ending):
+    picture = (np.random.default_rng(0).random((20, 24)) * 255).astype(np.uint8)
+    if ending == ".npy":
+        np.save("cell.npy", picture)
+    else:
+        Image.fromarray(picture).save(f"cell{ending}")
+    done = run("--model", "users_nets:unet2", "-i", f"cell{ending}", "-o", "out", "--scale", "unit",
+               "--layer", "full", "--target", "all", "--no-report")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    maps = [path for path in Path("out").glob("cell_gcam*") if path.suffix in (".tif", ".npy")]
+    assert len(maps) >= 3 * 5  # classes and layers
+    assert {np.asarray(Image.open(p)).shape for p in maps if p.suffix == ".tif"} <= {(20, 24)}
+
+
+def test_one_volume_of_a_4d_image_keeps_its_place(here):
+    volume(here / "all.nii.gz", channels=3)
+    base = ["--model", "users_nets:unet3", "-i", "all.nii.gz", "--target", "1", "--layer", "down",
+            "--no-report", "-o"]  # fmt: skip
+    refused = run(*base, "no")
+    assert refused.exit_code == 2
+    assert "--volume 0 to 2" in refused.output
+    assert "--channels" in refused.output
+    done = run(*base, "out", "--volume", "1")
+    assert done.exit_code == 0, done.output
+    saved = nib.load("out/all_gcam.nii.gz")
+    assert saved.shape == (12, 10, 14)
+    np.testing.assert_allclose(saved.affine, oblique(), atol=1e-5)
+
+
+def test_what_is_wrong_is_said_before_the_model_runs(here, monkeypatch):
+    volume(here / "head.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.uint8), oblique()), "mask.nii.gz")
+    ran = []
+    monkeypatch.setattr(UNet, "forward", lambda self, x: ran.append(x))
+    base = ["--model", "users_nets:UNet", "-i", "head.nii.gz", "-o", "out"]
+    for wrong, message in (
+        (["--mask", "mask.nii.gz"], "a mask has one channel and the image's grid"),
+        (["--layer", "Decoder"], "Did you mean 'decoder'"),
+        (["--layer", "nowhere"], "`medcam layers`"),
+    ):
+        done = run(*base, *wrong)
+        assert done.exit_code == 2, done.output
+        assert message in done.output
+    assert not ran
+
+
+def test_a_folder_is_no_image(here):
+    (here / "cases").mkdir()
+    done = run("--model", "users_nets:unet3", "-i", "cases", "-o", "out")
+    assert done.exit_code == 2
+    assert "is a folder, not an image" in done.output
+
+
+def test_a_model_without_weights_is_told(here):
+    volume(here / "head.nii.gz")
+    torch.save(unet3().state_dict(), here / "w.pt")
+    (here / "users_nets.py").write_text(NETS + "\nmade = unet3().eval()\n")
+    base = ["-i", "head.nii.gz", "-o", "out", "--target", "1", "--no-report", "--model"]
+    told = "without --weights"
+    assert told in run(*base, "users_nets:unet3").output
+    assert told not in run(*base, "users_nets:unet3", "--weights", "w.pt").output
+    assert told not in run(*base, "users_nets:made").output
+
+
+def test_a_stop_leaves_no_file(here, monkeypatch):
+    volume(here / "head.nii.gz")
+
+    def stopped(self, x):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(UNet, "forward", stopped)
+    done = run(
+        "--model", "users_nets:UNet", "-i", "head.nii.gz", "-o", "out", "--roi", "8", "8", "8"
+    )
+    assert done.exit_code == 130
+    assert "Stopped." in done.output
+    assert not (here / "out").exists()
+
+
+def test_the_version():
+    done = CliRunner().invoke(app, ["--version"])
+    assert done.exit_code == 0
+    assert done.output.strip() == medcam.__version__
+
+
+def test_brackets_in_the_help_are_there():
+    assert "[channels, *space]" in " ".join(run("--help").output.split())

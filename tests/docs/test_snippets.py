@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 import medcam
+from medcam.cli import app
 from support.nets import Classifier
 from support.nnunet_toy import make_folder, make_image, oblique, write_case
 
@@ -36,3 +40,31 @@ def test_snippets_run(page, tmp_path, monkeypatch):
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), f"{target} in {page}"
+
+
+COMMAND = re.compile(r"^(medcam (?:.*\\\n)*.*)$", re.MULTILINE)
+SHELL = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    pytest.param(line.replace("\\\n", " "), id=f"{_name(page)}-{number}")
+    for page in [*PAGES, *sorted((ROOT / "tools" / "notebooks").glob("*.py"))]
+    for number, line in enumerate(
+        line
+        for shell in SHELL.findall(re.sub(r"^# ", "", page.read_text(), flags=re.MULTILINE))
+        for line in COMMAND.findall(shell)
+    )
+]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_are_understood(line):
+    _, *arguments = shlex.split(line, comments=True)
+    command = typer.main.get_command(app)
+    while isinstance(command, click.Group):
+        name = arguments.pop(0)
+        command = command.get_command(click.Context(command), name)
+        assert command is not None, name
+    command.make_context(command.name, arguments)  # options that do not exist, or are missing

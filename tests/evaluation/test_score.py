@@ -11,6 +11,7 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
 
+from medcam._errors import MedcamWarning
 from medcam.evaluation import METRICS, compute_score
 from medcam.evaluation.score import check_options, score_and_chance
 
@@ -92,6 +93,7 @@ def test_linear_resizing_by_hand():
     assert compute_score([0.0, 1.0], [0, 0, 1, 0], "relevance_mass") == 0.75 / 2
 
 
+@pytest.mark.filterwarnings("ignore:The attention map has shape")
 @pytest.mark.parametrize(
     ("size", "grid"), [((3, 4), (7, 9)), ((6, 5), (4, 3)), ((3, 4, 2), (7, 4, 5)), ((5,), (11,))]
 )
@@ -174,3 +176,20 @@ def test_the_chance_level_comes_with_the_score():
     assert score_and_chance(MAP, MASK, "pointing_game", options).chance == 1.0
     assert score_and_chance(MAP, MASK, "dice", options).chance is None
     assert score_and_chance(MAP, MASK, lambda a, m: 2.0, options) == (2.0, None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "other", "told"),
+    [
+        ((91, 109), (80, 109), True), ((92, 110), (91, 109), False), ((12, 14), (91, 109), False),
+        ((64, 64), (32, 64), False), ((128, 128), (91, 109), True), ((6, 7), (6, 7), False),
+    ],
+)  # fmt: skip
+def test_a_mask_of_other_ground_is_told(shape, other, told):
+    attention, mask = np.random.default_rng(0).random(shape), np.zeros(other, bool)
+    mask[2:5] = True
+    if told:
+        with pytest.warns(MedcamWarning, match="as if both showed the same ground"):
+            compute_score(attention, mask)
+    else:
+        compute_score(attention, mask)

@@ -83,7 +83,7 @@ def test_an_injected_model_does_not_hold_its_input():
 def test_without_its_model_the_record_says_so(tmp_path):
     explanation = medcam.explain(Classifier().eval(), image(2, 1))
     gc.collect()
-    with pytest.warns(MedcamWarning, match="The model no longer exists"):
+    with pytest.warns(MedcamWarning, match="the model no longer exists"):
         files = explanation.save(tmp_path / "c", montage=False, report=False)
     assert read_sidecar(files[-1])["model"] == {
         "class": "support.nets.Classifier", "state_sha256": None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -10,6 +13,7 @@ from torch import nn
 import medcam
 from medcam import targets
 from medcam._errors import InputError, InputTypeError, MedcamWarning
+from medcam.targets import class_score
 from support.nets import Classifier
 from support.stitched import net
 
@@ -178,3 +182,37 @@ def test_a_volume_with_nan_is_refused():
     broken[0, 0, 3, 3] = float("nan")
     with pytest.raises(InputError, match="NaN"):
         medcam.explain_volume(model(), broken, 8, layer="fine", target=targets.class_score(1))
+
+
+def test_a_model_in_training_is_explained_in_evaluation_mode_and_left_as_it_was():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Conv2d(4, 2, 1),
+    ).train()
+    net[1].eval()
+    x, before = torch.rand(1, 1, 20, 20), {k: v.clone() for k, v in net.state_dict().items()}
+    expected = medcam.explain_volume(deepcopy(net).eval(), x, 12, layer="2", target=class_score(1))
+    state = torch.get_rng_state()
+    with pytest.warns(MedcamWarning, match="training mode; it is explained in evaluation mode"):
+        found = medcam.explain_volume(net, x, 12, layer="2", target=class_score(1))
+    assert torch.equal(found.map.values, expected.map.values)
+    assert torch.equal(found.output, expected.output)
+    assert [module.training for module in net] == [True, False, True, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_record_knows_the_model_and_the_input(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    x = torch.rand(1, 1, 20, 20)
+    found = medcam.explain_volume(net, x, 12, layer="1", target=class_score(1))
+    assert found.model is net
+    assert found.inputs is x
+    *_, record = found.save(tmp_path / "case", report=False)
+    assert json.loads(record.read_text())["model"]["state_sha256"]
+    folds = medcam.explain_volume([net, deepcopy(net)], x, 12, layer="1", target=class_score(1))
+    with pytest.warns(MedcamWarning, match="there are several"):
+        folds.save(tmp_path / "folds", report=False)

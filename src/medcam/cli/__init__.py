@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from medcam.cli.demo import demo
@@ -18,14 +20,27 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in help are shapes, not markup
 )
 for command in (speaks_plainly(demo), explain, layers, report):
     app.command(cls=NumbersCommand)(command)
 app.add_typer(nnunet)
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from medcam import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
     """Attention maps of CNN-based PyTorch models, 2D and 3D."""
 
 

@@ -13,6 +13,16 @@ import typer
 
 from medcam._errors import InputError, InputTypeError, MedcamError, MedcamWarning
 
+_OPTIONS = {
+    "as_channels=True": "--channels",
+    "as_channels=False": "--slices",
+    "volume=": "--volume ",
+    "medcam.get_layers(model)": "`medcam layers`",
+    "previous= (--prev-stage)": "--prev-stage",
+    "trust=True (--trust)": "--trust",
+}
+"""What messages call by its name in Python, and its name on the command line."""
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -29,7 +39,7 @@ def speaks_plainly(command: _Command) -> _Command:
             try:
                 return command(*args, **kwargs)
             except MedcamError as error:
-                typer.echo(f"Error: {error}", err=True)
+                typer.echo(f"Error: {in_options(str(error))}", err=True)
                 given = isinstance(error, InputError | InputTypeError)
                 raise typer.Exit(2 if given else 1) from error
             except KeyboardInterrupt as stop:
@@ -37,6 +47,18 @@ def speaks_plainly(command: _Command) -> _Command:
                 raise typer.Exit(130) from stop
 
     return run  # type: ignore[return-value]  # the same signature, by functools.wraps
+
+
+def in_options(message: str) -> str:
+    """A message with the names that things have on the command line.
+
+    Example:
+        >>> in_options("say which one is meant (volume=0 to 3)")
+        'say which one is meant (--volume 0 to 3)'
+    """
+    for python, option in _OPTIONS.items():
+        message = message.replace(python, option)
+    return message
 
 
 @contextmanager

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medcam.cli.errors import speaks_plainly
-from medcam.cli.model import ArgOption, ModelOption, TrustOption, WeightsOption, load_model
+from medcam.cli.model import (
+    ArgOption,
+    ModelOption,
+    TrustOption,
+    WeightsOption,
+    brings_weights,
+    load_model,
+)
 from medcam.cli.numbers import extents
 
 if TYPE_CHECKING:
@@ -72,6 +79,12 @@ def explain(
     mode: Annotated[str, typer.Option("--mode", help="Window weights: gaussian or constant.")] = (
         "gaussian"
     ),
+    channel_weights: Annotated[
+        str,
+        typer.Option(
+            "--channel-weights", help="Grad-CAM's in windows: of each window, or of the volume."
+        ),
+    ] = "window",
     slice_axis: Annotated[
         int | None,
         typer.Option(
@@ -125,8 +138,18 @@ def explain(
     """
     import torch
 
+    from medcam.layers import find
+
     made = load_model(model, weights=weights, trust=trust, args=arg or [])
+    if weights is None and not brings_weights(model):
+        typer.echo(
+            f"Warning: without --weights the model has those that {model} gives it: random ones, "
+            "if it does not load its own.",
+            err=True,
+        )
+    find(made, _several(layer, "auto"))  # what is wrong is said before the long part
     found = _read(image, volume, as_channels)
+    truth = None if mask is None else _truth(mask, found)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     inputs = torch.from_numpy(_prepared(found, scale, prepare))[None]
     options: dict[str, Any] = {
@@ -136,9 +159,15 @@ def explain(
         "output": int(select) if select is not None and select.lstrip("-").isdigit() else select,
     }
     explanation = _explain(
-        made.to(where), inputs, where, roi, slice_axis, overlap, mode, options, not as_json
+        made.to(where),
+        inputs,
+        where,
+        roi,
+        slice_axis,
+        {"overlap": overlap, "mode": mode, "channel_weights": channel_weights},
+        options,
+        not as_json,
     )
-    truth = None if mask is None else _truth(mask, found)
     files = explanation.save(
         output / _stem(image[0]), image=found, model=made, mask=truth,
         scores=_scores(explanation, truth), report=report,
@@ -217,8 +246,7 @@ def _explain(
     device: Any,
     roi: str | None,
     slice_axis: int | None,
-    overlap: float,
-    mode: str,
+    windows: dict[str, Any],
     options: dict[str, Any],
     progress: bool,
 ) -> Explanation:
@@ -231,18 +259,17 @@ def _explain(
             return at_once(model, inputs.to(device), **options)
         size = extents(roi, "--roi") if roi is not None else -1
         return explain_volume(
-            model, inputs, size, overlap=overlap, mode=mode,  # type: ignore[arg-type]  # checked there
-            slice_axis=slice_axis,
-            progress=progress, **options,
+            model, inputs, size, slice_axis=slice_axis, progress=progress, **windows, **options
         )  # fmt: skip
     except (MedcamError, MedcamWarning):
         raise
     except Exception as error:  # their model may raise anything
-        reason = (str(error).strip() or "no message").splitlines()[0]
+        reason = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
         raise InputError(
             f"The model does not run on an input of shape {list(inputs.shape)}: "
-            f"{type(error).__name__}: {reason}. Does it need windows (--roi), another number of "
-            "channels (--image several times), or slices (--slice-axis)?"
+            f"{type(error).__name__}: {reason}. Does it need extents that are multiples of its "
+            "stride (--roi 64 64 64), another number of channels (--image several times), or "
+            "slices (--slice-axis)?"
         ) from error
 
 

@@ -102,6 +102,13 @@ def load_model(
     return made.eval()
 
 
+def brings_weights(spec: str) -> bool:
+    """Whether what ``--model`` names is a model with weights, and not what makes a new one."""
+    from torch import nn
+
+    return ":" not in spec or isinstance(find_object(spec), nn.Module)
+
+
 def keyword_arguments(args: Sequence[str]) -> dict[str, Any]:
     """Reads ``name=value`` pairs, the values as JSON.
 

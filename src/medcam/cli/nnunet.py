@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medcam.cli.errors import speaks_plainly
+from medcam.cli.errors import in_options, speaks_plainly
 
 if TYPE_CHECKING:
     from medcam.frameworks.nnunet import Case, TrainedModel
@@ -17,6 +17,7 @@ nnunet = typer.Typer(
     name="nnunet",
     help="Whole cases through a trained nnU-Net v2, in the geometry of their images.",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 FolderOption = Annotated[
@@ -222,7 +223,7 @@ def _row(
         found = framework.explain_case(trained, case, **options)
         files = found.save(output / safe_name(case.name), report=report)
     except MedcamError as error:
-        row["error"] = str(error)
+        row["error"] = in_options(str(error))
     except (RuntimeError, MemoryError) as error:  # out of memory, mostly; the next may be smaller
         row["error"] = f"{type(error).__name__}: {error}"
     else:

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch.nn.functional import interpolate
 
-from medcam._errors import InputError, InputTypeError, MaskError
+from medcam._errors import InputError, InputTypeError, MaskError, warn
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # torch's names of one and the same thing
 _ROUNDING = 4  # steps: more than linear resizing of a constant makes (3 at most)
+_ALIKE = (0.6, 1.7)  # ratios between these are of no coarser grid
 _SHOWN = 6  # values of a wrong mask that its error names
 
 
@@ -132,6 +133,12 @@ def resize(
             "three axes they must be equal. Give one sample of each, without batch and channel "
             "axes."
         )
+    if any(_unlike(*extents) for extents in zip(attention.shape, shape, strict=True)):
+        warn(
+            f"The attention map has shape {attention.shape}, the mask {shape}: the map was "
+            "stretched to the mask, as if both showed the same ground. If one of them is padded or "
+            "cropped, the score is wrong: cut them to one grid."
+        )
     if attention.min() == attention.max():  # exactly so afterwards, too
         return np.full(shape, attention.flat[0])
     resized = interpolate(
@@ -142,6 +149,12 @@ def resize(
     )
     grid: Float[np.ndarray, "*grid"] = resized[0, 0].numpy()
     return grid
+
+
+def _unlike(own: int, wanted: int) -> bool:
+    """Whether two extents are neither the same nor one of a coarser grid of the same image."""
+    low, high = _ALIKE
+    return low < wanted / own < high and abs(wanted - own) > 1
 
 
 def _to_numpy(value: Any, what: str) -> np.ndarray:

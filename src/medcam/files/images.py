@@ -69,16 +69,17 @@ def read_image(
         (Image([1, 3, 4, 5] int16 of 'ct.nii.gz'), (1.0, 1.0, 4.0))
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder, not an image: give its files one at a time.")
     name = path.name.lower()
     read = next((READERS[ending] for ending in READERS if name.endswith(ending)), None)
     if read is None:
-        more = f"Images are read from files ending in {', '.join(READERS)}."
+        more = ""
         if name.endswith((".dcm", ".ima")):
-            more += " Convert a DICOM series to NIfTI first (dcm2niix)."
+            more = "Convert a DICOM series to NIfTI first (dcm2niix)."
         raise unknown_name("Image format", path.suffix or path.name, READERS, more=more)
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise InputError(f"The image '{path}' {what}.")
+        raise InputError(f"The image '{path}' does not exist.")
     image = read(path, volume=volume, as_channels=as_channels)
     return dataclasses.replace(image, array=real_numbers(image.array, path, fill))
 

@@ -13,6 +13,7 @@ from medcam._errors import InputError, unknown_name
 from medcam.files.arrays import to_map
 from medcam.files.grids import as_affine
 from medcam.files.image import Image
+from medcam.files.images import read_image
 from medcam.files.itk import ItkGrid, grid_of, save_itk
 from medcam.files.nifti import save_nifti
 from medcam.files.npy import save_npy
@@ -24,7 +25,9 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".tif", ".tiff", ".npy")
 _SEEN = (".png", ".jpg", ".jpeg", ".bmp")
 
 
-def save_map(path: str | os.PathLike[str], values: object, like: Image) -> Path:
+def save_map(
+    path: str | os.PathLike[str], values: object, like: Image | str | os.PathLike[str]
+) -> Path:
     """Writes a map as float32, with its raw values, exactly where its image lies.
 
     Args:
@@ -32,7 +35,7 @@ def save_map(path: str | os.PathLike[str], values: object, like: Image) -> Path:
             codes, bit by bit; else its affine. ``.nrrd`` or ``.mha``: the same place as SimpleITK
             has it. ``.tif`` or ``.npy``: for images without a place, such as pictures.
         values: ``[*space]`` of the image, finite real numbers; axes of one voxel may be missing.
-        like: The image, of `read_image` or `stack_images`.
+        like: The image, of `read_image` or `stack_images`, or its path.
 
     Returns:
         The path.
@@ -58,6 +61,8 @@ def save_map(path: str | os.PathLike[str], values: object, like: Image) -> Path:
         if path.suffix.lower() in _SEEN:
             more += " A picture to look at is made by medcam.save."
         raise unknown_name("Map format", path.suffix or path.name, ENDINGS, more=more)
+    if isinstance(like, str | os.PathLike):
+        like = read_image(like, volume=0)
     array = _on_grid(values, like)
     try:
         if ending in (".nii", ".nii.gz"):

@@ -212,7 +212,8 @@ def _check_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if shape == wanted:
         return
     advice = (
-        "Pass the image on whose voxels the map lies, or bring the map to the reference's grid: "
+        "Pass the image on whose voxels the map lies. If the model was given the reference padded "
+        "or cropped, cut the map back the same way. Only if it was resampled, resample the map: "
         "inject(data_shape=reference's shape), explain(shape=...)."
     )
     if shape == wanted[::-1]:

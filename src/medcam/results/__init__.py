@@ -91,7 +91,7 @@ def save_explanation(
     given = explanation.inputs if image is None else image
     if given is None:
         raise InputError(
-            "This explanation does not hold its input (that of an injected model does not): give "
+            "This explanation does not hold its input (an injected model keeps none): give "
             "the image that the maps are laid over, save(prefix, image=...)."
         )
     if batch > 1 and isinstance(given, str | os.PathLike | Image):
@@ -149,7 +149,7 @@ def show_explanation(
     )
     if under is None:
         raise InputError(
-            "This explanation does not hold its input (that of an injected model does not): give "
+            "This explanation does not hold its input (an injected model keeps none): give "
             "the image that the maps are laid over, show(image)."
         )
     record = record_of(

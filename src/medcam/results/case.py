@@ -127,7 +127,10 @@ def record_of(model: nn.Module | None, *, kind: str | None, **parts: Any) -> dic
     record = provenance(model=model or nn.Identity(), **parts)
     if model is None:
         record["model"] = {"class": kind, "state_sha256": None}
-        warn("The model no longer exists: the record does not say of which weights the maps are.")
+        warn(
+            "The record does not say of which weights the maps are: the model no longer exists, or "
+            "there are several. Pass save(..., model=model)."
+        )
     return record
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medcam import layers
-from medcam._errors import InputError, NoMapError
+from medcam import _state, layers
+from medcam._errors import InputError, NoMapError, warn
 from medcam._findings import Findings
-from medcam.attention import AttentionMap, Explanation, MapKey
+from medcam.attention import AttentionMap, Explanation, MapKey, ModelReference
 from medcam.inputs import main_input
 from medcam.layers import LayerLike
 from medcam.methods import METHODS, MethodLike
@@ -112,7 +113,7 @@ def explain_volume(
         raise InputError(f"channel_weights={channel_weights!r}: choose 'window' or 'volume'.")
     request = Request.of(method, layer=layer, target=target, output=output)
     main_input((volume,), {})
-    volume = volume.as_subclass(Tensor).detach()
+    given, volume = volume, volume.as_subclass(Tensor).detach()
     space = tuple(volume.shape[2:])
     windows = sliding_windows(
         space, roi_size, overlap=overlap, mode=mode, sigma_scale=sigma_scale,
@@ -124,18 +125,28 @@ def explain_volume(
     if sw_batch_size < 1:
         raise InputError(f"sw_batch_size={sw_batch_size} has to be at least 1.")
     where = torch.device(device) if device is not None else volume.device
-    return explain_windows(
-        request,
-        lambda: mirrored(models, axes),
-        members,
-        volume,
-        windows,
-        logits=logits,
-        batch_size=sw_batch_size,
-        device=where,
-        pooling=channel_weights,
-        progress=progress,
-    )
+    with ExitStack() as stack:
+        if any(_state.depends_on_mode(one) for one in models):
+            warn(
+                "The model is in training mode; it is explained in evaluation mode, as windows "
+                "would move its running statistics and draw other random numbers each."
+            )
+        for one in models:
+            stack.enter_context(_state.undisturbed(one))
+        found = explain_windows(
+            request,
+            lambda: mirrored(models, axes),
+            members,
+            volume,
+            windows,
+            logits=logits,
+            batch_size=sw_batch_size,
+            device=where,
+            pooling=channel_weights,
+            progress=progress,
+        )
+    reference = ModelReference(models[0]) if len(models) == 1 else ModelReference()
+    return dataclasses.replace(found, inputs=given, _model=reference)
 
 
 def explain_windows(

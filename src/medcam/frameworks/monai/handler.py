@@ -14,11 +14,11 @@ from monai.data.utils import decollate_batch
 from torch import Tensor, nn
 
 from medcam._errors import InputError
+from medcam._state import undisturbed
 from medcam.files import save_nifti
 from medcam.frameworks.monai.files import MapNames, affine_of
 from medcam.frameworks.monai.inferer import AttentionInferer
 from medcam.frameworks.monai.transforms import one_map
-from medcam.frameworks.monai.undisturbed import undisturbed
 
 
 class AttentionHandler:

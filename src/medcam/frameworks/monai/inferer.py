@@ -15,11 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcam import _state, layers, outputs
 from medcam._errors import InputError, InputTypeError
+from medcam._state import undisturbed
 from medcam.attention import Explanation, MapKey, plain
 from medcam.explain import run
 from medcam.frameworks.monai.called import Called
 from medcam.frameworks.monai.metatensor import as_metatensor
-from medcam.frameworks.monai.undisturbed import undisturbed
 from medcam.frameworks.monai.windows import window_options
 from medcam.layers import LayerLike
 from medcam.methods import MethodLike

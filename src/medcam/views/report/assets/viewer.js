@@ -149,8 +149,9 @@ function createViewer(study) {
         top: `${(room[1] - height) / 2}px`, width: `${width}px`, height: `${height}px` });
     }
     const ratio = window.devicePixelRatio || 1;
-    marks.width = Math.max(Math.round(width * ratio), 1);
-    marks.height = Math.max(Math.round(height * ratio), 1);
+    const pixels = [width, height].map((extent) => Math.max(Math.round(extent * ratio), 1));
+    if (marks.width !== pixels[0]) marks.width = pixels[0]; // a new size clears it
+    if (marks.height !== pixels[1]) marks.height = pixels[1];
   }
 
   /**
@@ -299,7 +300,10 @@ function createViewer(study) {
     for (const pane of panes) {
       [pane.slice.width, pane.slice.height] = [shape[pane.plane.across], shape[pane.plane.down]];
       fit(pane);
-      new ResizeObserver(() => { fit(pane); refresh(); }).observe(pane.stage);
+      new ResizeObserver(() => { // a canvas of a new size is empty: drawn in the same frame
+        fit(pane);
+        if (arrays.image) drawMarks(pane);
+      }).observe(pane.stage);
     }
     const pixels = await unpack(image, sizeOf(shape) * image.channels);
     if (state.map) await load(state.map);
