@@ -82,7 +82,15 @@ def test_a_volume_is_explained_on_its_grid(here):
     np.testing.assert_array_equal(np.asarray(saved.dataobj), expected)
     np.testing.assert_array_equal(saved.affine, nib.load("head.nii.gz").affine)
     names = {path.name for path in Path("out").iterdir()}
-    assert names == {"head_gcam.nii.gz", "head_montage.png", "head.html", "head.json"}
+    assert names == {
+        "head_gcam.nii.gz", "head_seg.nii.gz", "head_montage.png", "head.html", "head.json",
+    }  # fmt: skip
+    with torch.no_grad():
+        predicted = unet3()(torch.from_numpy(values)[None]).argmax(1)[0]
+    np.testing.assert_array_equal(np.asarray(nib.load("out/head_seg.nii.gz").dataobj), predicted)
+    settings = json.loads(Path("out/head.json").read_text())["extra"]["options"]
+    assert settings["model"] == "users_nets.py:unet3"
+    assert settings["scale"] == "none"
     assert "class 1" in done.output
 
 

@@ -168,9 +168,18 @@ def explain(
         options,
         not as_json,
     )
-    files = explanation.save(
-        output / _stem(image[0]), image=found, model=made, mask=truth,
-        scores=_scores(explanation, truth), report=report,
+    prefix = output / _stem(image[0])
+    windows = roi is not None or slice_axis is not None  # their output is the logits themselves
+    seen = _save_segmentation(prefix, explanation, None if windows else options["output"], found)
+    settings = {
+        "model": model, "arg": arg, "weights": weights and weights.name, "target": target,
+        "method": method, "layer": layer, "select": select, "roi": roi, "overlap": overlap,
+        "mode": mode, "channel_weights": channel_weights, "slice_axis": slice_axis, "scale": scale,
+        "prepare": prepare, "volume": volume, "channels": as_channels,
+    }  # fmt: skip
+    files = seen + explanation.save(
+        prefix, image=found, model=made, mask=truth, scores=_scores(explanation, truth),
+        report=report, extra={"options": {k: v for k, v in settings.items() if v is not None}},
     )  # fmt: skip
     said = {
         "target": str(explanation.target),
@@ -271,6 +280,23 @@ def _explain(
             "stride (--roi 64 64 64), another number of channels (--image several times), or "
             "slices (--slice-axis)?"
         ) from error
+
+
+def _save_segmentation(
+    prefix: Path, explanation: Explanation, selector: Any, image: Image
+) -> list[Path]:
+    """What the model predicts, if it is a segmentation on the image's grid."""
+    from medcam import outputs
+    from medcam.files import save_map
+    from medcam.results import as_prefix, ending_of
+
+    logits = outputs.select(explanation.output, selector, batch=1, space=image.space)
+    if tuple(logits.shape[2:]) != image.space:
+        return []
+    predicted = logits.argmax(1) if logits.shape[1] > 1 else (logits > 0)[:, 0]
+    safe = as_prefix(prefix)
+    path = safe.with_name(f"{safe.name}_seg{ending_of(image)}")
+    return [save_map(path, predicted[0].float().cpu().numpy(), image)]
 
 
 def _target(text: str, image: Image) -> TargetLike:

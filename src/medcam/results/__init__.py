@@ -17,7 +17,7 @@ from torch import nn
 from medcam._errors import InputError, warn
 from medcam.attention import Explanation
 from medcam.files import Image
-from medcam.results.case import Mask, Scores, record_of, save_case, told
+from medcam.results.case import Mask, Scores, ending_of, record_of, save_case, told
 from medcam.results.names import after, as_prefix
 from medcam.views.images import image_of, mask_of
 from medcam.views.inline import inline_html
@@ -25,7 +25,14 @@ from medcam.views.montage import case_of
 from medcam.views.report import write_report
 from medcam.views.selection import on_grid
 
-__all__ = ["as_prefix", "inline_html", "save_case", "save_explanation", "show_explanation"]
+__all__ = [
+    "as_prefix",
+    "ending_of",
+    "inline_html",
+    "save_case",
+    "save_explanation",
+    "show_explanation",
+]
 
 
 def save_explanation(

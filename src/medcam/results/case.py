@@ -87,7 +87,7 @@ def save_case(
     case, _ = case_of(
         maps, image, mask=mask, name=name, scores=list(scores), modality=extra.get("modality")
     )
-    ending = ending or _ending(image)
+    ending = ending or ending_of(image)
     stems = stems_of(prefix, maps)
     _remove_record(prefix)
     paths = [_write(after(stem, ending), one.values, image)
@@ -134,7 +134,8 @@ def record_of(model: nn.Module | None, *, kind: str | None, **parts: Any) -> dic
     return record
 
 
-def _ending(image: Image) -> str:
+def ending_of(image: Image) -> str:
+    """The format of raw maps that can hold where an image lies."""
     if image.affine is None and isinstance(image.source, ItkGrid):
         return ".nrrd"
     if image.affine is None and image.source is None and len(image.space) == 2:
