@@ -221,6 +221,20 @@ def test_everything_has_a_name_and_tells_where_it_is(show: Show) -> None:
     assert viewer.page.locator(".slice").nth(AXIAL).get_attribute("aria-label") != label
 
 
+def test_a_screen_reader_passes_the_keys_on_and_says_where_they_led(show: Show) -> None:
+    viewer = show(case_3d())
+    # of an application it hands the arrow keys on; a status it speaks when it changes
+    tree = viewer.page.locator("body").aria_snapshot()
+    assert tree.count('application "') == 3
+    here = viewer.page.locator("[role=status]")
+    assert here.get_attribute("aria-atomic") == "true"
+    before = here.inner_text()
+    viewer.press(AXIAL, "ArrowUp")
+    after = here.inner_text()
+    assert before != after
+    assert viewer.text("#map-value") in after
+
+
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(show: Show) -> None:
     viewer = show(case_3d())
     reached = []
