@@ -60,7 +60,7 @@ class Activation:
         return as_map(self.stored, self.layout)
 
     def release(self) -> None:
-        """Lets go of the tensor, which is not needed any more."""
+        """Lets go of the tensor, which is not needed any more: the values are empty from now on."""
         self.stored = self.stored.detach().new_empty(0)
         self.version = self.stored._version
 
@@ -193,7 +193,8 @@ class Recorder:
     def activations(self, scores: Tensor) -> list[Activation]:
         """One activation for each layer that ran and lies on the image.
 
-        Of a layer that ran several times, the last call that the scores depend on.
+        Of a layer that ran several times, the last call that the scores depend on; the others are
+        let go.
         """
         chosen = []
         for name in self._layers:

@@ -52,7 +52,8 @@ class Evidence:
         inputs: The main input.
         input_gradients: By target.
         guided_gradients: By target.
-        maps: By target, layer and method, what was made while the backward pass was there.
+        maps: By target, layer and method, what was made while the backward pass was there. Then
+            there are no activations and gradients any more.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -67,9 +68,9 @@ class Evidence:
         """A method's map."""
         if layer is not None and self.maps:
             return self.maps[target][layer][method.name]
-        return method.function(**self._arguments(method, target, layer))
+        return method.of(self._known(target, layer))
 
-    def _arguments(self, method: Method, target: int, layer: str | None) -> dict[str, Any]:
+    def _known(self, target: int, layer: str | None) -> dict[str, Any]:
         known: dict[str, Any] = {"inputs": self.inputs}
         if layer is not None:
             known["activations"] = self.activations[layer]
@@ -79,7 +80,7 @@ class Evidence:
             known["input_gradients"] = self.input_gradients[target]
         if self.guided_gradients:
             known["guided_gradients"] = self.guided_gradients[target]
-        return {name: known[name] for name in method.evidence}
+        return known
 
 
 def gather(
@@ -100,8 +101,13 @@ def gather(
     last = len(columns) - 1
     guided_follows = "guided_gradients" in needed
     of_layers = recorded if "gradients" in needed else []
-    alone = needed == {"activations", "gradients"} and not keep_graph
-    if alone and len(of_layers) > 1 and can_pass(scores, [a.stored for a in of_layers]):
+    of_layers_only = needed == {"activations", "gradients"}
+    if (
+        of_layers_only
+        and not keep_graph
+        and len(of_layers) > 1
+        and can_pass(scores, [a.stored for a in of_layers])
+    ):
         return _maps_in_passing(request, recorder, recorded, columns)
     wanted = [activation.stored for activation in of_layers]
     if "input_gradients" in needed and leaf is not None:
@@ -158,8 +164,7 @@ def _maps_in_passing(
                 known = {"activations": activation.values}
                 known["gradients"] = as_map(grad, activation.layout)
                 maps[activation.layer] = {
-                    method.name: method.function(**{name: known[name] for name in method.evidence})
-                    for method in request.methods
+                    method.name: method.of(known) for method in request.methods
                 }
                 if last:
                     activation.release()
@@ -222,7 +227,7 @@ def _connected(
     request: Request,
     recorder: Recorder,
     recorded: list[Activation],
-    rows: Sequence[Sequence[Any]],
+    rows: Sequence[Sequence[object]],
 ) -> list[Activation]:
     """The activations that every target depends on: in no target's row is None in their place."""
     kept = []

@@ -3,7 +3,8 @@
 PyTorch keeps the input of a convolution, an evaluated batch norm and a pooling, although with
 frozen parameters only its shape is needed; and a rectifier keeps its result in full, although one
 bit a value is enough. The functions here call the same kernels, forwards and backwards, so that
-predictions and gradients are the same bit for bit; the input is replaced by a placeholder of its
+predictions and gradients are the same bit for bit (but for a NaN in a LeakyReLU, of which no map
+is made anyway); the input is replaced by a placeholder of its
 shape. Whatever they do not cover (parameters that require gradients, tensor subclasses, other
 memory layouts, padding by name) runs as PyTorch has it.
 """

@@ -17,7 +17,7 @@ A method of a layer returns ``[batch, *layer]``; a method of the input returns
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -84,6 +84,10 @@ class Method:
     def rectified(self) -> bool:
         """Whether the map ends in a ReLU that can be left out."""
         return "rectify" in inspect.signature(self.function).parameters
+
+    def of(self, known: Mapping[str, Any]) -> Tensor:
+        """The map, from evidence by name, of which the method takes what it needs."""
+        return self.function(**{name: known[name] for name in self.evidence})
 
     def reduced(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """A map of the input ``[batch, targets, channels, *space]`` reduced over its channels.
