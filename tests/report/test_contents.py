@@ -10,7 +10,14 @@ import torch
 
 import medcam
 from medcam._errors import InputError, MaskError, SaveError
-from medcam.views.report import ReportCase, ReportMap, render_report, report_maps, write_report
+from medcam.views.report import (
+    ReportCase,
+    ReportMap,
+    index_entry,
+    render_report,
+    report_maps,
+    write_report,
+)
 from medcam.views.report.grid import picture_grid, volume_grid
 from medcam.views.report.page import previews_of
 from medcam.views.report.pictures import draw_slice
@@ -155,3 +162,11 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
     with pytest.raises(SaveError):
         write_report(tmp_path / "file" / "a.html", case_2d())
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_case_without_scores_tells_in_the_index_what_its_maps_are_of() -> None:
+    shown = ReportMap(np.ones((3, 4), np.float32), "Grad-CAM", "conv")
+    entry = index_entry(ReportCase("a", np.zeros((3, 4)), [shown]), "a.html")
+    assert entry.scores == [{"method": "Grad-CAM", "layer": "conv"}]
+    scored = ReportCase("a", np.zeros((3, 4)), [shown], scores=[{"dice": 0.5}])
+    assert index_entry(scored, "a.html").scores == [{"dice": 0.5}]

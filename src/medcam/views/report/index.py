@@ -26,7 +26,7 @@ class IndexEntry:
         name: The case's name.
         report: The path of its page, relative to the index; None without one.
         picture: Its thumbnail, a data URI; None without one.
-        scores: The rows of its table.
+        scores: The rows of its table; without scores, what its maps are of.
         error: Why it has no page.
     """
 
@@ -52,7 +52,8 @@ def index_entry(case: ReportCase, report: str) -> IndexEntry:
     """
     pictures = previews_of(case, side=_SIDE)
     picture = pictures[0 if case.is_volume else -1]  # axial, or the overlay
-    return IndexEntry(case.name, report, picture, case.scores)
+    scores = case.scores or [{"method": m.method, "layer": m.layer or ""} for m in case.maps]
+    return IndexEntry(case.name, report, picture, scores)
 
 
 def write_index(
