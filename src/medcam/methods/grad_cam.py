@@ -24,6 +24,6 @@ def grad_cam(
     tensor([[[0.0000, 1.2500],
              [0.0000, 0.6250]]])
     """
-    weights = gradients.flatten(2).mean(2)
-    cam = torch.einsum("bk,bk...->b...", weights, activations)
+    weights = gradients.flatten(2).mean(2, keepdim=True)
+    cam = torch.bmm(weights.mT, activations.flatten(2)).view(-1, *activations.shape[2:])
     return cam.relu() if rectify else cam
