@@ -293,7 +293,7 @@ def test_what_is_wrong_is_said_before_the_model_runs(here, monkeypatch):
     nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.uint8), oblique()), "mask.nii.gz")
     ran = []
     monkeypatch.setattr(UNet, "forward", lambda self, x: ran.append(x))
-    base = ["--model", "users_nets:UNet", "-i", "head.nii.gz", "-o", "out"]
+    base = ["--model", "users_nets:UNet", "-i", "head.nii.gz", "-o", "out", "--roi", "8", "8", "8"]
     for wrong, message in (
         (["--mask", "mask.nii.gz"], "a mask has one channel and the image's grid"),
         (["--layer", "Decoder"], "Did you mean 'decoder'"),
