@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from support.browser import chromium
+
 TITLES = ["Grad-CAM", "Grad-CAM++", "Guided Backpropagation", "Guided Grad-CAM"]
 
 
@@ -59,15 +49,8 @@ def test_the_index_holds_its_pictures(index):
 
 @pytest.fixture(scope="module")
 def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        missing = "Pages are tested in Chromium: apt-get install chromium, or Google Chrome."
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
