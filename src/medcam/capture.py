@@ -157,14 +157,16 @@ class Recorder:
         if max(layout.space) == 1:
             self._reasons[name] = "its output is a single voxel"
             return None
-        if self._recording and (same := self._stored_before(module, tensor)) is not None:
-            self._calls.setdefault(name, []).append(Activation(name, same, layout))
-            return None
-        stored = self._in_graph(tensor)
-        given = stored.clone()
+        stored = self._stored_before(module, tensor)
+        given = tensor
+        if stored is None:
+            stored = self._in_graph(tensor)
+            given = stored.clone()
         if self._recording:
             self._calls.setdefault(name, []).append(Activation(name, stored, layout))
             self._last = given, given._version, stored
+        if given is tensor:
+            return None
         return map_tensors(output, lambda part: given if part is tensor else part)
 
     def _stored_before(self, module: nn.Module, tensor: Tensor) -> Tensor | None:
