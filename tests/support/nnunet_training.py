@@ -15,14 +15,20 @@ from scipy import ndimage
 from medcam.demo import load_head
 
 TRAINER = '''
+import random
+
+import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 class nnUNetTrainerShort(nnUNetTrainer):
-    """A few short epochs."""
+    """A few short epochs, the same ones each time."""
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch = 4, 25
         self.num_val_iterations_per_epoch, self.initial_lr = 2, 0.03

@@ -297,7 +297,8 @@ def _build(
     except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"The trainer {trainer_name!r} is not part of the installed nnunetv2: install the code "
-            "that the network was trained with, or let nnUNet_extTrainer name its folder."
+            "that the network was trained with, or let nnUNet_extTrainer name its folder. "
+            f"nnU-Net says: {error}"
         ) from error
     build = trainer.build_network_architecture
     if "plans_manager" in inspect.signature(build).parameters:
