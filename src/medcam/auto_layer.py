@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from medcam._errors import NoMapError
 from medcam._graph import depends_on
-from medcam.capture import Activation, Recorder, as_map
+from medcam.capture import Activation, Recorder, as_map, copy_to_go_on
 from medcam.layouts import Layout
 from medcam.outputs import tensors
 
@@ -97,10 +97,10 @@ class AutoRecorder(Recorder):
             self._run_taken[name] = self._runs[name]
             token = Activation(name, self._in_graph(tensor), layout)
             self._tokens.append(token)
-            return token.stored.clone()
+            return copy_to_go_on(token.stored)
         better = self._is_better(layout) or self._is_block_around(name, inputs, layout)
         if layout.kind == "channels first" and better:
-            return self._hold(name, tensor, layout).stored.clone()
+            return copy_to_go_on(self._hold(name, tensor, layout).stored)
         return None
 
     def _hold(self, name: str, tensor: Tensor, layout: Layout) -> Activation:

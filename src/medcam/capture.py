@@ -8,6 +8,7 @@ operation after the layer cannot change what was stored.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,18 @@ class Activation:
         """Lets go of the tensor, which is not needed any more: the values are empty from now on."""
         self.stored = self.stored.detach().new_empty(0)
         self.version = self.stored._version
+
+
+def copy_to_go_on(stored: Tensor) -> Tensor:
+    """A copy for the model, so that what it changes in place does not reach what is stored.
+
+    Where PyTorch can, values are copied when one of the two is written to, and not before: most
+    layers' outputs never are.
+    """
+    if stored.device.type in ("cpu", "cuda") and hasattr(torch, "_lazy_clone"):
+        with contextlib.suppress(RuntimeError):  # memory that is not PyTorch's own
+            return torch._lazy_clone(stored)
+    return stored.clone()
 
 
 def as_map(tensor: Tensor, layout: Layout) -> Tensor:
@@ -161,7 +174,7 @@ class Recorder:
         given = tensor
         if stored is None:
             stored = self._in_graph(tensor)
-            given = stored.clone()
+            given = copy_to_go_on(stored)
         if self._recording:
             self._calls.setdefault(name, []).append(Activation(name, stored, layout))
             self._last = given, given._version, stored

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import medcam
 from medcam._errors import NoMapError
 from medcam.backward import in_passing
-from medcam.capture import Activation, Recorder
+from medcam.capture import Activation, Recorder, copy_to_go_on
 from medcam.methods import Method
 from medcam.methods.grad_cam import grad_cam
 from medcam.targets import class_score
@@ -56,6 +56,37 @@ def test_a_sequence_shares_the_map_of_its_last_part():
     net.features.register_forward_hook(lambda m, a, out: copies.append(out))
     medcam.explain(net, x, layer="full")
     assert copies[0] is copies[1]  # it was copied once
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_values_are_copied_where_the_model_writes_to_them_only(inplace, monkeypatch):
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def spied(stored: Tensor) -> Tensor:
+        given = copy_to_go_on(stored)
+        pairs.append((stored, given))
+        return given
+
+    monkeypatch.setattr("medcam.capture.copy_to_go_on", spied)
+    net = UNet(3, inplace=inplace).eval()  # PyTorch's slow Conv2d takes a copy, too
+    found = medcam.explain(net, image(3), target=class_score(1), layer="full")
+    address = torch._C._data_address
+    copied = [address(stored) != address(given) for stored, given in pairs]
+    assert len(copied) == len(found.maps) - 3  # a sequence and its last part share theirs
+    assert sum(copied) == (3 if inplace else 0)  # the three convolutions before a rectifier
+
+
+@pytest.mark.parametrize("layer", ["0", "full"])
+def test_memory_that_is_not_pytorchs_is_copied_at_once(layer):
+    array = image(batch=1).numpy()
+    x = torch.from_numpy(array)
+    net = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True), Classifier()).eval()
+    before = array.copy()
+    medcam.explain(net, x, layer=layer)
+    array[...] = 3
+    assert (x == 3).all()  # the two are still one
+    x[...] = torch.from_numpy(before)
+    assert (array == before).all()
 
 
 def test_a_module_that_changes_what_its_last_part_gave_has_a_map_of_its_own():

@@ -14,7 +14,7 @@ from torchvision.models import densenet121, efficientnet_b0, resnet18, resnet50
 
 import medcam
 from medcam import guided
-from medcam.lean import LeanBackward
+from medcam.lean import LeanBackward, normalisations
 from medcam.targets import class_score
 from support.nets import Classifier, UNet, image
 from support.saved import saved_bytes
@@ -48,6 +48,7 @@ OPERATIONS = {
     "instance norm": lambda d: getattr(nn, f"InstanceNorm{d}d")(4),
     "relu": lambda d: nn.ReLU(),
     "leaky relu": lambda d: nn.LeakyReLU(0.2),
+    "leaky relu, no slope": lambda d: nn.LeakyReLU(0.0),
     "leaky relu, negative slope": lambda d: nn.LeakyReLU(-0.2),
     "max pool": lambda d: getattr(nn, f"MaxPool{d}d")(3, 2, 1),
     "max pool, ceil": lambda d: getattr(nn, f"MaxPool{d}d")(2, ceil_mode=True),
@@ -131,6 +132,36 @@ def test_rectifiers_of_large_tensors_go_piece_by_piece(net, dtype, how):
     for found, expected in zip(*results, strict=True):
         assert torch.equal(found, expected)
     assert (results[0][1] != 0).any()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "how", [lambda y: y, lambda y: y[..., ::2], lambda y: y.sum(1, True).expand(-1, 8, -1, -1)]
+)
+def test_batch_norms_of_large_tensors_are_two_factors(how, dtype, affine, monkeypatch):
+    kernels: list[Tensor] = []
+    kernel = normalisations._kernel
+
+    def spied(grad: Tensor, *rest: object) -> Tensor:
+        kernels.append(grad)
+        return kernel(grad, *rest)
+
+    monkeypatch.setattr(normalisations, "_kernel", spied)
+    net = nn.BatchNorm2d(8, affine=affine).to(dtype).eval().requires_grad_(False)
+    for values in net.state_dict().values():
+        if values.ndim:
+            values.uniform_(0.1, 3)
+    leaf = torch.randn(2, 8, 256, 257, dtype=dtype).requires_grad_()
+    results = []
+    for mode in (LeanBackward(), contextlib.nullcontext()):
+        with mode:
+            part = how(net(leaf))
+        seed = torch.linspace(-1, 1, part.numel(), dtype=dtype).view(part.shape)
+        results.append(torch.autograd.grad(part, leaf, seed)[0])
+    assert torch.equal(*results)
+    assert results[0].any()
+    assert max(grad.numel() for grad in kernels) == 8  # it was asked for the factors only
 
 
 def test_parameters_that_require_gradients_get_them():
@@ -285,6 +316,15 @@ def test_a_model_that_differentiates_twice_itself(rectifier, method, monkeypatch
     monkeypatch.setattr("medcam.lean._fits", lambda _: False)
     assert torch.equal(medcam.explain(net, x, **ask).map.values, found)
     assert found.any()
+
+
+def test_without_a_slope_nothing_comes_of_an_infinite_gradient():
+    leaf = torch.tensor([-1.0, 1.0]).requires_grad_()
+    with LeanBackward():
+        score = (F.leaky_relu(leaf, 0.0) * torch.tensor([-torch.inf, 2.0])).sum()
+    with guided.rectified(score):
+        (grad,) = torch.autograd.grad(score, leaf)
+    assert torch.equal(grad, torch.tensor([0.0, 2.0]))
 
 
 def test_the_graph_is_plain_again_after_guided_gradients():

@@ -91,8 +91,9 @@ def _masked(backward: Any, grad: Tensor, mask: Tensor, *options: Any, clamped: b
         return twice
     given = torch.empty_like(grad, memory_format=torch.contiguous_format)
     for into, part, inside in _pieces(given, grad.contiguous(), mask.view(torch.uint8)):
-        entering = part.clamp(min=0) if clamped else part
-        backward.grad_input(entering, inside, *options, grad_input=into)
+        backward.grad_input(part, inside, *options, grad_input=into)
+        if clamped:  # the same as before it, since the factor is not below 0; but in place
+            into.clamp_(min=0)
     return given
 
 
@@ -107,7 +108,7 @@ def leaky_relu(
     inplace: bool = False,
 ) -> Any:
     """The rule for ``F.leaky_relu``."""
-    if negative_slope < 0 or (inplace and _is_shared(input)):
+    if negative_slope <= 0 or (inplace and _is_shared(input)):
         return NotImplemented
     return apply(LeakyRelu, input, negative_slope, inplace)
 

@@ -43,7 +43,7 @@ def test_maps_of_a_trained_network(brain, tmp_path, monkeypatch):
         assert values.shape == source.shape
         attention = np.maximum(values, 0) if method != "saliency" else np.abs(values)
         inside = attention[truth].sum() / attention.sum()
-        # Over three seeds: 0.92 to 0.98, the gradient 0.63 to 0.68; a quarter of the image is brain.
+        # over three seeds 0.92 to 0.98, the gradient 0.63 to 0.68; a quarter of the image is brain
         assert inside > (0.45 if method == "saliency" else 0.8), (method, inside)
     found.save(tmp_path / "ours" / "held")
     saved = nib.load(tmp_path / "ours" / "held_gcam.nii.gz")
