@@ -21,11 +21,12 @@ from medcam.methods import METHODS, MethodLike
 from medcam.outputs import Selector
 from medcam.request import Request
 from medcam.targets import TargetLike
+from medcam.volume.job import Job, Pooling
 from medcam.volume.members import Members, mirrored, mirrorings
 from medcam.volume.passes import Runner, predict
 from medcam.volume.progress import ticking
 from medcam.volume.seeds import Seeds, seeds_of
-from medcam.volume.stitching import Job, Pooling, nothing, passes, stitch
+from medcam.volume.stitching import nothing, passes, stitch
 from medcam.volume.windows import Windows, sliding_windows
 
 Progress = bool | Callable[[int, int], None]

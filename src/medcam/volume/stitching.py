@@ -9,7 +9,8 @@ scale each window differently. Its map stays signed and in raw units; the volume
 with the windows' weights; the last ReLU is applied once, to the whole. A window takes its share of
 the target times the number of windows there, as its map is averaged, not added.
 
-*Pooled.* One set of channel weights for all windows: Eigen-CAM, and Grad-CAM on request.
+*Pooled.* One set of channel weights for all windows (`medcam.volume.pooled`): Eigen-CAM, and
+Grad-CAM on request.
 
 Windows without a voxel that the target depends on contribute zero to sums and means: they are
 skipped.
@@ -17,74 +18,20 @@ skipped.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from medcam._errors import InputError
-from medcam.attention import AttentionMap, MapKey
-from medcam.layers import LayerLike
+from medcam.attention import AttentionMap
 from medcam.methods import METHODS, Method
-from medcam.methods.eigen_cam import principal_direction
-from medcam.request import Request
-from medcam.volume.members import Member, Members
-from medcam.volume.passes import Runner, Tick, Where, batches, everywhere
-from medcam.volume.windows import Windows
+from medcam.volume.job import Job, Total, add, share
+from medcam.volume.passes import batches
+from medcam.volume.pooled import by_pooled_weights
 
-Pooling = Literal["window", "volume"]
-Total = dict[MapKey, Tensor]
 Maps = dict[tuple[str, str | None], AttentionMap]
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """Everything that the passes over the windows share.
-
-    Attributes:
-        request: What is asked.
-        members: The networks and their mirrorings.
-        count: How many these are.
-        windows: The windows.
-        runner: Explains windows.
-        batch_size: How many windows run at once.
-        device: Where the sums are kept.
-        pooling: Whether Grad-CAM weighs channels by "window" or once for the "volume".
-        tick: Told how many windows were done.
-    """
-
-    request: Request
-    members: Members
-    count: int
-    windows: Windows
-    runner: Runner
-    batch_size: int
-    device: torch.device
-    pooling: Pooling = "window"
-    tick: Tick = lambda _: None
-
-    @property
-    def touched(self) -> list[Where]:
-        """The windows that a target depends on."""
-        seeds = self.runner.seeds
-        return [item for item in self.everywhere if seeds.touch(*item)]
-
-    @property
-    def everywhere(self) -> list[Where]:
-        """All windows."""
-        return everywhere(len(self.runner.volume), self.windows)
-
-    def asked(self, methods: Iterable[Method], layer: LayerLike = None) -> Request:
-        """A request for other methods, and maybe another layer."""
-        return dataclasses.replace(
-            self.request, methods=tuple(methods), several=True, shape="input",
-            layer=self.request.layer if layer is None else layer,
-        )  # fmt: skip
 
 
 def passes(job: Job) -> int:
@@ -124,11 +71,11 @@ def stitch(job: Job) -> Maps:
     kinds = _kinds(job)
     total: Total = {}
     if kinds.summed:
-        total.update(_added(job, kinds.summed, _share(job)))
+        total.update(_added(job, kinds.summed, share(job)))
     if kinds.averaged:
         total.update(_averaged(job, kinds.averaged))
     for method in kinds.pooled:
-        total.update(_pooled(job, method))
+        total.update(by_pooled_weights(job, method))
     maps: Maps = {}
     for method in job.request.methods:
         maps.update(_finished(job, method, total))
@@ -182,11 +129,6 @@ def _is_whole(job: Job) -> bool:
 # ------------------------------------------------------------------------------------ the rules
 
 
-def _share(job: Job) -> Tensor:
-    """The factor from a window's weight to its share of the stitched prediction."""
-    return 1 / job.windows.sums()
-
-
 def _added(
     job: Job,
     methods: Sequence[Method],
@@ -202,7 +144,7 @@ def _added(
             seeds = [own * factor[place] for _, place in group]
             for key, item in job.runner.maps(member, group, seeds, request).items():
                 values = item.values if item.channels is None else item.channels
-                _add(total, key, job, group, values, weights)
+                add(total, key, job, group, values, weights)
             job.tick(len(group))
     return {key: values / job.count for key, values in total.items()}
 
@@ -212,118 +154,6 @@ def _averaged(job: Job, methods: Sequence[Method]) -> Total:
     sums = job.windows.sums()
     total = _added(job, methods, job.windows.counts() / sums, weights=job.windows.weights)
     return {key: values / sums.to(values) for key, values in total.items()}
-
-
-def _add(
-    total: Total,
-    key: MapKey,
-    job: Job,
-    where: Sequence[Where],
-    values: Tensor,
-    weights: Tensor,
-) -> None:
-    """Adds windows ``[windows, any..., *roi]`` to ``[batch, any..., *padded]``."""
-    rank = job.windows.weights.ndim
-    front = tuple(values.shape[1 : values.ndim - rank])
-    if key not in total:
-        dtype = torch.promote_types(values.dtype, job.windows.weights.dtype)
-        shape = (len(job.runner.volume), *front, *job.windows.shape)
-        total[key] = torch.zeros(shape, dtype=dtype, device=job.device)
-    kept = values.to(total[key])
-    weights = weights.to(kept)
-    every = (slice(None),) * len(front)
-    for (sample, place), part in zip(where, kept, strict=True):
-        total[key][(sample, *every, *place)] += part * weights
-
-
-def _pooled(job: Job, method: Method) -> Total:
-    """The maps by one set of channel weights for all windows of a member."""
-    sums = job.windows.sums()
-    total: Total = {}
-    for member in job.members():
-        weigh = _eigen_weights if method.name == "eigencam" else _grad_weights
-        for layer, (weights, centre) in weigh(job, member).items():
-            for group in batches(job.everywhere, job.batch_size):
-                samples = [sample for sample, _ in group]
-                parts = [
-                    Method(f"{t}", partial(_project, w[samples], centre[samples]), method.title)
-                    for t, w in enumerate(weights.unbind(1))
-                ]
-                found = job.runner.maps(
-                    member, group, [job.windows.weights] * len(group),
-                    job.asked(parts, layer=layer),
-                )  # fmt: skip
-                values = torch.stack([item.values[:, 0] for item in found.values()], 1)
-                _add(total, (method.name, layer), job, group, values, job.windows.weights)
-                job.tick(len(group))
-    return {key: values / sums.to(values) / job.count for key, values in total.items()}
-
-
-Weights = dict[str, tuple[Float[Tensor, "batch targets channels"], Float[Tensor, "batch channels"]]]
-"""By layer: the channels' weights for each target, and what is taken off the activations."""
-
-
-def _grad_weights(job: Job, member: Member) -> Weights:
-    """Grad-CAM's channel weights: the mean gradient of the whole stitched target."""
-
-    def mean(activations: Tensor, gradients: Tensor) -> Tensor:
-        return gradients.flatten(2).mean(2)
-
-    share, own = _share(job), job.windows.weights
-    found = _statistics(job, member, mean, job.touched, lambda place: own * share[place])
-    return {layer: (sums, torch.zeros_like(sums[:, 0])) for layer, sums in found.items()}
-
-
-def _eigen_weights(job: Job, member: Member) -> Weights:
-    """Eigen-CAM's direction: the first principal component of all windows' activations."""
-
-    def moments(activations: Tensor) -> Tensor:
-        rows = activations.flatten(2).double()
-        gram = rows @ rows.transpose(1, 2)
-        count = rows.new_full((len(rows), 1), rows.shape[2])
-        return torch.cat([count, rows.sum(2), gram.flatten(1)], 1)
-
-    found = _statistics(job, member, moments, job.everywhere, lambda _: job.windows.weights)
-    weights: Weights = {}
-    for layer, sums in found.items():
-        count, rest = sums[:, 0, :1], sums[:, 0, 1:]
-        channels = round((rest.shape[1] + 0.25) ** 0.5 - 0.5)
-        mean = rest[:, :channels] / count
-        gram = rest[:, channels:].reshape(-1, channels, channels)
-        covariance = gram / count[..., None] - mean[:, :, None] * mean[:, None]
-        direction = principal_direction(covariance)[:, None]
-        weights[layer] = (direction.expand(-1, len(job.runner.seeds), -1), mean)
-    return weights
-
-
-def _statistics(
-    job: Job,
-    member: Member,
-    function: Callable[..., Tensor],
-    where: Sequence[Where],
-    seed: Callable[..., Tensor],
-) -> dict[str, Float[Tensor, "batch targets numbers"]]:
-    """A function of the evidence, summed over the windows, by layer."""
-    request = dataclasses.replace(
-        job.asked([Method("statistics", function, "Statistics")]), shape=None
-    )
-    total: dict[str, Tensor] = {}
-    for group in batches(where, job.batch_size):
-        seeds = [seed(place) for _, place in group]
-        for key, item in job.runner.maps(member, group, seeds, request).items():
-            layer = str(key[1]) if isinstance(key, tuple) else str(key)
-            values = item.values.double().cpu()
-            if layer not in total:
-                total[layer] = values.new_zeros(len(job.runner.volume), *values.shape[1:])
-            for (sample, _), part in zip(group, values, strict=True):
-                total[layer][sample] += part
-        job.tick(len(group))
-    return total
-
-
-def _project(weights: Tensor, centre: Tensor, activations: Tensor) -> Tensor:
-    rows = activations - centre.to(activations)[(..., *[None] * (activations.ndim - 2))]
-    return torch.einsum("bk,bk...->b...", weights.to(activations), rows)
 
 
 # ------------------------------------------------------------------------------------- the end

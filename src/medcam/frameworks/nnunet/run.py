@@ -21,8 +21,8 @@ from medcam.layers import LayerLike
 from medcam.methods import Method, MethodLike
 from medcam.request import Request
 from medcam.volume.explain_volume import explain_windows
+from medcam.volume.job import Pooling
 from medcam.volume.members import Member, mirrorings
-from medcam.volume.stitching import Pooling
 from medcam.volume.windows import Windows
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
