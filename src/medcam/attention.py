@@ -193,6 +193,7 @@ class Explanation:
         image: object = None,
         model: nn.Module | None = None,
         mask: object = None,
+        segmentation: object = None,
         scores: Sequence[Mapping[str, Any]] = (),
         name: str | None = None,
         montage: bool = True,
@@ -205,8 +206,9 @@ class Explanation:
         ``out/case.html`` and ``out/case.json``. Pictures: ``out/case_gcam.tif`` (float32, raw),
         ``out/case_gcam.png`` (over the image), and the same three. Names go on with ``_LAYER`` for
         several layers and ``_classK`` for several targets; of several samples each is a case of its
-        own, ``out/case_0_...``. An image or mask that is no file yet is saved, too. The record is
-        written last: ``medcam report out`` makes the pages anew from it and the files it names.
+        own, ``out/case_0_...``. An image, mask or segmentation that is no file yet is saved, too.
+        The record is written last: ``medcam report out`` makes the pages anew from it and the
+        files it names.
 
         Args:
             prefix: Where to, without an ending: ``"out/case"``.
@@ -216,6 +218,8 @@ class Explanation:
                 identity, with one warning per process.
             model: The model, for the record. None: the one that was explained, if it still exists.
             mask: A region, 0/1, drawn as a line; a path, or as `image`.
+            segmentation: What the model predicted, labels, whose borders the report draws in green;
+                as `mask`, e.g. ``explanation.output.argmax(1)``.
             scores: The rows of a table, one mapping a row; of several samples, a row with a
                 "sample" is of that one.
             name: The title; None: the last part of the prefix.
@@ -234,8 +238,8 @@ class Explanation:
         from medcam.results import save_explanation
 
         return save_explanation(
-            self, prefix, image=image, model=model, mask=mask, scores=scores, name=name,
-            montage=montage, report=report, extra=extra,
+            self, prefix, image=image, model=model, mask=mask, segmentation=segmentation,
+            scores=scores, name=name, montage=montage, report=report, extra=extra,
         )  # fmt: skip
 
     def show(
@@ -244,6 +248,7 @@ class Explanation:
         *,
         browser: bool = True,
         mask: object = None,
+        segmentation: object = None,
         scores: Sequence[Mapping[str, Any]] = (),
         name: str = "Explanation",
         sample: int = 0,
@@ -254,6 +259,7 @@ class Explanation:
             image: As in `save`.
             browser: Whether to open it; False only writes it.
             mask: As in `save`.
+            segmentation: As in `save`.
             scores: As in `save`.
             name: The title.
             sample: Which one of the batch.
@@ -264,8 +270,9 @@ class Explanation:
         from medcam.results import show_explanation
 
         return show_explanation(
-            self, image, browser=browser, mask=mask, scores=scores, name=name, sample=sample
-        )
+            self, image, browser=browser, mask=mask, segmentation=segmentation, scores=scores,
+            name=name, sample=sample,
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         """A picture for notebooks, with what it shows."""

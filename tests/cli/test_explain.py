@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import medcam
 from medcam.cli import app
+from medcam.views.report.results import read_case
 from support.nets import Classifier, UNet, balanced
 from support.nnunet_toy import oblique
 
@@ -88,6 +89,8 @@ def test_a_volume_is_explained_on_its_grid(here):
     with torch.no_grad():
         predicted = unet3()(torch.from_numpy(values)[None]).argmax(1)[0]
     np.testing.assert_array_equal(np.asarray(nib.load("out/head_seg.nii.gz").dataobj), predicted)
+    assert 'id="show-segmentation"' in Path("out/head.html").read_text()
+    np.testing.assert_array_equal(read_case(Path("out/head.json")).segmentation, predicted)
     settings = json.loads(Path("out/head.json").read_text())["extra"]["options"]
     assert settings["model"] == "users_nets.py:unet3"
     assert settings["scale"] == "none"

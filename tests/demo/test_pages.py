@@ -94,6 +94,7 @@ def test_the_3d_page_has_three_planes_four_methods_and_the_mask(written, page):
     assert page.locator(".pane h2").all_inner_texts() == ["Axial", "Coronal", "Sagittal"]
     assert page.locator("#method option").all_inner_texts() == TITLES
     assert page.locator("#inside").inner_text() == "inside"
+    assert page.locator("#predicted").inner_text() == "label 1"
     before = np.frombuffer(page.locator(".slice").first.screenshot(), np.uint8)
     page.select_option("#method", label="Guided Backpropagation")
     page.wait_for_function("document.getElementById('tick-low').innerText !== '0'")

@@ -136,6 +136,9 @@ def test_the_predicted_class_is_named() -> None:
         ({"maps": [map_of(volume(1)[:-1])]}, InputError, "bring it to the image's grid"),
         ({"mask": np.ones((3, 3, 3))}, MaskError, "must be equal"),
         ({"mask": volume() * 2}, MaskError, "not 0/1"),
+        ({"segmentation": np.ones((3, 3, 3))}, MaskError, "segmentation is .* must be equal"),
+        ({"segmentation": volume()}, MaskError, "does not hold labels"),
+        ({"segmentation": volume(3).round() - 1}, MaskError, "whole numbers from 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, error: type, message: str) -> None:

@@ -180,6 +180,37 @@ def test_the_mask_is_outlined_until_it_is_switched_off(show: Show) -> None:
     assert not viewer.settle().marks(AXIAL).any()
 
 
+@pytest.mark.parametrize("lowest", [0, 1, 300])
+def test_borders_of_the_predicted_labels_are_outlined_in_green(show: Show, lowest: int) -> None:
+    labels = np.full(SHAPE, lowest)
+    labels[3:8, 3:9, 2:7] = lowest + 1
+    labels[3:8, 3:9, 4:7] = lowest + 2  # two labels side by side have a border, too
+    viewer = show(case_3d(segmentation=labels, mask=None, maps=[])).click(AXIAL, 6, 5)
+    viewer.page.uncheck("#crosshair")
+    marks = viewer.settle().colours(CORONAL)
+    height, width = marks.shape[:2]
+    column = marks[:, round((X - 5.5) / X * width), 3]
+    for edge in (2, 4, 7):
+        row = round((Z - edge) / Z * height)
+        assert column[max(row - 2, 0) : row + 3].any()
+        column[max(row - 3, 0) : row + 4] = 0
+    beyond = (0, height) if lowest else ()  # the picture's own edge, where a label ends there
+    for row in beyond:
+        column[max(row - 3, 0) : row + 4] = 0
+    assert not column.any()
+    red, green, blue, _ = marks.reshape(-1, 4)[marks[..., 1].argmax()].astype(int)
+    assert green > max(red, blue) + 50
+    label = labels[viewer.index()]
+    assert viewer.text("#predicted") == (f"label {label}" if label else "background")
+    viewer.page.uncheck("#show-segmentation")
+    assert not viewer.settle().marks(CORONAL).any()
+
+
+def test_a_mask_that_covers_all_is_inside_everywhere(show: Show) -> None:
+    viewer = show(case_3d(mask=np.ones(SHAPE, bool)))
+    assert viewer.text("#inside") == "inside"
+
+
 def test_another_plane_can_be_enlarged_and_the_maximum_found(show: Show) -> None:
     values = volume(1) / 2
     values[2, 3, 4] = 1.0

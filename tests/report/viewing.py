@@ -83,7 +83,11 @@ class Viewer:
 
     def marks(self, plane: int) -> NDArray[np.uint8]:
         """How opaque outline and crosshair are over a plane, in the screen's pixels, ``[H, W]``."""
-        return self._read(".marks", plane)[..., 3]
+        return self.colours(plane)[..., 3]
+
+    def colours(self, plane: int) -> NDArray[np.uint8]:
+        """The same, with its colours, ``[H, W, 4]``."""
+        return self._read(".marks", plane).copy()
 
     def bar(self) -> NDArray[np.uint8]:
         """The colour bar, ``[1, 256, 4]``."""

@@ -15,10 +15,11 @@ from monai.data.meta_tensor import MetaTensor
 from PIL import Image as Pillow
 
 import medcam
-from medcam._errors import InputError, InputTypeError, MedcamWarning, SaveError
+from medcam._errors import InputError, InputTypeError, MaskError, MedcamWarning, SaveError
 from medcam.files import read_image, save_nifti, sidecar
 from medcam.results import as_prefix, save_explanation
 from medcam.views import overlay
+from medcam.views.report.results import read_case
 from support.nets import Classifier, UNet, image
 
 AFFINE = np.array([[0, 0, -2.0, 40], [1.5, 0, 0, -8], [0, -3.0, 0, 5], [0, 0, 0, 1]])
@@ -97,6 +98,37 @@ def test_what_is_not_asked_for_is_not_written(net2d, tmp_path):
     explanation = medcam.explain(net2d, image(2, 1))
     files = explanation.save(tmp_path / "case", montage=False, report=False)
     assert names(files) == ["case_gcam.tif", "case_gcam.png", "case_image.tif", "case.json"]
+
+
+def test_what_the_model_predicted_is_kept_and_shown_again(tmp_path):
+    whole = medcam.targets.class_score(1)
+    net = UNet(3).eval()
+    explanation = medcam.explain(net, placed(2), target=whole)
+    labels = torch.randint(0, 3, (2, 12, 12, 12))
+    files = explanation.save(tmp_path / "new" / "case", segmentation=labels, montage=False)
+    seconds = [path for path in files if path.name.startswith("case_1")]
+    assert names(seconds) == [
+        "case_1_gcam.nii.gz", "case_1_image.nii.gz", "case_1_seg.nii.gz", "case_1.html",
+        "case_1.json",
+    ]  # fmt: skip
+    saved = nib.load(seconds[2])
+    np.testing.assert_array_equal(np.asarray(saved.dataobj), labels[1].numpy())
+    np.testing.assert_allclose(saved.affine, AFFINE)
+    assert record(seconds)["files"]["segmentation"] == ["case_1_seg.nii.gz"]
+    again = read_case(seconds[-1])
+    np.testing.assert_array_equal(again.segmentation, labels[1].numpy())
+    assert again.mask is None
+
+    first = medcam.explain(net, placed(1), target=whole)
+    files = first.save(tmp_path / "other", segmentation=seconds[2], montage=False)
+    assert not (tmp_path / "other_seg.nii.gz").exists()  # it is a file already
+    np.testing.assert_array_equal(read_case(files[-1]).segmentation, labels[1].numpy())
+    page = first.show(segmentation=labels[:1], browser=False).read_text()
+    assert 'id="show-segmentation"' in page
+    assert 'id="show-mask"' not in page
+    with pytest.raises(MaskError, match=r"segmentation is \[12, 12, 13\]"):
+        first.save(tmp_path / "bad", segmentation=np.zeros((12, 12, 13)))
+    assert not list(tmp_path.glob("bad*"))
 
 
 def test_layers_and_classes_have_names_of_their_own(tmp_path):

@@ -170,16 +170,17 @@ def explain(
     )
     prefix = output / _stem(image[0])
     windows = roi is not None or slice_axis is not None  # their output is the logits themselves
-    seen = _save_segmentation(prefix, explanation, None if windows else options["output"], found)
+    predicted = _segmentation(explanation, None if windows else options["output"], found)
     settings = {
         "model": model, "arg": arg, "weights": weights and weights.name, "target": target,
         "method": method, "layer": layer, "select": select, "roi": roi, "overlap": overlap,
         "mode": mode, "channel_weights": channel_weights, "slice_axis": slice_axis, "scale": scale,
         "prepare": prepare, "volume": volume, "channels": as_channels,
     }  # fmt: skip
-    files = seen + explanation.save(
-        prefix, image=found, model=made, mask=truth, scores=_scores(explanation, truth),
-        report=report, extra={"options": {k: v for k, v in settings.items() if v is not None}},
+    files = explanation.save(
+        prefix, image=found, model=made, mask=truth, segmentation=predicted,
+        scores=_scores(explanation, truth), report=report,
+        extra={"options": {k: v for k, v in settings.items() if v is not None}},
     )  # fmt: skip
     said = {
         "target": str(explanation.target),
@@ -230,21 +231,16 @@ def _explain(
         ) from error
 
 
-def _save_segmentation(
-    prefix: Path, explanation: Explanation, selector: Any, image: Image
-) -> list[Path]:
+def _segmentation(explanation: Explanation, selector: Any, image: Image) -> NDArray[Any] | None:
     """What the model predicts, if it is a segmentation on the image's grid."""
     from medcam import outputs
-    from medcam.files import save_map
-    from medcam.results import as_prefix, ending_of
 
     logits = outputs.select(explanation.output, selector, batch=1, space=image.space)
     if tuple(logits.shape[2:]) != image.space:
-        return []
+        return None
     predicted = logits.argmax(1) if logits.shape[1] > 1 else (logits > 0)[:, 0]
-    safe = as_prefix(prefix)
-    path = safe.with_name(f"{safe.name}_seg{ending_of(image)}")
-    return [save_map(path, predicted[0].float().cpu().numpy(), image)]
+    labels: NDArray[Any] = predicted[0].cpu().numpy()
+    return labels
 
 
 def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[str, Any]]:

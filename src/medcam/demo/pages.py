@@ -97,6 +97,7 @@ def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Repor
         maps,
         affine=affine,
         mask=task.masks[sample, 0].numpy(),
+        segmentation=None if group[0].predicted is None else group[0].predicted[sample],
         scores=scores,
         provenance=record,
         modality=modality,

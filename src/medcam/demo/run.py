@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medcam import methods
+from medcam.attention import resize
 from medcam.demo.assets import load_head
 from medcam.demo.tasks import Task, tasks
 from medcam.evaluation import compute_score
@@ -43,6 +45,7 @@ class Result:
         maps: ``[batch, 1, *grid]``, raw.
         scores: Each metric of `METRICS` for each sample, ``[batch]``.
         chance: What each of these metrics is for a random map, for each sample ``[batch]``.
+        predicted: What a segmentation predicts, ``[batch, *grid]``; None for a classification.
     """
 
     task: Task
@@ -52,6 +55,7 @@ class Result:
     maps: NDArray[np.float32]
     scores: dict[str, NDArray[np.float64]]
     chance: NDArray[np.float64]
+    predicted: NDArray[np.bool_] | None
 
     @property
     def title(self) -> str:
@@ -91,15 +95,15 @@ def run(output: Path) -> Iterator[Result]:
                 normalize=False,
                 **task.options,
             )
-            model(task.inputs, task.masks, raw_input=task.raw_input)
+            logits = model(task.inputs, task.masks, raw_input=task.raw_input)
             model.dump()
-            yield _result(task, backend, model)
+            yield _result(task, backend, model, logits)
         if task.raw_input is None:
             head = load_head()
             save_nifti(output / task.name / "image.nii.gz", head.volume, head.path)
 
 
-def _result(task: Task, backend: str, model: Any) -> Result:
+def _result(task: Task, backend: str, model: Any, logits: Tensor) -> Result:
     maps = model.get_attention_map()
     masks = task.masks.numpy()
     pairs = list(zip(maps[:, 0], masks[:, 0], strict=True))
@@ -108,4 +112,13 @@ def _result(task: Task, backend: str, model: Any) -> Result:
     }
     explanation = model.get_explanation()
     chance = masks.reshape(len(masks), -1).mean(1)
-    return Result(task, backend, explanation.layer, str(explanation.target), maps, scores, chance)
+    predicted = _predicted(logits.detach(), maps.shape[2:])
+    target = str(explanation.target)
+    return Result(task, backend, explanation.layer, target, maps, scores, chance, predicted)
+
+
+def _predicted(logits: Tensor, grid: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Where the logit of a segmentation is above 0, on the grid of its maps."""
+    if logits.ndim == 2:
+        return None
+    return (resize(logits, grid)[:, 0] > 0).numpy()

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import tempfile
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import nn
 
 from medcam._errors import InputError, warn
@@ -19,7 +21,7 @@ from medcam.attention import Explanation
 from medcam.files import Image
 from medcam.results.case import Mask, Scores, ending_of, record_of, save_case, told
 from medcam.results.names import after, as_prefix
-from medcam.views.images import image_of, mask_of
+from medcam.views.images import image_of, labels_of, mask_of
 from medcam.views.inline import inline_html
 from medcam.views.montage import case_of
 from medcam.views.report import write_report
@@ -42,6 +44,7 @@ def save_explanation(
     image: object = None,
     model: nn.Module | None = None,
     mask: object = None,
+    segmentation: object = None,
     scores: Scores = (),
     name: str | None = None,
     montage: bool = True,
@@ -54,8 +57,8 @@ def save_explanation(
     ``out/case_montage.png``, ``out/case.html`` and ``out/case.json``. Pictures:
     ``out/case_gcam.tif`` (float32, raw units), ``out/case_gcam.png`` (over the image) and the same
     three. Names go on with ``_LAYER`` for several layers and ``_classK`` for several targets. Of
-    several samples each is a case of its own, ``out/case_0_...``. An image or mask that is no file
-    yet is saved beside the maps.
+    several samples each is a case of its own, ``out/case_0_...``. An image, mask or
+    segmentation that is no file yet is saved beside the maps.
 
     Maps of another size than the image are resized to it linearly where they are known to cover it
     (as those of ``shape=None`` do the input).
@@ -69,6 +72,8 @@ def save_explanation(
             affine NIfTI files get the identity, with one warning per process.
         model: The model, for the record. None: the one that was explained, if it still exists.
         mask: A region, 0/1, drawn as a line; a path, or as `image`.
+        segmentation: What the model predicted, labels, drawn as a line of another colour; as
+            `mask`.
         scores: The rows of a table, one mapping a row; of several samples, a row with a "sample"
             is of that one.
         name: The title; None: the last part of ``prefix``.
@@ -114,7 +119,8 @@ def save_explanation(
             model=model or explanation.model,
             kind=explanation._model.kind,
             inputs=_inputs(explanation, None if image is None else under, sample),
-            mask=_of_sample(mask, axes, sample, batch),
+            mask=_of_sample(mask, axes, sample, batch, mask_of),
+            segmentation=_of_sample(segmentation, axes, sample, batch, labels_of),
             scores=[row for row in scores if row.get("sample", sample) == sample],
             name=title if batch == 1 else f"{title}, sample {sample}",
             montage=montage,
@@ -132,6 +138,7 @@ def show_explanation(
     *,
     browser: bool = True,
     mask: object = None,
+    segmentation: object = None,
     scores: Scores = (),
     name: str = "Explanation",
     sample: int = 0,
@@ -152,8 +159,9 @@ def show_explanation(
         'report.html'
     """
     case, under = case_of(
-        explanation, image, mask=mask, sample=sample, name=name, scores=list(scores)
-    )
+        explanation, image, mask=mask, segmentation=segmentation, sample=sample, name=name,
+        scores=list(scores),
+    )  # fmt: skip
     if under is None:
         raise InputError(
             "This explanation does not hold its input (an injected model keeps none): give "
@@ -185,9 +193,11 @@ def _inputs(explanation: Explanation, image: Image | None, sample: int) -> list[
     ]
 
 
-def _of_sample(mask: object, axes: int, sample: int, batch: int) -> Mask:
-    if isinstance(mask, list | tuple) and len(mask) == batch and batch > 1:
-        mask, batch = mask[sample], 1
-    if mask is None or isinstance(mask, str | os.PathLike):
-        return mask
-    return mask_of(mask, axes, sample=sample, batch=batch)
+def _of_sample(
+    given: object, axes: int, sample: int, batch: int, read: Callable[..., NDArray[Any]]
+) -> Mask:
+    if isinstance(given, list | tuple) and len(given) == batch and batch > 1:
+        given, batch = given[sample], 1
+    if given is None or isinstance(given, str | os.PathLike):
+        return given
+    return read(given, axes, sample=sample, batch=batch)

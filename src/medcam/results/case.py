@@ -33,6 +33,9 @@ from medcam.views.overlay import overlay
 from medcam.views.report import ReportCase, write_report
 
 Scores = Sequence[Mapping[str, Any]]
+_SHORT = {"mask": "mask", "segmentation": "seg"}
+"""What a file is called by its role."""
+
 Mask = str | os.PathLike[str] | NDArray[Any] | None
 
 
@@ -46,6 +49,7 @@ def save_case(
     name: str,
     kind: str | None = None,
     mask: Mask = None,
+    segmentation: Mask = None,
     scores: Scores = (),
     montage: bool = True,
     report: bool = True,
@@ -66,6 +70,7 @@ def save_case(
         name: The title.
         kind: The model's class, where there is no model.
         mask: A region: a file, or 0/1 on the image's grid.
+        segmentation: What the model predicted: a file, or labels on the image's grid.
         scores: The rows of a table.
         montage: Whether to write the montage.
         report: Whether to write the report.
@@ -85,8 +90,9 @@ def save_case(
     """
     extra = {"name": name, "scores": [_plain(row) for row in scores], **(extra or {})}
     case, _ = case_of(
-        maps, image, mask=mask, name=name, scores=list(scores), modality=extra.get("modality")
-    )
+        maps, image, mask=mask, segmentation=segmentation, name=name, scores=list(scores),
+        modality=extra.get("modality"),
+    )  # fmt: skip
     ending = ending or ending_of(image)
     stems = stems_of(prefix, maps)
     _remove_record(prefix)
@@ -99,10 +105,16 @@ def save_case(
     ]
     roles: dict[str, Any] = {"map": paths, **({"overlay": seen} if seen else {})}
     further = dict(more(prefix)) if more is not None else {}
-    kept = _kept(prefix, case, image, mask, ending)
+    regions = {"mask": (mask, case.mask), "segmentation": (segmentation, case.segmentation)}
+    named = {role: given for role, (given, _) in regions.items() if _is_path(given)}
+    held = {role: labels for role, (_, labels) in regions.items() if labels is not None}
+    kept = _kept(
+        prefix, case, image, ending,
+        {role: labels for role, labels in held.items() if role not in {**named, **further}},
+    )  # fmt: skip
     about = record_of(
         model, kind=kind, inputs=list(inputs), maps=maps, folder=prefix.parent,
-        files={**roles, **further, **_named(image, mask), **kept}, affine=image.affine,
+        files={**roles, **further, **_named(image), **named, **kept}, affine=image.affine,
         extra=extra, **(record or {}),
     )  # fmt: skip
     for entry in about["maps"]:
@@ -152,9 +164,13 @@ def _write(path: Path, values: NDArray[Any], image: Image) -> Path:
 
 
 def _kept(
-    prefix: Path, case: ReportCase, image: Image, mask: object, ending: str
+    prefix: Path,
+    case: ReportCase,
+    image: Image,
+    ending: str,
+    regions: Mapping[str, NDArray[Any]],
 ) -> dict[str, Path]:
-    """Files of the image and the mask where there are none, so that a report can be made again."""
+    """Files of the image and regions where there are none, so that a report can be made again."""
     kept: dict[str, Path] = {}
     if not image.paths:
         values = np.nan_to_num(displayed(image).astype(np.float32), posinf=0.0, neginf=0.0)
@@ -163,18 +179,19 @@ def _kept(
             kept["image"] = save_map(after(prefix, "_image.tif"), pages.array[0], pages)
         else:
             kept["image"] = _write(after(prefix, f"_image{ending}"), values, image)
-    if case.mask is not None and not isinstance(mask, str | os.PathLike):
-        path = after(prefix, f"_mask{ending}")
-        kept["mask"] = _write(path, case.mask.astype(np.float32), image)
+    for role, labels in regions.items():
+        path = after(prefix, f"_{_SHORT[role]}{ending}")
+        kept[role] = _write(path, labels.astype(np.float32), image)
     return kept
 
 
-def _named(image: Image, mask: object) -> dict[str, Any]:
-    """The files that were given."""
-    named: dict[str, Any] = {"image": list(image.paths)} if image.paths else {}
-    if isinstance(mask, str | os.PathLike):
-        named["mask"] = mask
-    return named
+def _is_path(given: object) -> bool:
+    return isinstance(given, str | os.PathLike)
+
+
+def _named(image: Image) -> dict[str, Any]:
+    """The files of the image, if it has any."""
+    return {"image": list(image.paths)} if image.paths else {}
 
 
 def _write_montage(path: Path, case: ReportCase, image: Image) -> Path:

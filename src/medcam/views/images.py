@@ -101,19 +101,43 @@ def mask_of(given: object, axes: int, *, sample: int = 0, batch: int = 1) -> NDA
     """
     if isinstance(given, str | os.PathLike):
         return np.asarray(_read(given, axes).array[0] != 0)
+    return labels_of(given, axes, sample=sample, batch=batch, what="mask")
+
+
+def labels_of(
+    given: object, axes: int, *, sample: int = 0, batch: int = 1, what: str = "segmentation"
+) -> NDArray[Any]:
+    """Gives one sample's labels ``[*space]``.
+
+    Args:
+        given: As in `mask_of`; of a path, the values as they are.
+        axes: As there.
+        sample: As there.
+        batch: As there.
+        what: What it is called in an error.
+
+    Raises:
+        MaskError: Another number of axes, samples or channels.
+
+    Example:
+        >>> labels_of(np.full((1, 2, 1), 3), 2).tolist()
+        [[3], [3]]
+    """
+    if isinstance(given, str | os.PathLike):
+        return np.asarray(_read(given, axes).array[0])
     if isinstance(given, Image):
         return np.asarray(given.array[0])
-    mask = to_array(given, "The mask")
-    if mask.ndim == axes + 2 and mask.shape[1] == 1:
-        mask = mask[:, 0]
-    if mask.ndim == axes + 1 and len(mask) in (1, batch):
-        mask = mask[sample if len(mask) > 1 else 0]
-    if mask.ndim != axes:
+    found = to_array(given, f"The {what}")
+    if found.ndim == axes + 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim == axes + 1 and len(found) in (1, batch):
+        found = found[sample if len(found) > 1 else 0]
+    if found.ndim != axes:
         raise MaskError(
-            f"The mask is {list(mask.shape)}: give [*space], [{batch}, *space] or "
+            f"The {what} is {list(found.shape)}: give [*space], [{batch}, *space] or "
             f"[{batch}, 1, *space] with {axes} axes of space."
         )
-    return mask
+    return found
 
 
 def _read(path: str | os.PathLike[str], axes: int) -> Image:

@@ -12,7 +12,7 @@ from medcam._errors import InputError, unknown_name
 from medcam.attention import Explanation
 from medcam.files.image import Image
 from medcam.methods import MethodLike
-from medcam.views.images import displayed, image_of, mask_of
+from medcam.views.images import displayed, image_of, labels_of, mask_of
 from medcam.views.panels import Row, Style
 from medcam.views.report.embedded import grid_of
 from medcam.views.report.grid import Grid, Plane
@@ -128,6 +128,7 @@ def case_of(
     *,
     affine: object = None,
     mask: object = None,
+    segmentation: object = None,
     sample: int = 0,
     target: int | None = None,
     method: MethodLike | None = None,
@@ -141,6 +142,7 @@ def case_of(
         image: See there.
         affine: See there.
         mask: See there.
+        segmentation: What the model predicted, labels; given as the mask is.
         sample: See there.
         target: See there.
         method: See there.
@@ -166,6 +168,9 @@ def case_of(
         shown,
         affine=place if axes == 3 else None,  # type: ignore[arg-type]  # it is checked there
         mask=None if mask is None else mask_of(mask, axes, sample=sample, batch=batch),
+        segmentation=None
+        if segmentation is None
+        else labels_of(segmentation, axes, sample=sample, batch=batch),
         **about,
     )
     return case, under

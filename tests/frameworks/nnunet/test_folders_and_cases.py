@@ -12,6 +12,7 @@ import torch
 
 import medcam
 from medcam._errors import InputError
+from medcam.views.report.results import read_case
 from support.nnunet_toy import make_folder, make_image, oblique, write_case
 
 
@@ -188,6 +189,7 @@ def test_the_record_says_how_the_maps_were_made(trained, case, tmp_path):
     assert record["windows"]["windows_explained"] <= record["windows"]["windows"]
     assert record["extra"]["label"] == "PZ"
     assert record["files"]["map"] == ["c_gcam.nii.gz", "c_gbp.nii.gz"]
+    np.testing.assert_array_equal(read_case(files[-1]).segmentation, found.segmentation)
     assert [item["method"] for item in record["maps"]] == ["gcam", "gbp"]
     low, high = record["maps"][0]["range"]
     assert (low, high) == (float(found.maps["gcam", "encoder.stages.1"].min()),

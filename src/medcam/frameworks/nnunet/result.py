@@ -97,6 +97,7 @@ class CaseExplanation:
             montage=montage,
             report=report,
             ending=self._ending(),
+            segmentation=self.segmentation,
             more=lambda safe: {"segmentation": self._save_segmentation(safe)},
             record={
                 "windows": {

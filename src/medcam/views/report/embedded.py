@@ -45,7 +45,8 @@ def embed(case: ReportCase) -> tuple[dict[str, Any], dict[str, str]]:
             name: base64.b64encode(pictures.lookup_table(signed=signed).tobytes()).decode()
             for name, signed in (("positive", False), ("signed", True))
         },
-        "mask": _mask(case, grid, blobs),
+        "mask": _labels("mask", case.mask, grid, blobs),
+        "segmentation": _labels("segmentation", case.segmentation, grid, blobs),
         "rise": pictures.RISE,
         "opacity": pictures.OPACITY,
     }
@@ -126,8 +127,9 @@ def _halve(values: NDArray[Any]) -> NDArray[np.float32]:
     return means
 
 
-def _mask(case: ReportCase, grid: Grid, blobs: dict[str, str]) -> str | None:
-    if case.mask is None:
+def _labels(
+    blob: str, labels: NDArray[Any] | None, grid: Grid, blobs: dict[str, str]
+) -> dict[str, Any] | None:
+    if labels is None:
         return None
-    blobs["mask"] = pack(grid.arrange(case.mask.astype(np.uint8)), span=1.0).text
-    return "mask"
+    return _described(pack(grid.arrange(labels.astype(np.uint16)), span=1.0), blob, blobs)

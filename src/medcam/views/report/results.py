@@ -59,8 +59,9 @@ def read_case(path: Path) -> ReportCase:
 
     Of the record's ``files``: ``map``, one for each of its ``maps`` and in their order; ``image``
     (else the first of its ``inputs`` that is a file); ``mask``, of which all that is not 0 is
-    outlined. Of its ``extra``: ``name``, ``modality`` and ``scores``, rows of a table. Of images
-    with several channels the first is shown, but for colour pictures.
+    outlined; ``segmentation``, whose labels are. Of its ``extra``: ``name``, ``modality`` and
+    ``scores``, rows of a table. Of images with several channels the first is shown, but for colour
+    pictures.
 
     Args:
         path: The record, as `medcam.files.write_sidecar` writes it.
@@ -92,6 +93,7 @@ def _case(record: Mapping[str, Any], path: Path) -> ReportCase:
     axes = len(about[0]["shape"]) if about else 3
     image = _read(_image_path(record, path), axes)
     masks = [_read(path.parent / name, axes).array[0] != 0 for name in files.get("mask", ())]
+    predicted = [_read(path.parent / name, axes).array[0] for name in files.get("segmentation", ())]
     maps = [
         _map(_read(name, axes).array[0], entry) for name, entry in zip(paths, about, strict=True)
     ]
@@ -103,6 +105,7 @@ def _case(record: Mapping[str, Any], path: Path) -> ReportCase:
         maps=maps,
         affine=image.affine if len(image.space) == 3 else None,
         mask=masks[0] if masks else None,
+        segmentation=predicted[0] if predicted else None,
         scores=list(extra.get("scores") or ()),
         provenance=shown,
         modality=extra.get("modality"),

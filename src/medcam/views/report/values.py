@@ -67,7 +67,9 @@ class ReportCase:
         maps: The maps, on the image's grid.
         affine: From voxel indices to RAS+ millimetres, 4x4, of a volume. None: sides and
             millimetres are not known, and none are shown. A 2D image has none.
-        mask: A region, 0/1, on the image's grid, drawn as a line.
+        mask: A region, 0/1, on the image's grid, drawn as a white line.
+        segmentation: What the model predicted, labels on the image's grid, whole numbers from 0 to
+            65535; their borders are drawn as a green line.
         scores: The rows of a table, one mapping a row.
         provenance: How the maps came about; nested mappings and lists are laid out.
         modality: ``"CT"`` names the grey values Hounsfield units and offers their windows. None:
@@ -75,7 +77,7 @@ class ReportCase:
 
     Raises:
         InputError: An image, an affine or a map of another shape, or an affine for a 2D image.
-        MaskError: A mask of another shape, or not 0/1.
+        MaskError: A mask or segmentation of another shape, or not 0/1, or not labels.
 
     Example:
         >>> case = ReportCase("a", np.zeros((2, 3)), [ReportMap(np.ones((2, 3)), "Grad-CAM")])
@@ -88,6 +90,7 @@ class ReportCase:
     maps: Sequence[ReportMap] = ()
     affine: NDArray[np.float64] | None = None
     mask: NDArray[Any] | None = None
+    segmentation: NDArray[Any] | None = None
     scores: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     modality: str | None = None
@@ -114,6 +117,8 @@ class ReportCase:
                 )
         if self.mask is not None:
             object.__setattr__(self, "mask", _mask(self.mask, self.space))
+        if self.segmentation is not None:
+            object.__setattr__(self, "segmentation", _labels(self.segmentation, self.space))
 
     @property
     def is_volume(self) -> bool:
@@ -128,11 +133,27 @@ class ReportCase:
 
 
 def _mask(given: object, space: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = to_array(given, "The mask")
-    if mask.shape != space:
-        raise MaskError(
-            f"The mask is {list(mask.shape)}, the image {list(space)}: they must be equal."
-        )
+    mask = _on_grid(given, space, "mask")
     if mask.dtype != np.bool_ and not np.isin(mask, (0, 1)).all():
         raise MaskError("The mask is not 0/1: choose one class of it, mask == k.")
     return mask.astype(np.bool_)
+
+
+def _labels(given: object, space: tuple[int, ...]) -> NDArray[np.uint16]:
+    found = _on_grid(given, space, "segmentation")
+    labels = found.astype(np.uint16)
+    if not np.array_equal(labels, found):
+        raise MaskError(
+            "The segmentation does not hold labels, whole numbers from 0 to 65535: give the class "
+            "of each voxel, logits.argmax(1)."
+        )
+    return labels
+
+
+def _on_grid(given: object, space: tuple[int, ...], what: str) -> NDArray[Any]:
+    values = to_array(given, f"The {what}")
+    if values.shape != space:
+        raise MaskError(
+            f"The {what} is {list(values.shape)}, the image {list(space)}: they must be equal."
+        )
+    return values

@@ -206,6 +206,7 @@ function bindControls(viewer) {
   });
   on("show-map", ({ checked }) => set({ showMap: checked }));
   on("show-mask", ({ checked }) => set({ showMask: checked }));
+  on("show-segmentation", ({ checked }) => set({ showSegmentation: checked }));
   on("crosshair", ({ checked }) => set({ crosshair: checked }));
   on("radiological", () => set({ neurological: false }));
   on("neurological", () => set({ neurological: true }));

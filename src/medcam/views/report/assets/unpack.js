@@ -15,8 +15,8 @@
  * @typedef {{volume: boolean, shape: number[], spacing: number[], order: number[],
  *   flipped: boolean[], affine: ?number[][], normals: ?number[][], ends: ?string[][],
  *   planes: Plane[], start: number[], image: ImageInfo, maps: MapInfo[],
- *   colours: {positive: string, signed: string}, mask: ?string, rise: number,
- *   opacity: number}} Study
+ *   colours: {positive: string, signed: string}, mask: ?Packing, segmentation: ?Packing,
+ *   rise: number, opacity: number}} Study
  * A plane on the page: the slice has one pixel a voxel, the marks the screen's pixels.
  * @typedef {{plane: Plane, figure: HTMLElement, stage: HTMLElement, slice: HTMLCanvasElement,
  *   marks: HTMLCanvasElement, scroll: ?HTMLInputElement}} Pane
@@ -72,4 +72,14 @@ async function unpack(packing, count) {
   const codes = new Uint16Array(count);
   for (let i = 0; i < count; i += 1) codes[i] = bytes[i] | (bytes[count + i] << 8);
   return codes;
+}
+
+/**
+ * Labels; null where there are none.
+ * @param {?Packing} packing @param {number} count
+ */
+async function unpackLabels(packing, count) {
+  if (!packing) return null;
+  const codes = await unpack(packing, count);
+  return packing.first ? Uint16Array.from(codes, (code) => code + packing.first) : codes;
 }

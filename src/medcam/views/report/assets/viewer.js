@@ -7,10 +7,10 @@ function createViewer(study) {
   const state = {
     at: [...study.start], map: study.maps[0] ?? null, low: image.windows[0].low,
     high: image.windows[0].high, opacity: study.opacity, threshold: 0, showMap: true,
-    showMask: true, crosshair: true, neurological: false,
+    showMask: true, showSegmentation: true, crosshair: true, neurological: false,
   };
-  /** @type {{image?: any, mask?: any, maps: Map<MapInfo, any>}} */
-  const arrays = { maps: new Map() };
+  /** @type {{image?: any, mask: any, segmentation: any, maps: Map<MapInfo, any>}} */
+  const arrays = { maps: new Map(), mask: null, segmentation: null };
   const colours = {
     positive: fromBase64(study.colours.positive), signed: fromBase64(study.colours.signed),
   };
@@ -84,13 +84,13 @@ function createViewer(study) {
   }
 
   /**
-   * The edges between mask and not mask.
-   * @param {Plane} plane @param {number} stepX @param {number} stepY
+   * The edges between voxels of different labels.
+   * @param {any} labels @param {Plane} plane @param {number} stepX @param {number} stepY
    */
-  function outline(plane, stepX, stepY) {
+  function outline(labels, plane, stepX, stepY) {
     const { base, columns, rows } = pixelsOf(plane, shape, 1);
-    const inside = (/** @type {number} */ row, /** @type {number} */ column) =>
-      row in rows && column in columns && arrays.mask[base + rows[row] + columns[column]] > 0;
+    const label = (/** @type {number} */ row, /** @type {number} */ column) =>
+      (row in rows && column in columns ? labels[base + rows[row] + columns[column]] : 0);
     const path = new Path2D();
     const edge = (/** @type {number[]} */ from, /** @type {number[]} */ to) => {
       path.moveTo(from[0] * stepX, from[1] * stepY);
@@ -98,15 +98,15 @@ function createViewer(study) {
     };
     for (let row = 0; row <= rows.length; row += 1) {
       for (let column = 0; column <= columns.length; column += 1) {
-        const here = inside(row, column);
-        if (here !== inside(row - 1, column)) edge([column, row], [column + 1, row]);
-        if (here !== inside(row, column - 1)) edge([column, row], [column, row + 1]);
+        const here = label(row, column);
+        if (here !== label(row - 1, column)) edge([column, row], [column + 1, row]);
+        if (here !== label(row, column - 1)) edge([column, row], [column, row + 1]);
       }
     }
     return path;
   }
 
-  /** Draws outline and crosshair over a slice. @param {Pane} pane */
+  /** Draws outlines and crosshair over a slice. @param {Pane} pane */
   function drawMarks({ plane, slice, marks }) {
     const context = marks.getContext("2d");
     const [stepX, stepY] = [marks.width / slice.width, marks.height / slice.height];
@@ -116,10 +116,12 @@ function createViewer(study) {
       context.stroke(path);
     };
     context.clearRect(0, 0, marks.width, marks.height);
-    if (arrays.mask && state.showMask && plane.shows !== "map") {
-      const path = outline(plane, stepX, stepY);
+    for (const [labels, shown, style] of [[arrays.segmentation, state.showSegmentation, "#5dffa0"],
+      [arrays.mask, state.showMask, "#ffffff"]]) {
+      if (!labels || !shown || plane.shows === "map") continue;
+      const path = outline(labels, plane, stepX, stepY);
       stroke(path, "rgba(0, 0, 0, 0.6)", 3);
-      stroke(path, "#ffffff", 1.25);
+      stroke(path, style, 1.25);
     }
     if (!state.crosshair) return;
     const { across, down, raised } = plane;
@@ -221,6 +223,10 @@ function createViewer(study) {
       const inside = arrays.mask[placeOf(shape, at)] > 0;
       said.push(`${write("inside", inside ? "inside" : "outside")} the mask`);
     }
+    if (arrays.segmentation) {
+      const label = arrays.segmentation[placeOf(shape, at)];
+      said.push(`predicted ${write("predicted", label ? `label ${label}` : "background")}`);
+    }
     return `Crosshair at ${byId("index-title").textContent} ${index}: ${said.join(", ")}.`;
   }
 
@@ -307,7 +313,8 @@ function createViewer(study) {
     }
     const pixels = await unpack(image, sizeOf(shape) * image.channels);
     if (state.map) await load(state.map);
-    if (study.mask) arrays.mask = await unpackBytes(study.mask, sizeOf(shape));
+    arrays.mask = await unpackLabels(study.mask, sizeOf(shape));
+    arrays.segmentation = await unpackLabels(study.segmentation, sizeOf(shape));
     arrays.image = pixels;
     setWindow(state.low, state.high);
     setThreshold(0);
