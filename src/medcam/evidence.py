@@ -54,6 +54,8 @@ class Evidence:
         guided_gradients: By target.
         maps: By target, layer and method, what was made while the backward pass was there. Then
             there are no activations and gradients any more.
+        weightless: By layer, the samples of which a map is zero since the gradients of each of the
+            layer's channels cancel.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -63,12 +65,22 @@ class Evidence:
     input_gradients: list[Tensor] = field(default_factory=list)
     guided_gradients: list[Tensor] = field(default_factory=list)
     maps: list[dict[str, dict[str, Tensor]]] = field(default_factory=list)
+    weightless: dict[str, Tensor] = field(default_factory=dict)
 
     def map(self, method: Method, target: int, layer: str | None) -> Tensor:
         """A method's map."""
         if layer is not None and self.maps:
             return self.maps[target][layer][method.name]
-        return method.of(self._known(target, layer))
+        return self.made(method, layer, self._known(target, layer))
+
+    def made(self, method: Method, layer: str | None, known: dict[str, Any]) -> Tensor:
+        """A method's map of what is known."""
+        values = method.of(known)
+        flags = None if layer is None else method.is_weightless(known, values)
+        if layer is not None and flags is not None:
+            before = self.weightless.get(layer)
+            self.weightless[layer] = flags if before is None else flags | before
+        return values
 
     def _known(self, target: int, layer: str | None) -> dict[str, Any]:
         known: dict[str, Any] = {"inputs": self.inputs}
@@ -164,7 +176,8 @@ def _maps_in_passing(
                 known = {"activations": activation.values}
                 known["gradients"] = as_map(grad, activation.layout)
                 maps[activation.layer] = {
-                    method.name: method.of(known) for method in request.methods
+                    method.name: found.made(method, activation.layer, known)
+                    for method in request.methods
                 }
                 if last:
                     activation.release()

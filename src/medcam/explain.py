@@ -227,6 +227,7 @@ def _run(
         found = gather(request, recorder, scores.values, leaf, keep_graph, findings)
         with _state.full_precision(given.device.type):
             maps = _maps(request, found, scores, shape, findings)
+            _warn_of_cancelling(found.weightless, findings)
     if not keep_graph:
         output = _state.detached_output(output)
     reasons = {
@@ -309,6 +310,26 @@ def _look_for_infinity(findings: Findings, values: Tensor, meaning: MedcamError)
     if values.device.type == "cpu" and isfinite(float(values.sum())):
         return
     findings.add(~(values.flatten(1).abs().amax(1) < float("inf")), meaning)
+
+
+def _warn_of_cancelling(weightless: Mapping[str, Tensor], findings: Findings) -> None:
+    """A finding for layers of which a map is zero since the gradients of each channel cancel."""
+    layers = [
+        layer
+        for layer, flags in weightless.items()
+        if flags.device.type != "cpu" or flags.any()  # elsewhere it is looked at later
+    ]
+    if not layers:
+        return
+    plural = "s" if len(layers) > 1 else ""
+    named = plural + " " + ", ".join(map(repr, layers[:3])) + (", ..." if len(layers) > 3 else "")
+    findings.add(
+        torch.stack([weightless[layer] for layer in layers]).any(0),
+        f"The gradients of each channel cancel at layer{named}, so Grad-CAM's weights and its map "
+        "are zero there, for sample(s) {samples}. That is so before a normalisation that "
+        "takes each channel's mean off (instance norm): choose the layer after it, or "
+        "method='hirescam', which needs no mean.",
+    )
 
 
 def _pairs(request: Request, evidence: Evidence) -> Iterator[tuple[Method, str | None]]:

@@ -258,6 +258,7 @@ def naive(net, x, layers):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("kind", NETS)
+@pytest.mark.filterwarnings("ignore:The gradients of each channel cancel")
 def test_lean_and_full_and_all_layers_at_once_are_bit_identical(kind, inplace, dims):
     make, target, layers = NETS[kind]
     net, x = make(dims, inplace=inplace).eval(), image(dims, size=8)
@@ -274,6 +275,7 @@ def test_lean_and_full_and_all_layers_at_once_are_bit_identical(kind, inplace, d
 
 
 @pytest.mark.parametrize("kind", NETS)
+@pytest.mark.filterwarnings("ignore:The gradients of each channel cancel")
 def test_an_in_place_activation_after_the_layer_changes_nothing(kind):
     make, target, layers = NETS[kind]
     net, x = make(2, inplace=False).eval(), image()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from medcam._errors import InputError, InputTypeError, unknown_name
 from medcam.methods.eigen_cam import eigen_cam
-from medcam.methods.grad_cam import grad_cam
+from medcam.methods.grad_cam import grad_cam, grad_cam_weights
 from medcam.methods.grad_cam_pp import grad_cam_pp
 from medcam.methods.guided import guided_backpropagation, guided_grad_cam
 from medcam.methods.hires_cam import hires_cam
@@ -55,6 +55,8 @@ class Method:
         stitched: How the maps of overlapping windows become one (`medcam.explain_volume`): their
             weighted "mean"; their "sum", where each window's map is a share of the whole; or
             "pooled", where one projection has to serve all windows.
+        weights: From gradients to the weights of the layer's channels, for a method that takes
+            their means.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Method:
     positive_part: bool = False
     reduction: Literal["largest", "magnitude"] = "largest"
     stitched: Literal["mean", "sum", "pooled"] = "mean"
+    weights: Callable[[Tensor], Tensor] | None = None
     evidence: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +92,24 @@ class Method:
         """The map, from evidence by name, of which the method takes what it needs."""
         return self.function(**{name: known[name] for name in self.evidence})
 
+    def is_weightless(self, known: Mapping[str, Any], values: Tensor) -> Tensor | None:
+        """Of which samples the map is zero since all channels' weights are, but not the gradients.
+
+        Args:
+            known: The evidence by name.
+            values: The map. On the CPU, where it is zero nowhere, nothing more is looked at.
+
+        Returns:
+            Flags ``[batch]``; None where the method has no such weights or there are no such maps.
+        """
+        if self.weights is None or "gradients" not in known:
+            return None
+        blank = ~values.flatten(1).any(1)
+        if values.device.type == "cpu" and not blank.any():
+            return None
+        gradients: Tensor = known["gradients"]
+        return blank & (self.weights(gradients) == 0).all(1) & gradients.flatten(1).any(1)
+
     def reduced(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """A map of the input ``[batch, targets, channels, *space]`` reduced over its channels.
 
@@ -111,10 +132,10 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("gcam", grad_cam, "Grad-CAM"),
+        Method("gcam", grad_cam, "Grad-CAM", weights=grad_cam_weights),
         Method("gcampp", grad_cam_pp, "Grad-CAM++"),
         Method("gbp", guided_backpropagation, "Guided Backpropagation", signed=True),
-        Method("ggcam", guided_grad_cam, "Guided Grad-CAM", signed=True),
+        Method("ggcam", guided_grad_cam, "Guided Grad-CAM", signed=True, weights=grad_cam_weights),
         Method("hirescam", hires_cam, "HiResCAM", signed=True, positive_part=True, stitched="sum"),
         Method("layercam", layer_cam, "LayerCAM"),
         Method("xgradcam", x_grad_cam, "XGrad-CAM"),

@@ -6,6 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medcam.methods._means import means
+
+
+def grad_cam_weights(
+    gradients: Float[Tensor, "batch channels *layer"],
+) -> Float[Tensor, "batch channels"]:
+    """Grad-CAM's weights ``α_k``, see `grad_cam`."""
+    return means(gradients.flatten(2))
+
 
 def grad_cam(
     activations: Float[Tensor, "batch channels *layer"],
@@ -16,6 +25,8 @@ def grad_cam(
 
     ``α_k = (1/Z) Σ_u G^k_u`` (Selvaraju et al., arXiv 1610.02391, Eq. 1 and 2).
 
+    Means that are no more than rounding are 0, see `medcam.methods._means.means`.
+
     ``rectify=False`` leaves the last ReLU out, so that evidence against the target is negative.
 
     >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
@@ -24,6 +35,6 @@ def grad_cam(
     tensor([[[0.0000, 1.2500],
              [0.0000, 0.6250]]])
     """
-    weights = gradients.flatten(2).mean(2, keepdim=True)
-    cam = torch.bmm(weights.mT, activations.flatten(2)).view(-1, *activations.shape[2:])
+    weights = grad_cam_weights(gradients)
+    cam = torch.bmm(weights[:, None], activations.flatten(2)).view(-1, *activations.shape[2:])
     return cam.relu() if rectify else cam

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medcam.methods import Method
 from medcam.methods.eigen_cam import principal_direction
+from medcam.methods.grad_cam import grad_cam_weights
 from medcam.volume.job import Job, Total, add, share
 from medcam.volume.members import Member
 from medcam.volume.passes import Where, batches
@@ -50,10 +51,12 @@ def _grad_weights(job: Job, member: Member) -> Weights:
     """Grad-CAM's channel weights: the mean gradient of the whole stitched target."""
 
     def mean(activations: Tensor, gradients: Tensor) -> Tensor:
-        return gradients.flatten(2).mean(2)
+        return grad_cam_weights(gradients)
 
     factor, own = share(job), job.windows.weights
-    found = _statistics(job, member, mean, job.touched, lambda place: own * factor[place])
+    found = _statistics(
+        job, member, grad_cam_weights, job.touched, lambda place: own * factor[place]
+    )
     return {layer: (sums, torch.zeros_like(sums[:, 0])) for layer, sums in found.items()}
 
 
