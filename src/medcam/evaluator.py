@@ -14,9 +14,10 @@ from medcam.evaluation.score import (
     check_options,
     score_and_chance,
 )
-from medcam.evaluation.table import Row, mean_table, plain, score_table, select
+from medcam.evaluation.table import Row, about_table, mean_table, plain, score_table, select
 from medcam.evaluation.workbook import to_workbook
 from medcam.files.atomic import write_atomically
+from medcam.scores import name_of
 from medcam.views.chart import mean_scores_chart, save_chart
 
 if TYPE_CHECKING:
@@ -124,9 +125,10 @@ class Evaluator:
         layer: Hashable = None,
         class_label: Hashable = None,
     ) -> Path:
-        """Writes ``scores.xlsx`` (sheets "Scores" and "Mean Scores") and ``mean_scores.png``.
+        """Writes ``scores.xlsx`` (sheets "Scores", "Mean Scores", "About") and ``mean_scores.png``.
 
-        Each file is complete or not there at all. Older files of these names are replaced.
+        Each file is complete or not there at all. Older files of these names are replaced, so that
+        each metric needs a folder, and an evaluator, of its own. "About" says what was measured.
 
         Args:
             mean_only: Leaves the sheet "Scores" out.
@@ -149,10 +151,16 @@ class Evaluator:
         tables = {"Mean Scores": means}
         if not mean_only:
             tables = {"Scores": score_table(rows, with_chance=self._with_chance), **tables}
+        tables["About"] = about_table(
+            self._known.title if self._known else name_of(self.metric),
+            self._known.unit if self._known else None,
+            self._options,
+            with_chance=self._with_chance,
+        )
         figure = (
             mean_scores_chart(means, title=self._known.title, unit=self._known.unit)
             if self._known
-            else mean_scores_chart(means, title=_name(self.metric), unit=None)
+            else mean_scores_chart(means, title=name_of(self.metric), unit=None)
         )
         path = write_atomically(self.save_path / "scores.xlsx", to_workbook(tables).save)
         write_atomically(self.save_path / "mean_scores.png", lambda file: save_chart(figure, file))
@@ -183,8 +191,3 @@ class Evaluator:
         else:
             return
         warn(message)
-
-
-def _name(metric: object) -> str:
-    """Gives the name of a callable metric."""
-    return str(getattr(metric, "__name__", type(metric).__name__))

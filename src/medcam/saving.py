@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from medcam._errors import InputError
@@ -25,7 +26,7 @@ _FORMATS = frozenset(_PICTURES + _VOLUMES + _OTHERS)
 def save(
     attention_map: object,
     filename: str | os.PathLike[str],
-    heatmap: bool = True,
+    heatmap: object = True,
     raw_input: object = None,
     *,
     reference: object = None,
@@ -41,7 +42,8 @@ def save(
         filename: Where to; folders are created. ``.png`` or ``.nii.gz`` is added if missing.
         heatmap: 2D: in colour, over the raw input if there is one. False: the map alone in grey,
             black to white, or about mid-grey if it has negative values.
-        raw_input: The image under the map, see :func:`medcam.views.overlay`. 3D: its affine, if it
+        raw_input: The image under the map, see :func:`medcam.views.overlay`; as the third argument
+            by position it is taken for what it is. 3D: its affine, if it
             has one and the map's shape, is the reference when none is given.
         reference: 3D: where the voxels lie, see :func:`medcam.files.save_nifti`.
         colormap: 2D: a name of matplotlib's, for heatmaps.
@@ -62,6 +64,8 @@ def save(
         'map.png'
     """
     path = Path(filename)
+    if raw_input is None and not isinstance(heatmap, bool | int | np.bool_):
+        heatmap, raw_input = True, heatmap  # as some versions of the original package take it
     if isinstance(attention_map, AttentionMap):
         signed = attention_map.signed if signed is None else signed
         attention_map = _single(attention_map)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -124,18 +126,34 @@ def _of_class(
     return Scores(target, torch.stack(values, 1))
 
 
+def name_of(function: Any) -> str:
+    """What a user's function is called; one without a name by the place where it is written.
+
+    >>> name_of(max), name_of(partial(sorted, key=len))
+    ('max', 'sorted')
+    """
+    while isinstance(function, partial):
+        function = function.func
+    name = str(getattr(function, "__name__", type(function).__name__))
+    code = getattr(function, "__code__", None)
+    if name == "<lambda>" and code is not None:
+        return f"a lambda ({Path(code.co_filename).name}, line {code.co_firstlineno})"
+    return name
+
+
 def custom(function: Callable[[Tensor], Tensor], logits: Tensor, findings: Findings) -> Scores:
     """A user's function of the output: scores, or a boolean mask."""
     result = function(logits)
     batch = len(logits)
     if isinstance(result, Tensor) and result.dtype == torch.bool:
-        return masked(logits, result, None, "the logits picked by a callable", findings)
+        return masked(logits, result, None, f"the logits picked by {name_of(function)}", findings)
     if isinstance(result, Tensor) and result.is_floating_point():
         if result.ndim == 0 and batch == 1:
             result = result[None]
         if result.ndim in (1, 2) and len(result) == batch:
             values = wide(result if result.ndim == 2 else result[:, None])
-            return Scores(ResolvedTarget("a callable's score", task_of(logits)), values)
+            text = f"the score of {name_of(function)}"
+            return Scores(ResolvedTarget(text, task_of(logits)), values)
     raise TargetError(
         f"The target returned {what(result)} for an output of shape {list(logits.shape)}; it has "
         f"to return scores [batch] = [{batch}] or [batch, targets], or a boolean mask of the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import pickle
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medcam import _state
-from medcam._errors import InputError, warn
+from medcam._errors import InputError, InputTypeError, warn
 from medcam._findings import Findings
 from medcam.attention import AttentionMap, Explanation, MapKey
 from medcam.explain import run
@@ -82,6 +83,11 @@ class Session:
             warn("A mask was given, but nothing is scored: inject(..., evaluate=True) does.")
         found = first_image(args, kwargs)
         image = None if found is None else found[1]
+        if isinstance(raw_input, str | os.PathLike):
+            raise InputTypeError(
+                f"raw_input={str(raw_input)!r} is a path: give the image itself, an array or "
+                "tensor with one image for each sample."
+            )
         if raw_input is not None and image is not None and len(image) == 1:
             single = len(raw_input) != 1 or getattr(raw_input, "ndim", 3) == 2
             raw_input = [raw_input] if single else raw_input  # the one sample itself
@@ -98,9 +104,10 @@ class Session:
         maps = explanation.unchecked
         if settings.save_pickle:
             self._pickled.extend(
-                sample
+                values
                 for item in explanation.maps.values()
                 for sample in self._handed(item).numpy()
+                for values in sample
             )
         if settings.save_maps:
             self._save(explanation.maps, raw_input, image)

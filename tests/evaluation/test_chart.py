@@ -56,7 +56,7 @@ def test_bars_labels_and_order():
     colours = [bar[2] for bar in bars(figure)]
     assert colours[0] == colours[2] != colours[1] == colours[3]
     legend = figure.legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == ["class liver", "class 7"]
+    assert [text.get_text() for text in legend.get_texts()] == ["liver", "class 7"]
     assert [to_hex(patch.get_facecolor()) for patch in legend.get_patches()] == colours[:2]
     assert figure.get_suptitle() == "Dice"
 
@@ -74,7 +74,7 @@ def test_numbers_and_nan_counts_stand_beside_the_bars():
     rows = [Row(0.5, "a"), Row(math.nan, "a"), Row(math.nan, "b"), Row(12.345, "c"), Row(1e-5, "d")]
     figure = mean_scores_chart(mean_table(rows, with_chance=False), title="x", unit=None)
     assert [text.get_text() for text in figure.axes[0].texts] == [
-        "0.500", "n = 2, 1 NaN", "NaN", "n = 1, 1 NaN", "12.35", "n = 1", "1e-05", "n = 1",
+        "0.500", "n = 1 (and 1 NaN)", "NaN", "n = 0 (and 1 NaN)", "12.35", "n = 1", "1e-05", "n = 1",
     ]  # fmt: skip
 
 
@@ -134,9 +134,9 @@ def test_odd_names_are_drawn_as_they_are():
     names = ["$x_1$", "$\\bad$", "=c", "two\nlines", "层", ""]
     figure = mean_scores_chart(means_of(names, [None, "$\\bad$"]), title="$\\bad$")
     shown = [bar[0] for bar in bars(figure)][::2]
-    assert shown == ["$x_1$", "$\\bad$", "=c", "two�lines", "层", "all scores"]
+    assert shown == ["$x_1$", "$\\bad$", "=c", "two�lines", "层", "neither layer nor class"]
     without = mean_scores_chart(means_of([""], ["liver"]), title="x")
-    assert [bar[0] for bar in bars(without)] == ["class liver"]
+    assert [bar[0] for bar in bars(without)] == ["liver"]
     assert (drawn(figure) < 128).any()  # no warning, no mathematics, no error
 
 

@@ -6,11 +6,13 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import openpyxl
 import pandas as pd
 import pytest
 import torch
 
+import medcam
 from medcam._errors import MedcamWarning, SaveError, UnknownNameError
 from medcam.evaluator import Evaluator
 from support.scored import MAP, MASK, filled
@@ -24,7 +26,7 @@ def test_the_workbook_as_openpyxl_reads_it(tmp_path, ending):
     assert path == folder / "scores.xlsx"
     assert sorted(file.name for file in folder.iterdir()) == ["mean_scores.png", "scores.xlsx"]
     book = openpyxl.load_workbook(path)
-    assert book.sheetnames == ["Scores", "Mean Scores"]
+    assert book.sheetnames == ["Scores", "Mean Scores", "About"]
     assert list(book["Scores"].values) == [
         ("evaluation", "layer", "class_label", "name", "chance", "lift"),
         (0.75, "b", 1, "first", 0.5, 1.5),
@@ -37,6 +39,23 @@ def test_the_workbook_as_openpyxl_reads_it(tmp_path, ending):
         (0.625, "b", 1, 3, 1, 0.375, 1.75),
         (0.25, "a", 0, 1, 0, 0.25, 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "told"),
+    [
+        ("wioa", {}, {"metric": medcam.evaluation.METRICS["wioa"].title, "threshold": "otsu"}),
+        ("hd95", {"spacing": (0.5, 2)}, {"unit": "mm", "voxel size in mm": "0.5 x 2"}),
+        (lambda a, m: 0.0, {"threshold": 0.3}, {"unit": "not known", "threshold": "0.3"}),
+    ],
+)
+def test_the_workbook_says_what_was_measured(tmp_path, metric, options, told):
+    evaluator = medcam.Evaluator(tmp_path, metric=metric, **options)
+    evaluator.comp_score(np.array([[3.0, 1.0]]), np.array([[1, 0]]))
+    about = pd.read_excel(evaluator.dump(), sheet_name="About").set_index("what")["value"]
+    assert {key: about[key] for key in told} == told
+    assert about["medcam"] == medcam.__version__
+    assert ("chance" in about) == ("chance" in evaluator.scores)
 
 
 def test_the_workbook_as_pandas_reads_it(tmp_path):
@@ -56,7 +75,7 @@ def test_mean_only_and_filters(tmp_path):
     evaluator = filled(tmp_path)
     path = evaluator.dump(mean_only=True, layer="a")
     book = openpyxl.load_workbook(path)
-    assert book.sheetnames == ["Mean Scores"]
+    assert book.sheetnames == ["Mean Scores", "About"]
     assert [row[1] for row in book["Mean Scores"].iter_rows(values_only=True)] == ["layer", "a"]
     evaluator.dump(class_label=torch.tensor(0))
     scores = pd.read_excel(path, sheet_name="Scores")
@@ -79,7 +98,7 @@ def test_nothing_scored_gives_empty_tables_and_says_so(tmp_path):
     with pytest.warns(MedcamWarning, match=r"No score was recorded"):
         path = Evaluator(tmp_path).dump()
     book = openpyxl.load_workbook(path)
-    assert [len(list(sheet.values)) for sheet in book] == [1, 1]
+    assert [len(list(sheet.values)) for sheet in book][:2] == [1, 1]
     assert (tmp_path / "mean_scores.png").read_bytes()[1:4] == b"PNG"
 
 
@@ -108,7 +127,7 @@ def test_text_stays_text(tmp_path):
     for text in MEAN_TEXT:
         evaluator.comp_score(MAP, MASK, layer=text, class_label=text, name=text)
     book = openpyxl.load_workbook(evaluator.dump())
-    for sheet in book:
+    for sheet in (book["Scores"], book["Mean Scores"]):
         for row, text in zip(sheet.iter_rows(min_row=2), MEAN_TEXT, strict=True):
             for cell in row:
                 if cell.column_letter in "BC" or (sheet.title == "Scores" and cell.column == 4):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import nibabel as nib
 import numpy as np
 import openpyxl
@@ -12,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medcam import medcam
+from medcam._errors import InputTypeError
 from support.nets import Classifier, UNet, image
 
 METHODS = ["gbp", "gcam", "ggcam", "gcampp"]
@@ -59,7 +62,7 @@ def test_forward_with_a_mask_scores_every_layer(form, tmp_path):
     assert all(len(per_layer) == 2 for per_layer in scores.values())
     model.dump()
     book = openpyxl.load_workbook(tmp_path / "scores.xlsx")
-    assert book.sheetnames == ["Scores", "Mean Scores"]
+    assert book.sheetnames == ["Scores", "Mean Scores", "About"]
     rows = pd.read_excel(tmp_path / "scores.xlsx", sheet_name="Scores")
     assert {"evaluation", "layer", "class_label", "name"} <= set(rows.columns)
     for layer, values in scores.items():
@@ -222,7 +225,37 @@ def test_pickle_holds_every_map(tmp_path):
     model.dump()
     stored = pickle.loads((tmp_path / "attention_maps.pkl").read_bytes())
     assert len(stored) == 3
-    np.testing.assert_array_equal(stored[0], last[0])
+    np.testing.assert_array_equal(stored[0], last[0, 0])
+
+
+def test_functions_as_labels_have_rows_of_their_own(tmp_path):
+    def second(output):
+        return output[:, 1]
+
+    model = medcam.inject(Classifier().eval(), tmp_path, evaluate=True)
+    mask = image(size=12) > 0.5
+    for label in (second, lambda output: output[:, 0], lambda output: output > 0):
+        model(image(), mask, label=label)
+    model.dump()
+    means = pd.read_excel(tmp_path / "scores.xlsx", sheet_name="Mean Scores")
+    first, *others = means["class_label"]
+    assert first == "the score of second"
+    here = r"a lambda \(test_original_usage\.py, line \d+\)"
+    for text, start in zip(others, ("the score of ", "the logits picked by "), strict=True):
+        assert re.fullmatch(start + here, text)
+
+
+def test_the_third_argument_of_save_may_be_the_raw_input(tmp_path):
+    values, raw = torch.rand(8, 8), torch.rand(1, 8, 8)
+    by_place = medcam.save(values, tmp_path / "a", raw).read_bytes()
+    assert by_place == medcam.save(values, tmp_path / "b", raw_input=raw).read_bytes()
+    assert by_place != medcam.save(values, tmp_path / "c", True).read_bytes()
+
+
+def test_a_path_as_raw_input_is_refused(tmp_path):
+    model = medcam.inject(Classifier().eval(), tmp_path, save_maps=True)
+    with pytest.raises(InputTypeError, match=r"raw_input='a\.png' is a path"):
+        model(image(), raw_input="a.png")
 
 
 def test_raw_input_is_under_the_map(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from medcam._errors import unknown_name
+from medcam.evaluation.metrics import Options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +136,43 @@ def mean_table(
                 line.append(_mean([row.lift for row in defined]))
             lines.append(line)
     return _frame(lines, (*MEAN_COLUMNS, *(CHANCE_COLUMNS if with_chance else ())))
+
+
+def about_table(
+    metric: str, unit: str | None, options: Options, *, with_chance: bool
+) -> pd.DataFrame:
+    """Gives what was measured, and how the other sheets are read, one line each.
+
+    Args:
+        metric: Its title.
+        unit: ``""`` for shares, ``"mm"``, or None where unknown.
+        options: How it was measured.
+        with_chance: Whether the metric has a chance level.
+
+    Example:
+        >>> about_table("Dice coefficient", "", Options(), with_chance=True)["value"].tolist()[:2]
+        ['Dice coefficient', 'a share, from 0 to 1']
+    """
+    lines = [
+        ("metric", metric),
+        ("unit", {"": "a share, from 0 to 1", None: "not known"}.get(unit, unit)),
+        ("threshold", str(options.threshold)),
+        ("voxel size in mm", _spacing(options.spacing)),
+        ("tolerance in mm", str(options.tolerance_mm)),
+        ("NaN", "not defined: an empty mask, or a map without contrast; left out of the means"),
+        ("name", "of inject: call, sample and target, each counted from 0"),
+    ]
+    if with_chance:
+        lines.append(("chance", "what a map without any knowledge reaches on this mask"))
+        lines.append(("lift", "the score over the chance level: 1 is no better than chance"))
+    lines.append(("medcam", version("m3d-cam")))
+    return _frame([list(line) for line in lines], ("what", "value"))
+
+
+def _spacing(spacing: Sequence[float] | None) -> str:
+    if spacing is None:
+        return "each map's own where it is known, else 1"
+    return " x ".join(f"{size:g}" for size in spacing)
 
 
 def _mean(values: Sequence[float]) -> float:

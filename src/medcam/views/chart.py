@@ -27,8 +27,8 @@ _DPI, _MOST_PIXELS = 150, 30_000  # Agg draws up to 65 535 along an axis
 def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "") -> Figure:
     """Gives a bar chart of mean scores, in the order of the table.
 
-    Beside each bar stand the mean, the number of scores and of NaN among them; a dark tick marks
-    the chance level where the table has one. Many bars go into several columns.
+    Beside each bar stand the mean, the number of scores it is of, and that of NaN besides; a dark
+    tick marks the chance level where the table has one. Many bars go into several columns.
 
     Args:
         means: As ``medcam.Evaluator.mean_scores`` gives it.
@@ -41,7 +41,7 @@ def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "")
         ...                       "count": [3], "nan_count": [1]})
         >>> figure = mean_scores_chart(means, title="Dice coefficient")
         >>> [text.get_text() for text in figure.axes[0].texts]
-        ['0.500', 'n = 3, 1 NaN']
+        ['0.500', 'n = 2 (and 1 NaN)']
     """
     from matplotlib.figure import Figure  # costly to import; never pyplot, which has global state
     from matplotlib.lines import Line2D
@@ -71,7 +71,7 @@ def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "")
 
     signs: list[Any] = []
     if len(set(colors.values())) > 1:
-        signs += [Patch(color=colors[key], label=f"class {_short(key, 40)}") for key in classes]
+        signs += [Patch(color=colors[key], label=_class_name(key, 40)) for key in classes]
     if "chance" in means and means["chance"].notna().any():
         signs.append(
             Line2D([], [], color=_DARK, marker="|", markersize=9, ls="", label="chance level")
@@ -138,8 +138,8 @@ def _draw(
     at_mean, at_count = (
         offset_copy(beside, figure, x=points, units="points") for points in (6, 50)
     )
-    counts = [f"n = {bar['count']}, {bar['nan_count']} NaN" for bar in bars]
-    counts = [count.removesuffix(", 0 NaN") for count in counts]
+    counts = [f"n = {bar['count'] - bar['nan_count']} (and {bar['nan_count']} NaN)" for bar in bars]
+    counts = [count.removesuffix(" (and 0 NaN)") for count in counts]
     widest = max(range(len(bars)), key=lambda place: len(counts[place]), default=0)
     for place, count in enumerate(counts):
         mean = _number(means[place])
@@ -171,13 +171,18 @@ def _limits(means: pd.DataFrame, unit: str | None) -> tuple[float, float]:
 def _label(bar: dict[Any, Any]) -> str:
     """Gives the label of a bar: layer, and class if there is one."""
     label = bar["class_label"]
-    named = "" if label is None else _short(label, 26)
-    if isinstance(label, int) or (named and bar["layer"] in (None, "")):
-        named = f"class {named}"
+    named = "" if label is None else _class_name(label, 26)
     if bar["layer"] in (None, ""):
-        return named or "all scores"
+        return named or "neither layer nor class"
     ending = f" · {named}" if named else ""
     return _short(bar["layer"], _LONGEST - len(ending)) + ending
+
+
+def _class_name(label: Any, longest: int) -> str:
+    """Gives what a class is called: a number needs the word, what is in words does not."""
+    if label is None:
+        return "no class"
+    return f"class {label}" if isinstance(label, int) else _short(label, longest)
 
 
 def _inches(label: str) -> float:
