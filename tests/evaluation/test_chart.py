@@ -74,7 +74,8 @@ def test_numbers_and_nan_counts_stand_beside_the_bars():
     rows = [Row(0.5, "a"), Row(math.nan, "a"), Row(math.nan, "b"), Row(12.345, "c"), Row(1e-5, "d")]
     figure = mean_scores_chart(mean_table(rows, with_chance=False), title="x", unit=None)
     assert [text.get_text() for text in figure.axes[0].texts] == [
-        "0.500", "n = 1 (and 1 NaN)", "NaN", "n = 0 (and 1 NaN)", "12.35", "n = 1", "1e-05", "n = 1",
+        "0.500", "n = 1 (and 1 NaN)", "NaN", "n = 0 (and 1 NaN)", "12.35", "n = 1", "1e-05",
+        "n = 1",
     ]  # fmt: skip
 
 

@@ -86,6 +86,7 @@ def test_an_empty_target_is_a_zero_map_with_a_warning():
 
 
 @pytest.mark.parametrize("layer", ["auto", "full", ["fine", "coarse"]])
+@pytest.mark.filterwarnings("ignore:The gradients of each channel cancel")
 def test_layers_are_chosen_as_in_explain(layer):
     found = medcam.explain_volume(model(), X, 8, layer=layer, target=1)
     plain = medcam.explain(model(), X[:, :, :8, :8], layer=layer, target=1)

@@ -138,6 +138,7 @@ def explain(
     """
     import torch
 
+    from medcam._devices import usable_device
     from medcam.layers import find
 
     made = load_model(model, weights=weights, trust=trust, args=arg or [])
@@ -147,10 +148,10 @@ def explain(
             "if it does not load its own.",
             err=True,
         )
-    find(made, _several(layer, "auto"))  # what is wrong is said before the long part
+    where = usable_device(device)  # what is wrong is said before the long part
+    find(made, _several(layer, "auto"))
     found = read(image, volume, as_channels)
     truth = None if mask is None else truth_of(mask, found)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     inputs = torch.from_numpy(prepared(found, scale, prepare))[None]
     options: dict[str, Any] = {
         "method": _several(method, "gcam"),

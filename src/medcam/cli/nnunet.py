@@ -117,14 +117,16 @@ def explain(
     how they were made. A case that fails does not end the run; the exit code
     is then 1.
     """
+    from medcam.files.folder import make_folder
     from medcam.frameworks import nnunet as framework
 
     trained = framework.load(
         model, folds=_folds(folds), checkpoint=checkpoint, device=device, tta=tta,
         step_size=step_size, trust=trust,
     )  # fmt: skip
-    trained.channel_of(label)
+    framework.check(trained, label, target, channel_weights, batch_size)
     _check(trained, method, layer)
+    make_folder(output)
     cases = framework.find_cases(trained, image, previous=prev_stage)
     options = {
         "label": label, "method": _one_or_several(method, "gcam"),
@@ -186,12 +188,17 @@ def info(
 def _check(trained: TrainedModel, method: list[str] | None, layer: list[str] | None) -> None:
     """An error for methods and layers that do not exist, before the first case."""
     from medcam import layers, methods
+    from medcam._errors import InputError
 
     for name in method or []:
         methods.get(name)
     for name in layer or []:
         if name not in ("bottleneck", "auto", "full"):
-            layers.find(trained.network, name)
+            try:
+                layers.find(trained.network, name)
+            except InputError as error:
+                listed = "`medcam nnunet info --json`"
+                raise InputError(str(error).replace("medcam.get_layers(model)", listed)) from error
 
 
 def _folds(text: str) -> Any:
@@ -244,4 +251,5 @@ def _print(rows: list[dict[str, Any]], output: Path) -> None:
             typer.echo(f"Error: {row['case']}: {row['error']}", err=True)
     console = Console()
     console.print(table)
-    console.print(f"Results are in {output}/", highlight=False)
+    if any(row["files"] for row in rows):
+        console.print(f"Results are in {output}/", highlight=False)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medcam import _state, layers
+from medcam._devices import usable_device
 from medcam._errors import InputError, NoMapError, warn
 from medcam._findings import Findings
 from medcam.attention import AttentionMap, Explanation, MapKey, ModelReference
@@ -21,7 +22,7 @@ from medcam.methods import METHODS, MethodLike
 from medcam.outputs import Selector
 from medcam.request import Request
 from medcam.targets import TargetLike
-from medcam.volume.job import Job, Pooling
+from medcam.volume.job import Job, Pooling, check_pooling
 from medcam.volume.members import Members, mirrored, mirrorings
 from medcam.volume.passes import Runner, predict
 from medcam.volume.progress import ticking
@@ -110,8 +111,7 @@ def explain_volume(
     models = [layers.unwrap(m) for m in ([model] if isinstance(model, nn.Module) else model)]
     if not models:
         raise InputError("No model was given.")
-    if channel_weights not in ("window", "volume"):
-        raise InputError(f"channel_weights={channel_weights!r}: choose 'window' or 'volume'.")
+    check_pooling(channel_weights)
     request = Request.of(method, layer=layer, target=target, output=output)
     main_input((volume,), {})
     given, volume = volume, volume.as_subclass(Tensor).detach()
@@ -125,7 +125,7 @@ def explain_volume(
     members = len(models) * len(mirrorings(axes))
     if sw_batch_size < 1:
         raise InputError(f"sw_batch_size={sw_batch_size} has to be at least 1.")
-    where = torch.device(device) if device is not None else volume.device
+    where = usable_device(device, volume.device)
     with ExitStack() as stack:
         if any(_state.depends_on_mode(one) for one in models):
             warn(

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from medcam._errors import InputError
 from medcam.attention import MapKey
 from medcam.layers import LayerLike
 from medcam.methods import Method
@@ -65,6 +66,16 @@ class Job:
             self.request, methods=tuple(methods), several=True, shape="input",
             layer=self.request.layer if layer is None else layer,
         )  # fmt: skip
+
+
+def check_pooling(channel_weights: str) -> None:
+    """Raises if this is no pooling.
+
+    Raises:
+        InputError: It is neither "window" nor "volume".
+    """
+    if channel_weights not in ("window", "volume"):
+        raise InputError(f"channel_weights={channel_weights!r}: choose 'window' or 'volume'.")
 
 
 def share(job: Job) -> Tensor:

@@ -54,9 +54,7 @@ def _grad_weights(job: Job, member: Member) -> Weights:
         return grad_cam_weights(gradients)
 
     factor, own = share(job), job.windows.weights
-    found = _statistics(
-        job, member, grad_cam_weights, job.touched, lambda place: own * factor[place]
-    )
+    found = _statistics(job, member, mean, job.touched, lambda place: own * factor[place])
     return {layer: (sums, torch.zeros_like(sums[:, 0])) for layer, sums in found.items()}
 
 

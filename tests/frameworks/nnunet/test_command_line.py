@@ -15,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 import medcam
+from medcam._errors import InputError
 from medcam.cli import app
 from medcam.frameworks.nnunet.result import CaseExplanation
 from support.nnunet_toy import make_image, oblique, write_case
@@ -81,7 +82,16 @@ def test_a_failed_case_does_not_end_the_run(trained, tmp_path):
         (["--label", "PX"], "Label 'PX' does not exist"),
         (["--label", "PZ", "--folds", "7"], "no fold 7"),
         (["--label", "PZ", "--layer", "encoder.stage.1"], "Did you mean 'encoder.stages.1'"),
+        (["--label", "PZ", "--layer", "encoder.stage.1"], "`medcam nnunet info --json`"),
         (["--label", "PZ", "--method", "gradcm"], "Method 'gradcm' does not exist"),
+        (["--label", "1"], "The label with this number is 'PZ'."),
+        (["--label", "PZ", "--target", "foo"], "neither 'predicted', 'component'"),
+        (["--label", "PZ", "--target", "point 1,b,3"], "a place is three numbers"),
+        (["--label", "PZ", "--channel-weights", "volumne"], "choose 'window' or 'volume'"),
+        (["--label", "PZ", "--batch-size", "0"], "has to be at least 1"),
+        (["--label", "PZ", "--step-size", "3"], "above 0, at most 1"),
+        (["--label", "PZ", "--device", "bogus"], "device='bogus' cannot be used"),
+        (["--label", "PZ", "--device", "cuda:77"], "device='cuda:77' cannot be used"),
     ],
 )
 def test_wrong_options_are_told_in_a_line(trained, case, tmp_path, arguments, message):
@@ -91,6 +101,24 @@ def test_wrong_options_are_told_in_a_line(trained, case, tmp_path, arguments, me
     assert message in " ".join(done.output.split())
     assert "Traceback" not in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_results_that_can_go_nowhere_are_told_first(trained, case, tmp_path, monkeypatch):
+    monkeypatch.setattr("medcam.frameworks.nnunet.explain_case", None)  # never called
+    (tmp_path / "out").write_text("a file")
+    done = run("explain", "-m", trained(), "-i", case, "-o", tmp_path / "out", "--label", "PZ")
+    assert done.exit_code == 1
+    assert "Could not create the folder" in done.output
+
+
+@pytest.mark.parametrize("target", ["point 500,1,1", "mm 0,900,0", (9, 12)])
+def test_a_place_outside_the_image_is_told_before_the_prediction(
+    trained, case, monkeypatch, target
+):
+    model = medcam.nnunet.load(trained(folds=(0,), mirror=()))
+    monkeypatch.setattr(model.predictor, "predict_logits_from_preprocessed_data", None)
+    with pytest.raises(InputError, match="is outside the image, whose shape is"):
+        medcam.nnunet.explain(model, case, "PZ", target=target)
 
 
 @pytest.mark.parametrize("damaged", ["a", "previous of a"])

@@ -9,12 +9,13 @@ from __future__ import annotations
 from medcam.frameworks.nnunet.cases import Case, find_cases
 from medcam.frameworks.nnunet.folder import TrainedModel, load
 from medcam.frameworks.nnunet.result import CaseExplanation
-from medcam.frameworks.nnunet.run import explain, explain_case
+from medcam.frameworks.nnunet.run import check, explain, explain_case
 
 __all__ = [
     "Case",
     "CaseExplanation",
     "TrainedModel",
+    "check",
     "explain",
     "explain_case",
     "find_cases",

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from medcam import _optional
+from medcam._devices import usable_device
 from medcam._errors import InputError, unknown_name
 from medcam.layers import unwrap
 
@@ -85,8 +86,10 @@ class TrainedModel:
         if manager.has_regions:
             names.remove("background")
         if label not in names:
-            regions = " Its labels are regions." if manager.has_regions else ""
-            raise unknown_name("Label", label, names, more=regions)
+            more = " Its labels are regions." if manager.has_regions else ""
+            numbered = [name for name in names if str(self.labels[name]) == label]
+            more += f" The label with this number is {numbered[0]!r}." if numbered else ""
+            raise unknown_name("Label", label, names, more=more)
         if manager.has_regions:
             return names.index(label)
         value = self.labels[label]
@@ -141,7 +144,11 @@ def load(
     folder = Path(model_folder)
     dataset, plans = _json(folder, "dataset.json"), _json(folder, "plans.json")
     chosen = _chosen_folds(folder, folds, checkpoint)
-    where = torch.device(device) if device is not None else _best_device()
+    where = usable_device(device)
+    if not 0 < step_size <= 1:
+        raise InputError(
+            f"step_size={step_size} is not the step from window to window: above 0, at most 1."
+        )
     states = [_checkpoint(folder / f"fold_{fold}" / checkpoint, trust) for fold in chosen]
     configuration = states[0]["init_args"]["configuration"]
     _check_configurations(states, chosen)
@@ -176,10 +183,6 @@ def quiet() -> Iterator[io.StringIO]:
     finally:
         for line in said.getvalue().splitlines():
             _log.debug("nnU-Net: %s", line)
-
-
-def _best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:

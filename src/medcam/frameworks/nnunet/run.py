@@ -16,12 +16,12 @@ from medcam.frameworks.nnunet.cases import Case, case_of
 from medcam.frameworks.nnunet.folder import Folds, TrainedModel, load, quiet
 from medcam.frameworks.nnunet.geometry import Prepared, prepare
 from medcam.frameworks.nnunet.result import CaseExplanation, Key
-from medcam.frameworks.nnunet.target import Part, aim
+from medcam.frameworks.nnunet.target import Part, aim, check_part, placed
 from medcam.layers import LayerLike
 from medcam.methods import Method, MethodLike
 from medcam.request import Request
 from medcam.volume.explain_volume import explain_windows
-from medcam.volume.job import Pooling
+from medcam.volume.job import Pooling, check_pooling
 from medcam.volume.members import Member, mirrorings
 from medcam.volume.windows import Windows
 
@@ -107,17 +107,16 @@ def explain_case(
     progress: Progress = False,
 ) -> CaseExplanation:
     """`explain` for a model that is loaded and a case that was found."""
-    if not isinstance(label, str):
-        raise InputTypeError(f"label={label!r} is not the name of a label: {list(model.labels)}.")
-    model.channel_of(label)  # before the long part
+    check(model, label, target, channel_weights, batch_size)
     where = model.bottleneck if layer == "bottleneck" else layer
     request = _signed(Request.of(method, layer=where))
     prepared = prepare(model, case)
+    chosen = placed(prepared, label, target)  # what does not fit the image is told at once
     data = torch.from_numpy(prepared.data)
     with quiet():
         logits = model.predictor.predict_logits_from_preprocessed_data(data)
         logits = logits.clone()  # made in inference mode
-    chosen = aim(prepared, logits.float(), label, target)
+    chosen = chosen or aim(prepared, logits.float(), label, target)
     windows = windows_of(model, data)
     explanation = explain_windows(
         request,
@@ -144,6 +143,23 @@ def explain_case(
         case.name, label, chosen.status, maps, prepared.segmentation(logits),
         prepared.image.affine, explanation, importance, prepared,
     )  # fmt: skip
+
+
+def check(
+    model: TrainedModel, label: str, target: Part, channel_weights: str, batch_size: int
+) -> None:
+    """Raises what is wrong with arguments, whatever the case: before the long part.
+
+    Raises:
+        InputError: A label, target, pooling or batch size that does not exist.
+    """
+    if not isinstance(label, str):
+        raise InputTypeError(f"label={label!r} is not the name of a label: {list(model.labels)}.")
+    model.channel_of(label)
+    check_part(target)
+    check_pooling(channel_weights)
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} has to be at least 1.")
 
 
 def windows_of(model: TrainedModel, data: torch.Tensor) -> Windows:

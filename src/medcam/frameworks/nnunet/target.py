@@ -58,6 +58,41 @@ class Aim:
         return Seeds(target, [torch.tensor([self.channel])], [values])
 
 
+def check_part(part: Part) -> None:
+    """Raises what is wrong with a part, whatever the image.
+
+    Raises:
+        TargetError: It is none, or its file is not there.
+    """
+    _read(part)
+
+
+def placed(prepared: Prepared, label: str, part: Part) -> Aim | None:
+    """Resolves a part that lies where it lies, whatever is predicted; None for other parts.
+
+    Args:
+        prepared: The case.
+        label: The label's name.
+        part: Which part of it.
+
+    Raises:
+        UnknownNameError: The network has no such label.
+        TargetError: The part does not fit the image.
+    """
+    channel = prepared.model.channel_of(label)
+    kind, place = _read(part)
+    if kind == "region":
+        region = prepared.region(_read_region(prepared, Path(str(part))))
+        return Aim(label, channel, region, f"{label} inside the region '{Path(str(part)).name}'")
+    if kind not in ("point", "mm"):
+        return None
+    voxel = tuple(round(i) for i in place) if kind == "point" else _voxel(prepared, place)
+    inside = np.zeros(prepared.grid, bool)
+    inside[prepared.there(voxel)] = True
+    at = f"voxel {voxel}" if kind == "point" else f"{place} mm (voxel {voxel})"
+    return Aim(label, channel, inside, f"{label} at {at}")
+
+
 def aim(prepared: Prepared, logits: torch.Tensor, label: str, part: Part) -> Aim:
     """Resolves what is explained.
 
@@ -71,25 +106,12 @@ def aim(prepared: Prepared, logits: torch.Tensor, label: str, part: Part) -> Aim
         UnknownNameError: The network has no such label.
         TargetError: The part does not fit the image.
     """
+    found = placed(prepared, label, part)
+    if found is not None:
+        return found
     channel = prepared.model.channel_of(label)
-    kind, place = _read(part)
-    if kind == "point":
-        index = prepared.there([round(i) for i in place])
-        inside = np.zeros(prepared.grid, bool)
-        inside[index] = True
-        text = f"{label} at voxel {tuple(round(i) for i in place)}"
-        return Aim(label, channel, inside, text)
-    if kind == "mm":
-        voxel = _voxel(prepared, place)
-        index = prepared.there(voxel)
-        inside = np.zeros(prepared.grid, bool)
-        inside[index] = True
-        return Aim(label, channel, inside, f"{label} at {place} mm (voxel {voxel})")
-    if kind == "region":
-        region = prepared.region(_read_region(prepared, Path(str(part))))
-        return Aim(label, channel, region, f"{label} inside the region '{Path(str(part)).name}'")
     predicted = _predicted(prepared, logits, label, channel)
-    if kind == "component":
+    if part == "component":
         return Aim(
             label, channel, _largest(predicted), f"the largest predicted component of {label}"
         )
