@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,7 +52,8 @@ _BAD_MAP = (
     "Try float32, or look at explanation.output."
 )
 
-_OTHER_NAMES = {"backend": "method", "label": "target", "data_shape": "shape", "layers": "layer"}
+_REST = ("model", "inputs", "args", "kwargs")
+_OTHER_NAMES = {"backend": "method", "label": "target", "data_shape": "shape"}
 
 _VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone",
           "Permute", "Transpose", "Alias", "Expand")  # fmt: skip
@@ -114,9 +116,7 @@ def explain(
     >>> explanation.output.shape, explanation.map.values.shape
     (torch.Size([3, 2]), torch.Size([3, 1, 8, 8]))
     """
-    for given, ours in _OTHER_NAMES.items():
-        if given in kwargs and given not in inspect.signature(model.forward).parameters:
-            raise InputTypeError(f"explain() takes {ours}= where inject() takes {given}=.")
+    _check_keywords(model, kwargs)
     request = Request.of(
         method, layer=layer, target=target, output=output, shape=shape, memory=memory
     )
@@ -126,6 +126,26 @@ def explain(
         args = (inputs, *args)
     model = layers.unwrap(model)
     return run(request, model, model, args, kwargs)
+
+
+def _check_keywords(model: nn.Module, kwargs: Iterable[str]) -> None:
+    """Raises for keywords that neither `explain` nor the model's forward has."""
+    if not kwargs:
+        return
+    theirs = inspect.signature(model.forward).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in theirs.values())
+    ours = [name for name in inspect.signature(explain).parameters if name not in _REST]
+    for given in kwargs:
+        if given in theirs:
+            continue
+        if given in _OTHER_NAMES:
+            raise InputTypeError(
+                f"explain() takes {_OTHER_NAMES[given]}= where inject() takes {given}=."
+            )
+        if not takes_any:
+            near = difflib.get_close_matches(given, [*ours, *theirs], 1)
+            hint = f" Did you mean {near[0]}=?" if near else f" explain() has {', '.join(ours)}."
+            raise InputTypeError(f"Neither explain() nor the model's forward has {given}=.{hint}")
 
 
 def run(

@@ -12,6 +12,7 @@ foreground).
 
 from __future__ import annotations
 
+import difflib
 import logging
 import operator
 from collections.abc import Callable, Sequence
@@ -268,9 +269,11 @@ def _named(target: TargetLike) -> ClassTarget:
             return best()
         if target == "all":
             return ClassTarget("every class", scores.every)
+        near = difflib.get_close_matches(target, ("best", "all"), 1)
         raise TargetError(
             f"target={target!r} is not known: pass None, 'best', 'all', a class number, one class "
             "per sample, a callable, or one of medcam.targets."
+            + (f" Did you mean {near[0]!r}?" if near else "")
         )
     if isinstance(target, Tensor) and target.ndim == 0 and not target.is_floating_point():
         target = int(target)

@@ -37,6 +37,16 @@ def test_the_tree(medcam_command):
     assert result.output.count("<- auto") == 1
 
 
+def test_no_line_is_broken(medcam_command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    narrow = medcam_command("layers", "--model", "nets_of_user:Net", *SHAPE).output
+    monkeypatch.setenv("COLUMNS", "200")
+    wide = medcam_command("layers", "--model", "nets_of_user:Net", *SHAPE).output
+    assert narrow.splitlines()[:8] == wide.splitlines()[:8]
+    assert max(map(len, narrow.splitlines()[:8])) > 40
+    assert all(line == line.rstrip() for line in wide.splitlines())
+
+
 def test_without_a_shape(medcam_command):
     result = medcam_command("layers", "--model", "nets_of_user:Net")
     assert result.exit_code == 0

@@ -289,6 +289,25 @@ def test_slices_are_where_the_map_is():
     assert places == [1, 19, 37]  # nowhere: all over
 
 
+def test_one_slice_of_several_maps_is_not_the_border_that_they_share():
+    maps = []
+    for start in (14, 16, 18):
+        values = block(at=((3, 6), (3, 6), (start, start + 8)), shape=(9, 9, 40))
+        values[..., 0] = 0.25 * values.max()
+        values[..., 0][4, 4] = 3 * values.max()
+        maps.append(values)
+    figure = medcam.montage(maps, np.ones((9, 9, 40)), affine=np.eye(4), slices=1)
+    (axes,) = panels(figure, "image")
+    assert 14 <= int(axes.get_gid().split(":")[-1]) < 26
+
+
+def test_a_map_of_zeros_is_said_to_be_one():
+    one = block(at=((3, 6), (3, 6), (3, 6)), shape=(9, 9, 9))
+    figure = medcam.montage([one, 0 * one], np.ones(one.shape), slices=1)
+    assert [text for text in texts(figure) if "all zero" in text]
+    assert len([text for text in texts(figure) if "1 = " in text]) == 1
+
+
 def test_slices_of_several_maps_are_the_same_and_see_each():
     low, high = (block(at=((3, 6), (3, 6), ends), shape=(9, 9, 40)) for ends in ((3, 6), (33, 36)))
     figure = medcam.montage([low * 1e-9, high], np.ones((9, 9, 40)), affine=np.eye(4), slices=4)

@@ -82,6 +82,9 @@ def _as_json(model: nn.Module, shape: tuple[int, ...] | None, found: Overview) -
     }
 
 
+_WIDE = 1000  # columns
+
+
 def _print(title: str, shape: tuple[int, ...] | None, found: Overview) -> None:
     from rich.console import Console
     from rich.text import Text
@@ -96,7 +99,8 @@ def _print(title: str, shape: tuple[int, ...] | None, found: Overview) -> None:
             parent = parent.rpartition(".")[0]
         branches[row.name] = branches[parent].add(_line(row))
     console = Console()
-    console.print(tree)
+    # as wide as it is: a name that is broken over lines can neither be copied nor searched for
+    Console(width=_WIDE).print(tree)
     if shape is None:
         console.print("Give --shape to see what each puts out, and where a map can be made.")
         return

@@ -79,7 +79,8 @@ class Drawing:
         for n, one in zip(numbers, maps, strict=True):
             panel = self._panel(f"map:{n}", _heading(one), cut, box, n)
             name = " · ".join(part for part in _parts(one) if part not in shared)
-            title = f"{name}\n1 = {short_number(self.tops[n])}"
+            strongest = f"1 = {short_number(self.tops[n])}" if one.values.any() else "all zero"
+            title = f"{name}\n{strongest}"
             panels.append(panel if single else replace(panel, title=title, scale=self.tops[n]))
         if not self.bare:
             image = self._panel("image", "image", cut, box)

@@ -89,7 +89,8 @@ def slices_of(
     """Gives slices where maps are: evenly spread over nine tenths of their energy.
 
     The energy of a slice is the sum of squares, each map counting as much as the others. A single
-    slice is the one with the most. Maps of zeros have slices from all over.
+    slice is the one with the most; of several maps, with the most around it. Maps of zeros have
+    slices from all over.
 
     Args:
         maps: On the grid.
@@ -114,6 +115,8 @@ def slices_of(
         energy += 1 / extent
     if count == 1:
         flat = bool(np.ptp(energy) <= 1e-9 * energy.max())
+        if len(maps) > 1:  # a border that many have in common is none of their places
+            energy = np.convolve(energy, np.ones(max(extent // 8, 1)), "same")
         return [extent // 2 if flat else int(energy.argmax())]
     share = energy.cumsum() / energy.sum()
     first, last = (int(np.searchsorted(share, part)) for part in _ENERGY)
