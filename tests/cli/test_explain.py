@@ -187,8 +187,29 @@ def test_masks_are_scored_and_recorded(here):
     (row,) = record["scores"] if "scores" in record else record["extra"]["scores"]
     item = medcam.explain(unet3(), torch.from_numpy(values)[None], layer="down", target=1).map
     expected = medcam.compute_score(item.values[0, 0].numpy(), truth, "relevance_mass")
-    assert row["relevance_mass"] == pytest.approx(expected, rel=1e-5)
-    assert row["by chance"] == pytest.approx(truth.mean())
+    assert (row["Method"], row["Layer"]) == ("Grad-CAM", "down")
+    assert row[medcam.evaluation.METRICS["relevance_mass"].title] == pytest.approx(
+        expected, rel=1e-5
+    )
+    assert row["By chance"] == pytest.approx(truth.mean())
+
+
+def test_a_map_of_zeros_is_told(here):
+    volume(here / "head.nii.gz")
+    ask = ["--model", "users_nets:unet3", "-i", "head.nii.gz", "-o", "out", "--target", "1"]
+    assert "is zero everywhere" not in run(*ask, "--layer", "bottleneck").output
+    Path("dead.py").write_text(
+        "from users_nets import unet3\n"
+        "def build():\n"
+        "    net = unet3()\n"
+        "    net.head.weight.data[1] = 0\n"
+        "    net.head.bias.data[1] = 9\n"
+        "    return net\n"
+    )
+    ask[1] = "dead:build"
+    done = run(*ask, "--layer", "down.1", "--layer", "decoder.1", "--method", "gcam")
+    assert done.exit_code == 0, done.output
+    assert "the map (gcam of decoder.1) is zero everywhere" in " ".join(done.output.split())
 
 
 def test_regions_and_voxels_are_targets(here):

@@ -106,9 +106,8 @@ def test_an_oblique_page_says_so_and_measures_along_the_normal(show: Show) -> No
     )
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     along = float(mm @ normal / np.linalg.norm(normal))
-    letter = "S" if along >= 0 else "I"
     k = viewer.index()[2]
-    assert viewer.text(".position") == f"{letter} {abs(along):.1f} mm · k {k}"
+    assert viewer.text(".position") == f"position {along:.1f} mm, oblique · k {k}"
 
 
 def test_left_and_right_change_sides_for_neurologists(show: Show) -> None:

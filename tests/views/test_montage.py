@@ -227,7 +227,8 @@ def test_positions_in_oblique_volumes_are_along_the_normal():
     normal = turn[:3, 2]
     wanted = [float((affine @ [3, 4, index, 1])[:3] @ normal) for index in (2, 5)]
     found = [axes.get_title() for axes in panels(figure, "image:")]
-    assert found == [f"{'S' if at > 0 else 'I'} {abs(at):.1f} mm" for at in wanted]
+    minus = "\N{MINUS SIGN}"
+    assert found == [f"position {at:.1f} mm, oblique".replace("-", minus) for at in wanted]
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])

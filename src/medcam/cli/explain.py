@@ -197,6 +197,14 @@ def explain(
     typer.echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
     for path in files:
         typer.echo(f"written    {path}")
+    for item in explanation.maps.values():
+        if not item.values.any():
+            named = item.method if item.layer is None else f"{item.method} of {item.layer}"
+            typer.echo(
+                f"Note: the map ({named}) is zero everywhere: nothing there speaks for the target. "
+                "--method hirescam keeps the sign.",
+                err=True,
+            )
 
 
 def _explain(
@@ -248,18 +256,22 @@ def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[s
     """A row for each map: how it lies to the truth."""
     if truth is None:
         return []
+    from medcam.evaluation import METRICS as KNOWN_METRICS
     from medcam.evaluation import compute_score
     from medcam.methods import METHODS
 
     rows = []
     for item in explanation.maps.values():
         for number, values in enumerate(item.attention()[0]):
-            row: dict[str, Any] = {"method": METHODS[item.method].title, "layer": item.layer or ""}
+            row: dict[str, Any] = {
+                "Method": METHODS[item.method].title, "Layer": item.layer or "(input)",
+            }  # fmt: skip
             if item.values.shape[1] > 1:
-                row["target"] = number
+                row["Target"] = number
             for metric in ("wioa", "relevance_mass", "pointing_game"):
-                row[metric] = float(compute_score(values.cpu().numpy(), truth, metric))
-            row["by chance"] = float(truth.mean())
+                score = float(compute_score(values.cpu().numpy(), truth, metric))
+                row[KNOWN_METRICS[metric].title] = score
+            row["By chance"] = float(truth.mean())
             rows.append(row)
     return rows
 

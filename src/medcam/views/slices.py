@@ -167,6 +167,8 @@ def position_of(grid: Grid, cut: Cut) -> str:
     middle = [extent / 2 - 0.5 for extent in grid.shape]
     middle[through] = cut.index
     along = float((grid.affine @ (*middle, 1))[:3] @ grid.normals[through])
+    if grid.oblique:  # no coordinate of the body, so without a letter of one
+        return f"position {along:.1f} mm, oblique".replace("-", "\N{MINUS SIGN}")
     side = _ENDS[through][0 if along < -0.05 else 1]
     return f"{side} {abs(along):.1f} mm"
 

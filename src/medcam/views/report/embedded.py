@@ -34,6 +34,7 @@ def embed(case: ReportCase) -> tuple[dict[str, Any], dict[str, str]]:
         "flipped": grid.flipped,
         "affine": None if grid.affine is None else grid.affine.tolist(),
         "normals": None if grid.normals is None else grid.normals.tolist(),
+        "oblique": bool(grid.oblique),
         "ends": None if grid.affine is None else _ENDS,
         "planes": [vars(plane) for plane in grid.planes],
         "start": start_of(case, grid),

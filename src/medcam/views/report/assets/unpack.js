@@ -13,7 +13,7 @@
  * @typedef {{name: string, across: number, down: number, through: number, mirrored: boolean,
  *   raised: boolean, shows: "overlay"|"image"|"map"}} Plane
  * @typedef {{volume: boolean, shape: number[], spacing: number[], order: number[],
- *   flipped: boolean[], affine: ?number[][], normals: ?number[][], ends: ?string[][],
+ *   flipped: boolean[], affine: ?number[][], normals: ?number[][], oblique: boolean, ends: ?string[][],
  *   planes: Plane[], start: number[], image: ImageInfo, maps: MapInfo[],
  *   colours: {positive: string, signed: string}, mask: ?Packing, segmentation: ?Packing,
  *   rise: number, opacity: number}} Study

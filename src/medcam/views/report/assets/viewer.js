@@ -167,6 +167,8 @@ function createViewer(study) {
     const along = toMm(study.affine, state.at)
       .reduce((sum, mm, n) => sum + mm * study.normals[axis][n], 0);
     const side = study.ends[axis][along < -0.05 ? 0 : 1];
+    // along an oblique normal it is no coordinate of the body, so it gets no letter of one
+    if (study.oblique) return `position ${tidy(along.toFixed(1))} mm, oblique · ${index}`;
     return `${side} ${Math.abs(along).toFixed(1)} mm · ${index}`;
   }
 
