@@ -104,9 +104,9 @@ class Method:
         """
         if self.weights is None or "gradients" not in known:
             return None
-        blank = ~values.flatten(1).any(1)
-        if values.device.type == "cpu" and not blank.any():
+        if values.device.type == "cpu" and values.numpy().reshape(len(values), -1).any(1).all():
             return None
+        blank = ~values.flatten(1).any(1)
         gradients: Tensor = known["gradients"]
         return blank & (self.weights(gradients) == 0).all(1) & gradients.flatten(1).any(1)
 
