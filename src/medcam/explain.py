@@ -333,23 +333,25 @@ def _look_for_infinity(findings: Findings, values: Tensor, meaning: MedcamError)
 
 
 def _warn_of_cancelling(weightless: Mapping[str, Tensor], findings: Findings) -> None:
-    """A finding for layers of which a map is zero since the gradients of each channel cancel."""
-    layers = [
-        layer
-        for layer, flags in weightless.items()
-        if flags.device.type != "cpu" or flags.any()  # elsewhere it is looked at later
+    """A finding for layers of which a map is zero since the gradients of each channel cancel.
+
+    Where looking costs nothing, on the CPU, one for all of them; elsewhere one for each.
+    """
+    together = [
+        layer for layer, flags in weightless.items() if flags.device.type == "cpu" and flags.any()
     ]
-    if not layers:
-        return
-    plural = "s" if len(layers) > 1 else ""
-    named = plural + " " + ", ".join(map(repr, layers[:3])) + (", ..." if len(layers) > 3 else "")
-    findings.add(
-        torch.stack([weightless[layer] for layer in layers]).any(0),
-        f"The gradients of each channel cancel at layer{named}, so Grad-CAM's weights and its map "
-        "are zero there, for sample(s) {samples}. That is so before a normalisation that "
-        "takes each channel's mean off (instance norm): choose the layer after it, or "
-        "method='hirescam', which needs no mean.",
-    )
+    alone = [[layer] for layer, flags in weightless.items() if flags.device.type != "cpu"]
+    for names in [together, *alone]:
+        if not names:
+            continue
+        named = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        findings.add(
+            torch.stack([weightless[layer] for layer in names]).any(0),
+            f"The gradients of each channel cancel at layer{'s' * (len(names) > 1)} {named}, so "
+            "Grad-CAM's weights and its map are zero there, for sample(s) {samples}. That is so "
+            "before a normalisation that takes each channel's mean off (instance norm): choose "
+            "the layer after it, or method='hirescam', which needs no mean.",
+        )
 
 
 def _pairs(request: Request, evidence: Evidence) -> Iterator[tuple[Method, str | None]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import medcam
 from medcam._errors import MedcamWarning
+from medcam.explain import _warn_of_cancelling
 from medcam.methods._means import means
 from medcam.methods.grad_cam import grad_cam
 from medcam.targets import class_score
@@ -61,6 +62,18 @@ def test_many_layers_are_told_at_once():
     nets = nn.Sequential(Net(2), nn.Conv2d(2, 1, 3, bias=False), Net(2)).eval()
     with pytest.warns(MedcamWarning, match=r"cancel at layers '2\.conv', '1', '0', \.\.\., so"):
         medcam.explain(nets, image(size=30), layer="full", target=class_score(1))
+
+
+def test_elsewhere_than_on_the_cpu_each_layer_waits_with_a_finding_of_its_own():
+    told: list[str] = []
+
+    class Noted:
+        def add(self, flags: Tensor, meaning: str) -> None:
+            told.append(meaning)
+
+    flags = torch.zeros(2, dtype=torch.bool, device="meta")  # a look at these would be an error
+    _warn_of_cancelling({"a": flags, "b": flags}, Noted())
+    assert ["at layer 'a'" in told[0], "at layer 'b'" in told[1]] == [True, True]
 
 
 def test_windows_tell_it_too():
