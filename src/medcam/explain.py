@@ -9,14 +9,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from math import isfinite
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medcam import _state, checkpointing, guided, layers, lean, outputs, targets
-from medcam._errors import InputError, InputTypeError, MedcamError, NoMapError, warn
+from medcam._errors import InputError, InputTypeError, NoMapError, warn
 from medcam._findings import Findings
 from medcam.attention import (
     AttentionMap,
@@ -34,17 +33,12 @@ from medcam.inputs import main_input, with_leaf
 from medcam.layers import LayerLike
 from medcam.methods import Method, MethodLike
 from medcam.outputs import Selector
+from medcam.remarks import look_for_infinity, warn_of_cancelling, warn_of_squashing
 from medcam.request import Request
 from medcam.scores import Scores
 from medcam.targets import TargetLike
 
 _log = logging.getLogger("medcam")
-
-_ENDS = {
-    "SoftmaxBackward0": "a softmax",
-    "LogSoftmaxBackward0": "a log-softmax",
-    "SigmoidBackward0": "a sigmoid",
-}
 
 _BAD_INPUT = "The input holds NaN or infinite values, so its maps would too: clean it first."
 _BAD_MAP = (
@@ -54,9 +48,6 @@ _BAD_MAP = (
 
 _REST = ("model", "inputs", "args", "kwargs")
 _OTHER_NAMES = {"backend": "method", "label": "target", "data_shape": "shape"}
-
-_VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone",
-          "Permute", "Transpose", "Alias", "Expand")  # fmt: skip
 
 
 def explain(
@@ -210,7 +201,7 @@ def _run(
     batch, space = given.shape[0], tuple(given.shape[2:])
     shape = requested_shape(request.shape, space)
     findings = Findings()
-    _look_for_infinity(findings, plain(given.detach()), InputError(_BAD_INPUT))
+    look_for_infinity(findings, plain(given.detach()), InputError(_BAD_INPUT))
     if model.training and _batch_norms(modules):
         warn(
             "The model is in training mode: its batch normalisation mixes the samples of a batch, "
@@ -242,12 +233,12 @@ def _run(
             output = call(*args, **kwargs)
         recorder.stop()
         logits = outputs.select(output, request.output, batch=batch, space=space)
-        _warn_of_squashing(logits, request)
+        warn_of_squashing(logits)
         scores = targets.resolve(request.target, logits, findings)
         found = gather(request, recorder, scores.values, leaf, keep_graph, findings)
         with _state.full_precision(given.device.type):
             maps = _maps(request, found, scores, shape, findings)
-            _warn_of_cancelling(found.weightless, findings)
+            warn_of_cancelling(found.weightless, findings)
     if not keep_graph:
         output = _state.detached_output(output)
     reasons = {
@@ -308,7 +299,7 @@ def _maps(
         if method.of_input:
             values, channels = method.reduced(values)
         where = "the input" if layer is None else f"layer {layer!r}"
-        _look_for_infinity(findings, values, NoMapError(_BAD_MAP.format(method.title, where)))
+        look_for_infinity(findings, values, NoMapError(_BAD_MAP.format(method.title, where)))
         if shape is not None:
             values = resize(values, shape)
             if channels is not None and tuple(channels.shape[3:]) != shape:
@@ -320,38 +311,6 @@ def _maps(
             values, method.name, layer, scores.target, method.signed, method.positive_part, channels
         )
     return maps
-
-
-def _look_for_infinity(findings: Findings, values: Tensor, meaning: MedcamError) -> None:
-    """A finding for samples that hold a NaN or an infinity.
-
-    Where looking costs nothing, on the CPU, a finite sum says in one pass that there are none.
-    """
-    if values.device.type == "cpu" and isfinite(float(values.sum())):
-        return
-    findings.add(~(values.flatten(1).abs().amax(1) < float("inf")), meaning)
-
-
-def _warn_of_cancelling(weightless: Mapping[str, Tensor], findings: Findings) -> None:
-    """A finding for layers of which a map is zero since the gradients of each channel cancel.
-
-    Where looking costs nothing, on the CPU, one for all of them; elsewhere one for each.
-    """
-    together = [
-        layer for layer, flags in weightless.items() if flags.device.type == "cpu" and flags.any()
-    ]
-    alone = [[layer] for layer, flags in weightless.items() if flags.device.type != "cpu"]
-    for names in [together, *alone]:
-        if not names:
-            continue
-        named = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
-        findings.add(
-            torch.stack([weightless[layer] for layer in names]).any(0),
-            f"The gradients of each channel cancel at layer{'s' * (len(names) > 1)} {named}, so "
-            "Grad-CAM's weights and its map are zero there, for sample(s) {samples}. That is so "
-            "before a normalisation that takes each channel's mean off (instance norm): choose "
-            "the layer after it, or method='hirescam', which needs no mean.",
-        )
 
 
 def _pairs(request: Request, evidence: Evidence) -> Iterator[tuple[Method, str | None]]:
@@ -368,16 +327,3 @@ def _batch_norms(modules: Iterable[nn.Module]) -> bool:
         isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
         for module in modules
     )
-
-
-def _warn_of_squashing(logits: Tensor, request: Request) -> None:
-    node: Any = logits.grad_fn
-    while node is not None and node.name().startswith(_VIEWS):
-        node = node.next_functions[0][0]
-    ends = _ENDS.get(node.name()) if node is not None else None
-    if ends is not None:
-        warn(
-            f"The model ends in {ends}: its gradient vanishes where the model is sure, and maps "
-            "of probabilities mix the classes. Explain the logits before it: remove the last "
-            "layer, or choose the logits with output= if the model returns them."
-        )
