@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,6 @@ from medcam.views.overlay import overlay
 from medcam.views.report import ReportCase, write_report
 
 Scores = Sequence[Mapping[str, Any]]
-_SHORT = {"mask": "mask", "segmentation": "seg"}
-"""What a file is called by its role."""
-
 Mask = str | os.PathLike[str] | NDArray[Any] | None
 
 
@@ -105,13 +102,12 @@ def save_case(
     ]
     roles: dict[str, Any] = {"map": paths, **({"overlay": seen} if seen else {})}
     further = dict(more(prefix)) if more is not None else {}
-    regions = {"mask": (mask, case.mask), "segmentation": (segmentation, case.segmentation)}
-    named = {role: given for role, (given, _) in regions.items() if _is_path(given)}
-    held = {role: labels for role, (_, labels) in regions.items() if labels is not None}
-    kept = _kept(
-        prefix, case, image, ending,
-        {role: labels for role, labels in held.items() if role not in {**named, **further}},
-    )  # fmt: skip
+    named = {
+        role: given
+        for role, given in (("mask", mask), ("segmentation", segmentation))
+        if isinstance(given, str | os.PathLike)
+    }
+    kept = _kept(prefix, case, image, ending, there={*named, *further})
     about = record_of(
         model, kind=kind, inputs=list(inputs), maps=maps, folder=prefix.parent,
         files={**roles, **further, **_named(image), **named, **kept}, affine=image.affine,
@@ -168,9 +164,10 @@ def _kept(
     case: ReportCase,
     image: Image,
     ending: str,
-    regions: Mapping[str, NDArray[Any]],
+    *,
+    there: Collection[str],
 ) -> dict[str, Path]:
-    """Files of the image and regions where there are none, so that a report can be made again."""
+    """Files of the image and regions that are not there, so that a report can be made again."""
     kept: dict[str, Path] = {}
     if not image.paths:
         values = np.nan_to_num(displayed(image).astype(np.float32), posinf=0.0, neginf=0.0)
@@ -179,14 +176,14 @@ def _kept(
             kept["image"] = save_map(after(prefix, "_image.tif"), pages.array[0], pages)
         else:
             kept["image"] = _write(after(prefix, f"_image{ending}"), values, image)
-    for role, labels in regions.items():
-        path = after(prefix, f"_{_SHORT[role]}{ending}")
-        kept[role] = _write(path, labels.astype(np.float32), image)
+    for role, short, labels in (
+        ("mask", "mask", case.mask),
+        ("segmentation", "seg", case.segmentation),
+    ):
+        if labels is not None and role not in there:
+            path = after(prefix, f"_{short}{ending}")
+            kept[role] = _write(path, labels.astype(np.float32), image)
     return kept
-
-
-def _is_path(given: object) -> bool:
-    return isinstance(given, str | os.PathLike)
 
 
 def _named(image: Image) -> dict[str, Any]:
