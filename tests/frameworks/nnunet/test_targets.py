@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -59,6 +61,7 @@ def test_component_is_the_largest(toy):
     logits[1, 1:3, 1:3, 1:3] = logits[1, 5:8, 5:8, 5:8] = 1
     found = aim(prepared, logits, "PZ", "component").inside
     assert found.sum() == 27
+    assert (aim(prepared, logits, "PZ", Path("component")).inside == found).all()
     assert found[5:8, 5:8, 5:8].all()
 
 

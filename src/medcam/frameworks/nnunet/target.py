@@ -111,7 +111,7 @@ def aim(prepared: Prepared, logits: torch.Tensor, label: str, part: Part) -> Aim
         return found
     channel = prepared.model.channel_of(label)
     predicted = _predicted(prepared, logits, label, channel)
-    if part == "component":
+    if _read(part)[0] == "component":
         return Aim(
             label, channel, _largest(predicted), f"the largest predicted component of {label}"
         )
