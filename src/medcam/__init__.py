@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medcam import methods, targets
+from medcam import errors, methods, targets
 from medcam.attention import AttentionMap, Explanation
 from medcam.explain import explain
+from medcam.volume import explain_volume
 from medcam.inject import inject
 from medcam.injected import eject
 from medcam.layers import get_layers
-from medcam.volume import explain_volume
 
 if TYPE_CHECKING:
     from medcam.evaluation import compute_score
@@ -29,6 +29,7 @@ __all__ = [
     "Explanation",
     "compute_score",
     "eject",
+    "errors",
     "explain",
     "explain_volume",
     "get_layers",

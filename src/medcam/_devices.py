@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 
 
 def usable_device(

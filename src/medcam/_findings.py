@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool
 from torch import Tensor
 
-from medcam._errors import MedcamError, warn
+from medcam.errors import MedcamError, warn
 
 
 @dataclass(eq=False)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from medcam._errors import InputError
 from medcam._findings import Findings
+from medcam.errors import InputError
 
 MapKey = str | None | tuple[str, str | None]
 """A layer name; ``(method, layer)`` when several methods were asked for. The layer is None for

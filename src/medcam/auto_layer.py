@@ -35,9 +35,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcam._errors import NoMapError
 from medcam._graph import depends_on
 from medcam.capture import Activation, Recorder, as_map, copy_to_go_on
+from medcam.errors import NoMapError
 from medcam.layouts import Layout
 from medcam.outputs import tensors
 

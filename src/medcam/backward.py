@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from medcam._errors import NoMapError
 from medcam._graph import leaves
+from medcam.errors import NoMapError
 from medcam.lean import autocast_dtype
 
 

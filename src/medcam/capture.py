@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medcam import layouts
-from medcam._errors import NoMapError
 from medcam._graph import depends_on
 from medcam.attention import plain
+from medcam.errors import NoMapError
 from medcam.layouts import Layout
 from medcam.outputs import describe, map_tensors
 

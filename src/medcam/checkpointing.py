@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.utils import checkpoint as torch_checkpoint
 
-from medcam._errors import warn
+from medcam.errors import warn
 from medcam.outputs import tensors
 from medcam.rehearsal import Kept, rehearse, size, together
 

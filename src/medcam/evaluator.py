@@ -6,14 +6,9 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcam._errors import warn
+from medcam.errors import warn
 from medcam.evaluation.metrics import METRICS, Metric
-from medcam.evaluation.score import (
-    MetricFunction,
-    check_metric,
-    check_options,
-    score_and_chance,
-)
+from medcam.evaluation.score import MetricFunction, check_metric, check_options, score_and_chance
 from medcam.evaluation.table import Row, about_table, mean_table, plain, score_table, select
 from medcam.evaluation.workbook import to_workbook
 from medcam.files.atomic import write_atomically

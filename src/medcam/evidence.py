@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from medcam import _state, guided
-from medcam._errors import NoMapError
 from medcam._findings import Findings
 from medcam.attention import plain
 from medcam.auto_layer import AutoRecorder
 from medcam.backward import can_pass, gradients, in_passing
 from medcam.capture import Activation, Recorder, as_map
+from medcam.errors import NoMapError
 from medcam.layers import LayerChoice, LayerLike
 from medcam.methods import Method
 from medcam.request import Request

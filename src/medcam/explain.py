@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from medcam import _state, checkpointing, guided, layers, lean, outputs, targets
-from medcam._errors import InputError, InputTypeError, NoMapError, warn
 from medcam._findings import Findings
 from medcam.attention import (
     AttentionMap,
@@ -28,6 +27,7 @@ from medcam.attention import (
     resize,
 )
 from medcam.auto_layer import AutoRecorder
+from medcam.errors import InputError, InputTypeError, NoMapError, warn
 from medcam.evidence import Evidence, gather, recorder_for
 from medcam.inputs import main_input, with_leaf
 from medcam.layers import LayerLike

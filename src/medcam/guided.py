@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from medcam import lean
-from medcam._errors import NoMapError, warn
 from medcam._graph import nodes
+from medcam.errors import NoMapError, warn
 
 _RECTIFIERS = frozenset(
     {

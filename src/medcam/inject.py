@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medcam._errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError
 from medcam.injected import rebuild
 from medcam.layers import LayerLike, find, get_layers, unwrap
 from medcam.methods import MethodLike

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from medcam._errors import InputError, InputTypeError
 from medcam.attention import Explanation
+from medcam.errors import InputError, InputTypeError
 from medcam.layers import get_layers
 from medcam.session import Session
 

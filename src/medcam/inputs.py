@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 
 
 def first_image(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import nn
 
-from medcam._errors import InputError, InputTypeError, unknown_name
+from medcam.errors import InputError, InputTypeError, unknown_name
 
 LayerLike = str | Iterable[str] | None
 

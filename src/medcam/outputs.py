@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medcam._errors import InputError, InputTypeError, warn
+from medcam.errors import InputError, InputTypeError, warn
 
 Selector = None | int | str | Callable[[Any], Any]
 """Which part of an output: automatically, by index, by key or attribute, or by a callable."""

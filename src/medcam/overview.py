@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from medcam import layers, layouts
-from medcam._errors import NoMapError
+from medcam.errors import NoMapError
 from medcam.explain import explain
 from medcam.inputs import main_input
 from medcam.outputs import describe

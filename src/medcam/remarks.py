@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcam._errors import MedcamError, warn
 from medcam._findings import Findings
+from medcam.errors import MedcamError, warn
 
 _ENDS = {
     "SoftmaxBackward0": "a softmax",

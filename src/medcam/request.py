@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medcam import methods, targets
-from medcam._errors import InputError, InputTypeError
 from medcam.attention import ShapeRequest, requested_shape
+from medcam.errors import InputError, InputTypeError
 from medcam.layers import LayerLike
 from medcam.methods import Method, MethodLike
 from medcam.outputs import Selector

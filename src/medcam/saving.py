@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medcam._errors import InputError
 from medcam.attention import AttentionMap
+from medcam.errors import InputError
 from medcam.files.arrays import to_map
 from medcam.files.nifti import save_nifti
 from medcam.files.png import save_png

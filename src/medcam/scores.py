@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from medcam._errors import MaskError, TargetError
 from medcam._findings import Findings
 from medcam.attention import ResolvedTarget
+from medcam.errors import MaskError, TargetError
 
 
 @dataclass(frozen=True, eq=False)

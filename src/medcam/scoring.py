@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcam._errors import MaskError
 from medcam.attention import AttentionMap, MapKey, plain
+from medcam.errors import MaskError
 from medcam.evaluator import Evaluator
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from medcam import _state
-from medcam._errors import InputError, InputTypeError, warn
 from medcam._findings import Findings
 from medcam.attention import AttentionMap, Explanation, MapKey
+from medcam.errors import InputError, InputTypeError, warn
 from medcam.explain import run
 from medcam.inputs import first_image
 from medcam.request import Request

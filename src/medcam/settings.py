@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.request import Request
 
 

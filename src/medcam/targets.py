@@ -26,9 +26,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from medcam import scores
-from medcam._errors import InputTypeError, TargetError
 from medcam._findings import Findings
 from medcam.attention import ResolvedTarget
+from medcam.errors import InputTypeError, TargetError
 from medcam.scores import Scores
 
 __all__ = [

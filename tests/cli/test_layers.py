@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medcam._errors import InputError
 from medcam.cli.model import load_model
 from medcam.cli.numbers import extents, joined
+from medcam.errors import InputError
 
 MEDCAM = str(Path(sys.executable).with_name("medcam"))
 SHAPE = ["--shape", "1", "1", "12", "12"]
@@ -108,7 +108,7 @@ def test_an_error_is_one_line_and_the_code_2(medcam_command, args, message):
 
 def test_a_failure_that_is_not_about_what_was_given_has_the_code_1(medcam_command, monkeypatch):
     import medcam.overview as module
-    from medcam._errors import SaveError
+    from medcam.errors import SaveError
 
     def full(*_):
         raise SaveError("no space")

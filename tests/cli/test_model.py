@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from medcam._errors import InputError, InputTypeError, MedcamError, UnknownNameError
 from medcam.cli.model import keyword_arguments, load_model
+from medcam.errors import InputError, InputTypeError, MedcamError, UnknownNameError
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import medcam
-from medcam._errors import InputError, NoMapError
+from medcam.errors import InputError, NoMapError
 from medcam.overview import overview
 from support.nets import Classifier, UNet, image
 
@@ -103,7 +103,7 @@ def test_what_counts_is_the_output_that_is_explained():
 def test_a_softmax_hides_no_layer():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
                         nn.Linear(4, 3), nn.Softmax(1))  # fmt: skip
-    with pytest.warns(medcam._errors.MedcamWarning, match="softmax"):
+    with pytest.warns(medcam.errors.MedcamWarning, match="softmax"):
         found = overview(net, image(batch=1))
     assert found.rows[0].mappable
     assert found.automatic == "0"

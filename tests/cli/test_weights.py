@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from medcam._errors import InputError
 from medcam.cli.weights import load_weights
+from medcam.errors import InputError
 from support.nets import Classifier
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import medcam
-from medcam._errors import InputError
 from medcam.attention import AttentionMap, ResolvedTarget, requested_shape, resize
+from medcam.errors import InputError
 from support.nets import Classifier, image
 
 TARGET = ResolvedTarget("class 1", "classification")

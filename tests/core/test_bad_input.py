@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import medcam
-from medcam._errors import (
+from medcam.errors import (
     InputError,
     InputTypeError,
     MedcamError,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import medcam
-from medcam._errors import MedcamWarning
+from medcam.errors import MedcamWarning
 from medcam.methods._means import means
 from medcam.methods.grad_cam import grad_cam
 from medcam.remarks import warn_of_cancelling

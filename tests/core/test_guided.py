@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import medcam
 from medcam import guided
-from medcam._errors import MedcamWarning, NoMapError
+from medcam.errors import MedcamWarning, NoMapError
 from support.nets import conv, image
 
 NEGATIVE = 0.3  # the slope of the leaky ones

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import medcam
-from medcam._errors import InputError, InputTypeError, NoMapError, UnknownNameError
+from medcam.errors import InputError, InputTypeError, NoMapError, UnknownNameError
 from medcam.layers import find, get_layers, unwrap
 from support.nets import Classifier, UNet, image
 

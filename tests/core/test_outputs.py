@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 import medcam
-from medcam._errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError
 from medcam.outputs import map_tensors, select, tensors
 from support.nets import Classifier, UNet, image
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import medcam
-from medcam._errors import InputTypeError, MaskError, MedcamWarning, TargetError
 from medcam._findings import Findings
+from medcam.errors import InputTypeError, MaskError, MedcamWarning, TargetError
 from medcam.targets import best, class_score, classes, region, resolve, voxel, where
 from support.nets import Classifier, UNet, image
 

@@ -43,7 +43,7 @@ def net(request) -> nn.Module:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("target", [class_score(1), None])
-@pytest.mark.filterwarnings("ignore::medcam._errors.MedcamWarning")
+@pytest.mark.filterwarnings("ignore::medcam.errors.MedcamWarning")
 def test_no_operation_is_repeated_for_each_sample(net, method, target):
     ask = {"method": method, "target": target}
     one, seven = (counted(net, image(batch=batch), **ask) for batch in (2, 9))

@@ -17,8 +17,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 import medcam
 from medcam import checkpointing
-from medcam._errors import InputError, MedcamWarning
 from medcam._graph import nodes
+from medcam.errors import InputError, MedcamWarning
 from medcam.lean import LeanBackward
 from medcam.targets import class_score
 from support.nets import image

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import medcam
-from medcam._errors import NoMapError
 from medcam.backward import in_passing
 from medcam.capture import Activation, Recorder, copy_to_go_on
+from medcam.errors import NoMapError
 from medcam.methods import Method
 from medcam.methods.grad_cam import grad_cam
 from medcam.targets import class_score

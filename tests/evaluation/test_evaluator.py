@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medcam._errors import InputError, MaskError, UnknownNameError
+from medcam.errors import InputError, MaskError, UnknownNameError
 from medcam.evaluation import compute_score
 from medcam.evaluation.table import Row, mean_table
 from medcam.evaluator import Evaluator

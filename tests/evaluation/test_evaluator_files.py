@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import medcam
-from medcam._errors import MedcamWarning, SaveError, UnknownNameError
+from medcam.errors import MedcamWarning, SaveError, UnknownNameError
 from medcam.evaluator import Evaluator
 from support.scored import MAP, MASK, filled
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.evaluation import METRICS
 from medcam.evaluation.metrics import Options
 from medcam.evaluation.ranking import top_k

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
 
-from medcam._errors import MedcamWarning
+from medcam.errors import MedcamWarning
 from medcam.evaluation import METRICS, compute_score
 from medcam.evaluation.score import check_options, score_and_chance
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcam._errors import InputTypeError
+from medcam.errors import InputTypeError
 from medcam.evaluation import compute_score
 from medcam.evaluation.ranking import top_k
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcam._errors import InputError, InputTypeError, MaskError, UnknownNameError
+from medcam.errors import InputError, InputTypeError, MaskError, UnknownNameError
 from medcam.evaluation import compute_score
 from medcam.evaluation.score import check_metric, check_options
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_otsu
 
-from medcam._errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError
 from medcam.evaluation.thresholds import attended, check_threshold, cut, normalize
 
 from ._replica import otsu

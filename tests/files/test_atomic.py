@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medcam._errors import InputError, SaveError
+from medcam.errors import InputError, SaveError
 from medcam.files import write_atomically
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

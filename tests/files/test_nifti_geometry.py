@@ -11,7 +11,7 @@ import pytest
 import SimpleITK
 import torch
 
-from medcam._errors import InputError, MedcamWarning
+from medcam.errors import InputError, MedcamWarning
 from medcam.files import save_nifti
 
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medcam._errors import InputError, InputTypeError, SaveError
+from medcam.errors import InputError, InputTypeError, SaveError
 from medcam.files import save_nifti
 
 AFFINE = np.array([[0, -2.0, 0, 5], [0.5, 0, 0, -7], [0, 0, 3, 9], [0, 0, 0, 1]])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from skimage import io
 
-from medcam._errors import InputError, SaveError
+from medcam.errors import InputError, SaveError
 from medcam.files import save_png
 
 RNG = np.random.default_rng(0)

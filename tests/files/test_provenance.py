@@ -18,15 +18,8 @@ import torch
 from torch import nn
 
 import medcam
-from medcam._errors import InputError, InputTypeError, SaveError
-from medcam.files import (
-    Image,
-    provenance,
-    read_image,
-    read_sidecar,
-    stack_images,
-    write_sidecar,
-)
+from medcam.errors import InputError, InputTypeError, SaveError
+from medcam.files import Image, provenance, read_image, read_sidecar, stack_images, write_sidecar
 from medcam.files.digests import sha256_of_array, sha256_of_model
 from support.nets import Classifier
 

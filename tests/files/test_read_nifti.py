@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcam._errors import InputError, MedcamError, MedcamWarning
+from medcam.errors import InputError, MedcamError, MedcamWarning
 from medcam.files import read_image
 
 from .images import AFFINES, assert_agrees, numbers, turned, write_nifti

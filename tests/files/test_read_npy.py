@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.files import read_image
 
 RNG = np.random.default_rng(0)

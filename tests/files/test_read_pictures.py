@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from medcam._errors import InputError, MedcamWarning
+from medcam.errors import InputError, MedcamWarning
 from medcam.files import read_image
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from medcam._errors import InputError, InputTypeError, MedcamWarning, SaveError
+from medcam.errors import InputError, InputTypeError, MedcamWarning, SaveError
 from medcam.files import Image, read_image, save_map
 from medcam.files.nifti import regrid, voxel_sizes
 

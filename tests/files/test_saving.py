@@ -10,7 +10,7 @@ import torch
 from matplotlib import colormaps
 from skimage import io
 
-from medcam._errors import InputError, MedcamWarning, SaveError
+from medcam.errors import InputError, MedcamWarning, SaveError
 from medcam.saving import save
 
 RNG = np.random.default_rng(0)

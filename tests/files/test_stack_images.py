@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image as Pillow
 
-from medcam._errors import InputError, MedcamWarning
+from medcam.errors import InputError, MedcamWarning
 from medcam.files import read_image, save_map, stack_images
 
 from .images import itk_image, numbers, write_nifti

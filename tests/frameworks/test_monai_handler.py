@@ -15,7 +15,7 @@ from monai.transforms import AsDiscreted, Compose, Invertd, SaveImaged
 from torch import nn
 
 import medcam
-from medcam._errors import InputError
+from medcam.errors import InputError
 
 from .monai_cases import SHAPE, Finder, centre_mm, inside, oblique, spot_mm, write_volume
 from .test_monai_transforms import preprocessing

@@ -21,7 +21,7 @@ from monai.inferers import (
 from torch import nn
 
 import medcam
-from medcam._errors import InputError, InputTypeError, MedcamWarning
+from medcam.errors import InputError, InputTypeError, MedcamWarning
 from support.nets import Classifier
 from support.stitched import net
 

@@ -24,7 +24,7 @@ from monai.transforms import (
 )
 
 import medcam
-from medcam._errors import InputError, InputTypeError, UnknownNameError
+from medcam.errors import InputError, InputTypeError, UnknownNameError
 from support.nets import Classifier, image
 from support.stitched import net
 

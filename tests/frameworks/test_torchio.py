@@ -10,7 +10,7 @@ import torchio as tio
 from torch import nn
 
 import medcam
-from medcam._errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError
 from medcam.frameworks.torchio import sampler_windows
 from support.stitched import evidence, net
 

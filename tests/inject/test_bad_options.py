@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import medcam
-from medcam._errors import InputError, InputTypeError, MaskError, SaveError, UnknownNameError
+from medcam.errors import InputError, InputTypeError, MaskError, SaveError, UnknownNameError
 from support.nets import Classifier, UNet, image
 
 WHOLE = medcam.targets.class_score(0)

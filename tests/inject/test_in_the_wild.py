@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import medcam
 from medcam import targets
-from medcam._errors import InputError, MaskError, MedcamWarning, NoMapError
+from medcam.errors import InputError, MaskError, MedcamWarning, NoMapError
 from support.nets import Classifier, UNet, image
 
 
@@ -173,7 +173,7 @@ def test_float16_autocast_loses_no_gradient(method):
         targets.region(torch.eye(12), 1), targets.where(torch.isfinite), 1, [0, 1], "all",
     ],
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore:.*predicted:medcam._errors.MedcamWarning")
+@pytest.mark.filterwarnings("ignore:.*predicted:medcam.errors.MedcamWarning")
 def test_a_model_with_any_target_can_be_saved(target):
     model = medcam.inject(UNet().eval(), label=target, layer="bottleneck", normalize=False)
     stream, x = io.BytesIO(), image()

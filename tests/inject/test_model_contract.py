@@ -56,7 +56,7 @@ def same(a: object, b: object) -> bool:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("build", NETS)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.filterwarnings("ignore:.*foreground:medcam._errors.MedcamWarning")
+@pytest.mark.filterwarnings("ignore:.*foreground:medcam.errors.MedcamWarning")
 def test_a_call_changes_nothing_but_makes_a_map(backend, build, dims, grad):
     net, x = build(dims).eval(), image(dims)
     for index, parameter in enumerate(net.parameters()):
@@ -97,7 +97,7 @@ def test_an_exception_in_mid_forward_leaves_nothing_behind(backend, layer):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.filterwarnings("ignore:.*foreground:medcam._errors.MedcamWarning")
+@pytest.mark.filterwarnings("ignore:.*foreground:medcam.errors.MedcamWarning")
 def test_training_gives_the_same_gradients_as_without_medcam(backend):
     net, x = UNet(inplace=True), image().requires_grad_()
     net(x).square().sum().backward()
@@ -114,7 +114,7 @@ def test_training_gives_the_same_gradients_as_without_medcam(backend):
 
 
 @pytest.mark.parametrize("layer", ["auto", "down", "bottleneck", "full"])
-@pytest.mark.filterwarnings("ignore:.*foreground:medcam._errors.MedcamWarning")
+@pytest.mark.filterwarnings("ignore:.*foreground:medcam.errors.MedcamWarning")
 def test_every_grad_mode_gives_the_same_map(layer):
     net, x = UNet(inplace=True).eval(), image()
     model = medcam.inject(net, layer=layer, normalize=False)

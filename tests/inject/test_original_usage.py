@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medcam import medcam
-from medcam._errors import InputTypeError
+from medcam.errors import InputTypeError
 from support.nets import Classifier, UNet, image
 
 METHODS = ["gbp", "gcam", "ggcam", "gcampp"]
@@ -87,7 +87,7 @@ def test_a_score_is_that_of_the_map_against_the_mask(tmp_path):
         assert score == pytest.approx(float(by_hand), rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:The map is saved without:medcam._errors.MedcamWarning")
+@pytest.mark.filterwarnings("ignore:The map is saved without:medcam.errors.MedcamWarning")
 def test_gandlf_injects_before_training_and_looks_afterwards(tmp_path):
     """The calls of mlcommons' GaNDLF, in its order."""
     model = medcam.inject(

@@ -271,7 +271,7 @@ def test_where_it_fails_the_call_is_repeated_and_said_so(monkeypatch):
     expected = medcam.explain(net, x, layer="bottleneck", target=class_score(1))
     monkeypatch.setattr(lean, "_FOLDER", Path(__file__).parent)
     monkeypatch.setattr(lean.convolutions._Convolution, "backward", staticmethod(backward))
-    with pytest.warns(medcam._errors.MedcamWarning, match="repeated"):
+    with pytest.warns(medcam.errors.MedcamWarning, match="repeated"):
         found = medcam.explain(net, x, layer="bottleneck", target=class_score(1))
     assert torch.equal(found.map.values, expected.map.values)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import medcam
-from medcam._errors import InputError, MaskError, SaveError
+from medcam.errors import InputError, MaskError, SaveError
 from medcam.views.report import (
     ReportCase,
     ReportMap,

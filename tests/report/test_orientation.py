@@ -10,7 +10,7 @@ import pytest
 from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.views.report import ReportCase
 from medcam.views.report.grid import volume_grid
 

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import medcam
-from medcam._errors import InputError
 from medcam.cli import app
+from medcam.errors import InputError
 from medcam.files import provenance, read_image, save_map, save_nifti, save_png, write_sidecar
 from medcam.views.report.results import read_case
 

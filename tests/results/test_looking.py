@@ -17,7 +17,7 @@ import torch
 from PIL import Image as Pillow
 
 import medcam
-from medcam._errors import InputError
+from medcam.errors import InputError
 from support.nets import Classifier, UNet, balanced, image
 
 

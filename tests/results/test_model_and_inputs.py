@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import medcam
-from medcam._errors import MedcamWarning
+from medcam.errors import MedcamWarning
 from medcam.files.sidecar import read_sidecar
 from support.nets import Classifier, image
 

@@ -15,7 +15,7 @@ from monai.data.meta_tensor import MetaTensor
 from PIL import Image as Pillow
 
 import medcam
-from medcam._errors import InputError, InputTypeError, MaskError, MedcamWarning, SaveError
+from medcam.errors import InputError, InputTypeError, MaskError, MedcamWarning, SaveError
 from medcam.files import read_image, save_nifti, sidecar
 from medcam.results import as_prefix, save_explanation
 from medcam.views import overlay

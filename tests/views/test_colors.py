@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib import colormaps
 
-from medcam._errors import InputError, UnknownNameError
+from medcam.errors import InputError, UnknownNameError
 from medcam.views import colorize, display_range
 from medcam.views.colors import read_map, scale_map, to_bytes
 

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 import medcam
-from medcam._errors import InputError, MaskError, UnknownNameError
+from medcam.errors import InputError, MaskError, UnknownNameError
 from medcam.files import save_nifti
 from support.nets import Classifier, UNet, image
 

@@ -11,7 +11,7 @@ import torch
 from matplotlib import colormaps
 from skimage.transform import resize
 
-from medcam._errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError
 from medcam.views import display_range, grey_picture, overlay
 
 RNG = np.random.default_rng(0)

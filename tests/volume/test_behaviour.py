@@ -12,7 +12,7 @@ from torch import nn
 
 import medcam
 from medcam import targets
-from medcam._errors import InputError, InputTypeError, MedcamWarning
+from medcam.errors import InputError, InputTypeError, MedcamWarning
 from medcam.targets import class_score
 from support.nets import Classifier
 from support.stitched import net

@@ -260,5 +260,5 @@ def test_slices_are_mirrored_along_axes_of_the_volume():
     turned = medcam.explain_volume(model, x.flip(4), -1, **options)
     close(found.output, (plain.output + turned.output.flip(4)) / 2)
     close(found.map.channels, (plain.map.channels + turned.map.channels.flip(5)) / 2)
-    with pytest.raises(medcam._errors.InputError, match="cannot be mirrored along slice_axis=1"):
+    with pytest.raises(medcam.errors.InputError, match="cannot be mirrored along slice_axis=1"):
         medcam.explain_volume(model, x, -1, mirror_axes=(1,), **options)

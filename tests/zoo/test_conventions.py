@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import medcam
-from medcam._errors import MedcamWarning
+from medcam.errors import MedcamWarning
 from support.nets import Classifier, UNet, image
 
 from . import networks as nets

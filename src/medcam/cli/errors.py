@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from medcam._errors import InputError, InputTypeError, MedcamError, MedcamWarning
+from medcam.errors import InputError, InputTypeError, MedcamError, MedcamWarning
 
 _OPTIONS = {
     "as_channels=True": "--channels",

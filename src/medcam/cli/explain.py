@@ -217,7 +217,7 @@ def _explain(
     options: dict[str, Any],
     progress: bool,
 ) -> Explanation:
-    from medcam._errors import InputError, MedcamError, MedcamWarning
+    from medcam.errors import InputError, MedcamError, MedcamWarning
     from medcam.explain import explain as at_once
     from medcam.volume import explain_volume
 

@@ -25,7 +25,7 @@ def prepared(image: Image, scale: str, prepare: str | None) -> NDArray[Any]:
     """What the model sees, ``[channels, *space]``, float32."""
     import numpy as np
 
-    from medcam._errors import InputError
+    from medcam.errors import InputError
 
     values: NDArray[Any] = image.array.astype(np.float32)
     axes = tuple(range(1, values.ndim))
@@ -53,8 +53,8 @@ def prepared(image: Image, scale: str, prepare: str | None) -> NDArray[Any]:
 def _by_own_function(spec: str, values: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
-    from medcam._errors import InputError
     from medcam.cli.model import find_object
+    from medcam.errors import InputError
     from medcam.files.arrays import to_array
 
     function = find_object(spec, "--prepare")
@@ -68,7 +68,7 @@ def _by_own_function(spec: str, values: NDArray[Any]) -> NDArray[Any]:
 def target_of(text: str, image: Image) -> TargetLike:
     """The target that an option describes."""
     from medcam import targets
-    from medcam._errors import TargetError
+    from medcam.errors import TargetError
 
     words = text.split()
     whole = [word for word in words[-1:] if word.lstrip("-").isdigit()]
@@ -98,7 +98,7 @@ def truth_of(path: Path, image: Image) -> NDArray[Any]:
     """A 0/1 image on the grid of another."""
     import numpy as np
 
-    from medcam._errors import MaskError
+    from medcam.errors import MaskError
     from medcam.files import read_image
     from medcam.files.grids import furthest_apart
 

@@ -53,7 +53,7 @@ def layers(
 def _look(model: nn.Module, shape: tuple[int, ...] | None) -> Overview:
     import torch
 
-    from medcam._errors import InputError, MedcamError
+    from medcam.errors import InputError, MedcamError
     from medcam.overview import overview
 
     if shape is None:

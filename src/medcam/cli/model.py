@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medcam._errors import InputError, InputTypeError, unknown_name
+from medcam.errors import InputError, InputTypeError, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn

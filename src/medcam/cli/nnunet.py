@@ -188,7 +188,7 @@ def info(
 def _check(trained: TrainedModel, method: list[str] | None, layer: list[str] | None) -> None:
     """An error for methods and layers that do not exist, before the first case."""
     from medcam import layers, methods
-    from medcam._errors import InputError
+    from medcam.errors import InputError
 
     for name in method or []:
         methods.get(name)
@@ -218,7 +218,7 @@ def _row(
     """One case: its results, or its error."""
     import time
 
-    from medcam._errors import MedcamError
+    from medcam.errors import MedcamError
     from medcam.files import safe_name
     from medcam.frameworks import nnunet as framework
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 
 _SEVERAL = frozenset({"--shape", "--roi"})
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")

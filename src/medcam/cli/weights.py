@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from medcam._errors import InputError, MissingPackageError
+from medcam.errors import InputError, MissingPackageError
 from medcam.layers import unwrap
 
 _NESTED = ("state_dict", "model_state_dict", "network_weights", "model")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch.nn.functional import interpolate
 
-from medcam._errors import InputError, InputTypeError, MaskError, warn
+from medcam.errors import InputError, InputTypeError, MaskError, warn
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # torch's names of one and the same thing
 _ROUNDING = 4  # steps: more than linear resizing of a constant makes (3 at most)

@@ -13,7 +13,7 @@ from math import nan
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.evaluation.chance import near
 
 

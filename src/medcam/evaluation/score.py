@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medcam._errors import InputError, InputTypeError, unknown_name
+from medcam.errors import InputError, InputTypeError, unknown_name
 from medcam.evaluation.inputs import read_map, read_mask, resize, same_rank
 from medcam.evaluation.metrics import METRICS, Options
 from medcam.evaluation.thresholds import check_threshold

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from medcam._errors import unknown_name
+from medcam.errors import unknown_name
 from medcam.evaluation.metrics import Options
 
 if TYPE_CHECKING:

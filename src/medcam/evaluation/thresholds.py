@@ -7,7 +7,7 @@ from numbers import Real
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medcam._errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError
 
 OTSU_BINS = 256
 _ALLOWED = "Give 'otsu' or a number from 0 to 1."

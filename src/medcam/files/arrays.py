@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError
 
 
 def to_array(value: object, what: str) -> NDArray[Any]:

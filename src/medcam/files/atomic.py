@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from medcam._errors import SaveError
+from medcam.errors import SaveError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. \-]*[A-Za-z0-9_\-])?")
 # Names that Windows keeps for devices.

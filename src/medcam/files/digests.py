@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.files.arrays import to_array
 from medcam.layers import unwrap
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medcam._errors import SaveError
+from medcam.errors import SaveError
 
 
 def make_folder(path: Path) -> Path:

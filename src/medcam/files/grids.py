@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.files.arrays import to_array
 
 Affine = NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, warn
+from medcam.errors import InputError, warn
 from medcam.files.grids import Affine
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medcam._errors import InputError, unknown_name
+from medcam.errors import InputError, unknown_name
 from medcam.files import itk, pictures
 from medcam.files.grids import furthest_apart
 from medcam.files.image import Image, real_numbers

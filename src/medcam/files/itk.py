@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam import _optional
-from medcam._errors import InputError, SaveError, warn
+from medcam.errors import InputError, SaveError, require, warn
 from medcam.files.atomic import write_atomically
 from medcam.files.grids import LPS, Affine, as_affine, is_sheared, spacing_of
 from medcam.files.image import Image, one_volume
@@ -57,7 +56,7 @@ def read_itk(path: Path, *, volume: int | None, as_channels: bool | None) -> Ima
         InputError: Not such a file, damaged, complex, or of more axes than can be told apart.
         MissingPackageError: SimpleITK is not installed.
     """
-    sitk = _optional.require("SimpleITK", extra="itk")
+    sitk = require("SimpleITK", extra="itk")
     try:
         image = sitk.ReadImage(str(path), imageIO=FORMATS[path.suffix.lower()])
         values = sitk.GetArrayFromImage(image)
@@ -94,7 +93,7 @@ def save_itk(path: Path, values: NDArray[np.float32], grid: ItkGrid) -> Path:
         SaveError: The file could not be written.
         MissingPackageError: SimpleITK is not installed.
     """
-    sitk = _optional.require("SimpleITK", extra="itk")
+    sitk = require("SimpleITK", extra="itk")
     image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
     image.SetOrigin(grid.origin)
     image.SetSpacing(grid.spacing)

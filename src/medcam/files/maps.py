@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, unknown_name
+from medcam.errors import InputError, unknown_name
 from medcam.files.arrays import to_map
 from medcam.files.grids import as_affine
 from medcam.files.image import Image

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcam._errors import InputError, InputTypeError, warn
+from medcam.errors import InputError, InputTypeError, warn
 from medcam.files.arrays import robust_max, to_map
 from medcam.files.atomic import write_atomically
 from medcam.files.grids import Affine, as_affine, is_sheared, spacing_of

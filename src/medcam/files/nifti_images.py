@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, warn
+from medcam.errors import InputError, warn
 from medcam.files.grids import as_affine, spacing_of
 from medcam.files.image import Image, one_volume
 from medcam.files.nifti import millimetres

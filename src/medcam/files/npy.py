@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.files.atomic import write_atomically
 from medcam.files.image import Image, one_volume
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.files.atomic import write_atomically
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from medcam._errors import InputError, InputTypeError
 from medcam.attention import AttentionMap, Explanation
+from medcam.errors import InputError, InputTypeError
 from medcam.files.digests import sha256_of_array, sha256_of_file, sha256_of_model
 from medcam.files.grids import as_affine
 from medcam.files.image import Image

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from medcam._errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError
 from medcam.files.atomic import write_atomically
 
 SCHEMA = "medcam.provenance/1"

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medcam import layers
-from medcam._errors import InputError, InputTypeError
-from medcam._optional import require
 from medcam.attention import AttentionMap, Explanation
+from medcam.errors import InputError, InputTypeError, require
 from medcam.layers import LayerLike
 from medcam.methods import MethodLike
 from medcam.outputs import Selector

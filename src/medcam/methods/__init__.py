@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from medcam._errors import InputError, InputTypeError, unknown_name
+from medcam.errors import InputError, InputTypeError, unknown_name
 from medcam.methods.eigen_cam import eigen_cam
 from medcam.methods.grad_cam import grad_cam, grad_cam_weights
 from medcam.methods.grad_cam_pp import grad_cam_pp

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 
 _POOL: dict[tuple[str, int], Callable[..., Tensor]] = {
     ("mean", 2): F.avg_pool2d,

@@ -16,8 +16,8 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import nn
 
-from medcam._errors import InputError, warn
 from medcam.attention import Explanation
+from medcam.errors import InputError, warn
 from medcam.files import Image
 from medcam.results.case import Mask, Scores, ending_of, record_of, save_case, told
 from medcam.results.names import after, as_prefix

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from medcam._errors import SaveError, warn
 from medcam.attention import AttentionMap
+from medcam.errors import SaveError, warn
 from medcam.files import (
     Image,
     provenance,

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medcam._errors import InputError
 from medcam.attention import AttentionMap
+from medcam.errors import InputError
 from medcam.files import safe_name
 
 _ESCAPED = re.compile(r"[\w. \-]+~[0-9a-f]{12}")  # what safe_name makes, which stays as it is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, unknown_name
+from medcam.errors import InputError, unknown_name
 from medcam.files.arrays import robust_max, to_array, to_map
 
 POSITIVE = "inferno"  # black, red, yellow: more light is more attention

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, InputTypeError, MaskError
+from medcam.errors import InputError, InputTypeError, MaskError
 from medcam.files.arrays import to_array
 from medcam.files.grids import Affine, as_affine
 from medcam.files.image import Image

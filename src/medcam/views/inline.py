@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcam._errors import MedcamError
 from medcam.attention import Explanation
+from medcam.errors import MedcamError
 from medcam.views.montage import case_of, draw_case
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcam._errors import InputError, unknown_name
 from medcam.attention import Explanation
+from medcam.errors import InputError, unknown_name
 from medcam.files.image import Image
 from medcam.methods import MethodLike
 from medcam.views.images import displayed, image_of, labels_of, mask_of

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.files.arrays import to_array
 from medcam.views.colors import colorize, display_range, read_map, scale_map, to_bytes
 

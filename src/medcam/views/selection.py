@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from medcam import methods
-from medcam._errors import InputError, InputTypeError, unknown_name
 from medcam.attention import AttentionMap, Explanation, MapKey, ResolvedTarget, resize
+from medcam.errors import InputError, InputTypeError, unknown_name
 from medcam.files.arrays import to_map
 from medcam.views.report.maps import report_maps
 from medcam.views.report.values import ReportMap

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, unknown_name
+from medcam.errors import InputError, unknown_name
 from medcam.views.report.grid import Grid, Plane
 
 PlaneName = Literal["auto", "axial", "coronal", "sagittal", "all"]

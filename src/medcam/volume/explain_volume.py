@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from medcam import _state, layers
 from medcam._devices import usable_device
-from medcam._errors import InputError, NoMapError, warn
 from medcam._findings import Findings
 from medcam.attention import AttentionMap, Explanation, MapKey, ModelReference
+from medcam.errors import InputError, NoMapError, warn
 from medcam.inputs import main_input
 from medcam.layers import LayerLike
 from medcam.methods import METHODS, MethodLike

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medcam._errors import InputError
 from medcam.attention import MapKey
+from medcam.errors import InputError
 from medcam.layers import LayerLike
 from medcam.methods import Method
 from medcam.request import Request

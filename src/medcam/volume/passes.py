@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medcam import outputs
-from medcam._errors import InputError
 from medcam.attention import AttentionMap, MapKey
+from medcam.errors import InputError
 from medcam.explain import run
 from medcam.outputs import Selector
 from medcam.request import Request

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from medcam._errors import InputTypeError
+from medcam.errors import InputTypeError
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medcam import targets
-from medcam._errors import NoMapError
 from medcam._findings import Findings
 from medcam.attention import ResolvedTarget
+from medcam.errors import NoMapError
 from medcam.targets import TargetLike
 from medcam.volume.windows import Place, Windows
 

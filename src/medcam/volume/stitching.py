@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medcam._errors import InputError
 from medcam.attention import AttentionMap
+from medcam.errors import InputError
 from medcam.methods import METHODS, Method
 from medcam.volume.job import Job, Total, add, share
 from medcam.volume.passes import batches

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 
 Place = tuple[slice | int, ...]
 """A window's place on the padded grid: one slice per axis, an index where it is one slice thick."""

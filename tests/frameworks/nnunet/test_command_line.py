@@ -15,8 +15,8 @@ import torch
 from typer.testing import CliRunner
 
 import medcam
-from medcam._errors import InputError
 from medcam.cli import app
+from medcam.errors import InputError
 from medcam.frameworks.nnunet.result import CaseExplanation
 from support.nnunet_toy import make_image, oblique, write_case
 

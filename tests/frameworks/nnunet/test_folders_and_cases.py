@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import medcam
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.views.report.results import read_case
 from support.nnunet_toy import make_folder, make_image, oblique, write_case
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import medcam
-from medcam._errors import InputError, TargetError, UnknownNameError
+from medcam.errors import InputError, TargetError, UnknownNameError
 from medcam.frameworks.nnunet.cases import case_of
 from medcam.frameworks.nnunet.geometry import prepare
 from medcam.frameworks.nnunet.target import aim

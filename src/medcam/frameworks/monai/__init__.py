@@ -6,7 +6,7 @@ bring it back to the scanner's grid.
 
 from __future__ import annotations
 
-from medcam._optional import require
+from medcam.errors import require
 
 require("monai", extra="monai")
 

@@ -13,8 +13,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import decollate_batch
 from torch import Tensor, nn
 
-from medcam._errors import InputError
 from medcam._state import undisturbed
+from medcam.errors import InputError
 from medcam.files import save_nifti
 from medcam.frameworks.monai.files import MapNames, affine_of
 from medcam.frameworks.monai.inferer import AttentionInferer

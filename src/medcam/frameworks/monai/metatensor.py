@@ -8,8 +8,8 @@ from jaxtyping import Float
 from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
 
-from medcam._errors import InputError, InputTypeError
 from medcam.attention import AttentionMap, Explanation, plain
+from medcam.errors import InputError, InputTypeError
 
 
 def as_metatensor(

@@ -13,7 +13,7 @@ from monai.transforms.transform import MapTransform, Transform
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor, nn
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.frameworks.monai.inferer import AttentionInferer
 from medcam.frameworks.monai.metatensor import as_metatensor
 from medcam.layers import LayerLike

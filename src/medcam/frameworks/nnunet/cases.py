@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.frameworks.nnunet.folder import TrainedModel
 
 _CHANNEL = re.compile(r"_(\d{4})$")

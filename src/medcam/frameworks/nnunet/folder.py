@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medcam import _optional
 from medcam._devices import usable_device
-from medcam._errors import InputError, unknown_name
+from medcam.errors import InputError, require, unknown_name
 from medcam.layers import unwrap
 
 _log = logging.getLogger("medcam")
@@ -140,7 +139,7 @@ def load(
         MissingPackageError: nnunetv2 is not installed.
     """
     with quiet():
-        inference = _optional.require("nnunetv2.inference.predict_from_raw_data", extra="nnunet")
+        inference = require("nnunetv2.inference.predict_from_raw_data", extra="nnunet")
     folder = Path(model_folder)
     dataset, plans = _json(folder, "dataset.json"), _json(folder, "plans.json")
     chosen = _chosen_folds(folder, folds, checkpoint)

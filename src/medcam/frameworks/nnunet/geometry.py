@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam._errors import InputError
+from medcam.errors import InputError
 from medcam.files import Image, read_image, stack_images
 from medcam.frameworks.nnunet.cases import Case
 from medcam.frameworks.nnunet.folder import TrainedModel, quiet

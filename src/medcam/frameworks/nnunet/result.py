@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam._errors import InputError
 from medcam.attention import AttentionMap, Explanation
+from medcam.errors import InputError
 from medcam.files import write_atomically
 from medcam.frameworks.nnunet.folder import quiet
 from medcam.frameworks.nnunet.geometry import Prepared

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, InputTypeError
 from medcam.attention import AttentionMap
+from medcam.errors import InputError, InputTypeError
 from medcam.frameworks.nnunet.cases import Case, case_of
 from medcam.frameworks.nnunet.folder import Folds, TrainedModel, load, quiet
 from medcam.frameworks.nnunet.geometry import Prepared, prepare

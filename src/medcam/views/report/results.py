@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcam import methods
-from medcam._errors import InputError, MedcamError
+from medcam.errors import InputError, MedcamError
 from medcam.files import Image, read_image, read_sidecar
 from medcam.views.report.index import IndexEntry, index_entry, write_index
 from medcam.views.report.page import write_report

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam._errors import InputError, MaskError
+from medcam.errors import InputError, MaskError
 from medcam.files.arrays import robust_max, to_array, to_map
 from medcam.files.nifti import voxel_sizes
 

@@ -1,6 +1,7 @@
-"""Every error and warning of the package.
+"""Errors and warnings of medcam: what to catch, and what each stands for.
 
-Each says what was given, what is allowed and what to do. One ``except MedcamError`` catches all::
+Each message says what was given, what is allowed and what to do. One ``except MedcamError`` catches
+every error::
 
     MedcamError
     ├── InputError       (ValueError)    a value that cannot be explained, scored or saved
@@ -13,14 +14,31 @@ Each says what was given, what is allowed and what to do. One ``except MedcamErr
     └── MissingPackageError (ImportError) an optional package, with the command that installs it
 
     MedcamWarning        (UserWarning)   the map is right, but you should know something about it
+
+`warn`, `unknown_name` and `require` build them; they are used by the rest of the package only.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import sys
 import warnings
 from collections.abc import Iterable
+from types import ModuleType
+
+__all__ = [
+    "InputError",
+    "InputTypeError",
+    "MaskError",
+    "MedcamError",
+    "MedcamWarning",
+    "MissingPackageError",
+    "NoMapError",
+    "SaveError",
+    "TargetError",
+    "UnknownNameError",
+]
 
 
 class MedcamError(Exception):
@@ -64,7 +82,7 @@ class MedcamWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Warns the user, pointing at the line of their own code that led here."""
+    """Warn, pointing at the line of the user's own code that led here."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
         frame, level = frame.f_back, level + 1
@@ -77,7 +95,7 @@ _BETWEEN = ("medcam", "torch.", "jaxtyping", "contextlib", "functools")
 def unknown_name(
     kind: str, given: object, known: Iterable[str], *, more: str = ""
 ) -> UnknownNameError:
-    """Builds the error for a name that does not exist, with the nearest ones that do.
+    """Return the error for a name that does not exist, with the nearest names that do.
 
     Args:
         kind: What the name stands for, e.g. ``"Layer"``.
@@ -96,3 +114,23 @@ def unknown_name(
     else:
         hint = f"{len(names)} names are known, among them {', '.join(names[:6])}."
     return UnknownNameError(f"{kind} {given!r} does not exist. {hint} {more}".rstrip())
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional package, or raise the error that says how to install it.
+
+    Call it inside the function that needs the package, so that medcam imports without it.
+
+    Args:
+        module: The module to import, e.g. ``"highdicom"``.
+        extra: The extra of this distribution that installs it, e.g. ``"dicom"``.
+
+    Raises:
+        MissingPackageError: The package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"This needs {module!r}, which is not installed: run  pip install 'm3d-cam[{extra}]'"
+        ) from error
