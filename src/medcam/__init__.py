@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from medcam import errors, methods, targets
 from medcam.attention import AttentionMap, Explanation
 from medcam.explain import explain
-from medcam.volume import explain_volume
 from medcam.inject import inject
 from medcam.injected import eject
 from medcam.layers import get_layers
+from medcam.volume import explain_volume
 
 if TYPE_CHECKING:
     from medcam.evaluation import compute_score

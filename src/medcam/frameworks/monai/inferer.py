@@ -18,7 +18,6 @@ from medcam._state import undisturbed
 from medcam.attention import Explanation, MapKey, plain
 from medcam.errors import InputError, InputTypeError
 from medcam.explain import run
-from medcam.volume import explain_volume
 from medcam.frameworks.monai.called import Called
 from medcam.frameworks.monai.metatensor import as_metatensor
 from medcam.frameworks.monai.windows import window_options
@@ -27,6 +26,7 @@ from medcam.methods import MethodLike
 from medcam.outputs import Selector
 from medcam.request import Request
 from medcam.targets import TargetLike
+from medcam.volume import explain_volume
 
 _OF_THE_INFERER = ("device", "buffer_steps", "buffer_dim")  # taken from a call's keywords
 

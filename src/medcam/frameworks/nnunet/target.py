@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from medcam.attention import ResolvedTarget
-from medcam.volume import Windows
 from medcam.errors import InputError, TargetError
 from medcam.frameworks.nnunet.folder import quiet
 from medcam.frameworks.nnunet.geometry import Prepared
+from medcam.volume import Windows
 from medcam.volume.seeds import Seeds
 
 Part = str | os.PathLike[str] | Sequence[float]
