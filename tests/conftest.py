@@ -22,7 +22,7 @@ with warnings.catch_warnings():  # torch's own, about what ignite imports
     warnings.simplefilter("ignore", DeprecationWarning)
     import ignite.engine  # noqa: F401
 
-from medcam.files import nifti
+from medcam.files.formats import nifti
 from support.torchvision_shim import make_importable
 
 make_importable()

@@ -8,18 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medcam import errors, methods, targets
-from medcam.attention import AttentionMap, Explanation
-from medcam.explain import explain
-from medcam.inject import inject
-from medcam.injected import eject
-from medcam.layers import get_layers
-from medcam.volume import explain_volume
+from medcam.engine.model.layers import get_layers
+from medcam.explanation.call import explain
+from medcam.explanation.explanation import Explanation
+from medcam.explanation.volume import explain_volume
+from medcam.injection.injecting import inject
+from medcam.injection.model import eject
+from medcam.maps import AttentionMap
 
 if TYPE_CHECKING:
     from medcam.evaluation import compute_score
-    from medcam.evaluator import Evaluator
-    from medcam.saving import save
-    from medcam.views.montage import montage
+    from medcam.evaluation.evaluator import Evaluator
+    from medcam.explanation.figure import montage
+    from medcam.explanation.single_file import save
 
 __version__ = "1.0.0.dev0"
 
@@ -41,22 +42,23 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Evaluator": "medcam.evaluator",
+    "Evaluator": "medcam.evaluation.evaluator",
     "compute_score": "medcam.evaluation",
-    "montage": "medcam.views.montage",
-    "save": "medcam.saving",
+    "montage": "medcam.explanation.figure",
+    "save": "medcam.explanation.single_file",
 }
-
+"""Names whose modules write files or draw: imported on first use, so that medcam imports fast."""
 
 _LAZY_MODULES = {
     "monai": "medcam.frameworks.monai",
     "nnunet": "medcam.frameworks.nnunet",
     "torchio": "medcam.frameworks.torchio",
 }
+"""Modules that need an optional package: imported on first use."""
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what writes files, or needs pandas or another framework, when it is first used."""
+    """Import a lazy name or module on first use."""
     from importlib import import_module
 
     if name in _LAZY_MODULES:

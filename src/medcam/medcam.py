@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from medcam.engine.model.layers import get_layers
 from medcam.evaluation import compute_score
-from medcam.evaluator import Evaluator
-from medcam.inject import inject
-from medcam.layers import get_layers
-from medcam.saving import save
+from medcam.evaluation.evaluator import Evaluator
+from medcam.explanation.single_file import save
+from medcam.injection.injecting import inject
 
 __all__ = ["Evaluator", "compute_score", "get_layers", "inject", "save"]

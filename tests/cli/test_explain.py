@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import medcam
 from medcam.cli import app
-from medcam.views.report.results import read_case
+from medcam.explanation.case.reading import read_case
 from support.nets import Classifier, UNet, balanced
 from support.nnunet_toy import oblique
 

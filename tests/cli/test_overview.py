@@ -10,7 +10,7 @@ from torch import nn
 
 import medcam
 from medcam.errors import InputError, NoMapError
-from medcam.overview import overview
+from medcam.explanation.overview import overview
 from support.nets import Classifier, UNet, image
 
 

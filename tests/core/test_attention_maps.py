@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import medcam
-from medcam.attention import AttentionMap, ResolvedTarget, requested_shape, resize
+from medcam.engine.request import requested_shape
 from medcam.errors import InputError
+from medcam.maps import AttentionMap, ResolvedTarget, resample
 from support.nets import Classifier, image
 
 TARGET = ResolvedTarget("class 1", "classification")
@@ -90,7 +91,7 @@ def matrix(old, new):
         ((5, 6, 7), (10, 2, 7)),
     ],
 )
-def test_resize(old, new):
+def test_resample(old, new):
     values = torch.rand(2, 3, *old).double()
     axes = "uvw"[: len(old)]
     terms = [f"{axis.upper()}{axis}" for axis in axes]
@@ -99,7 +100,7 @@ def test_resize(old, new):
         values,
         *[matrix(a, b) for a, b in zip(old, new, strict=True)],
     )
-    torch.testing.assert_close(resize(values, new), expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(resample(values, new), expected, rtol=0, atol=1e-14)
 
 
 def test_maps_come_at_the_size_asked_for():
@@ -109,16 +110,16 @@ def test_maps_come_at_the_size_asked_for():
     assert own.shape == (2, 1, 4, 4, 4)
     for shape, space in (("input", (8, 8, 8)), ((5, 6, 2), (5, 6, 2)), ([8, 4, 16], (8, 4, 16))):
         found = medcam.explain(net, x, shape=shape, **ask).map.values
-        assert torch.equal(found, resize(own, space))
+        assert torch.equal(found, resample(own, space))
 
 
 def test_the_channels_of_an_input_map_follow_its_size():
     net, x = Classifier(channels=2).double().eval(), image(channels=2).double()
     whole = medcam.explain(net, x, method="gbp", target=1).map
     small = medcam.explain(net, x, method="gbp", target=1, shape=(6, 4)).map
-    assert torch.equal(small.values, resize(whole.values, (6, 4)))
+    assert torch.equal(small.values, resample(whole.values, (6, 4)))
     for channel in range(2):
-        resized = resize(whole.channels[:, :, channel], (6, 4))
+        resized = resample(whole.channels[:, :, channel], (6, 4))
         torch.testing.assert_close(small.channels[:, :, channel], resized, rtol=0, atol=1e-15)
 
 

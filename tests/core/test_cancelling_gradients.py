@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import medcam
+from medcam.engine.notices import notice_cancelling
 from medcam.errors import MedcamWarning
-from medcam.methods._means import means
 from medcam.methods.grad_cam import grad_cam
-from medcam.remarks import warn_of_cancelling
+from medcam.methods.means import means
 from medcam.targets import class_score
 from support.nets import image
 
@@ -72,7 +72,7 @@ def test_elsewhere_than_on_the_cpu_each_layer_waits_with_a_finding_of_its_own():
             told.append(meaning)
 
     flags = torch.zeros(2, dtype=torch.bool, device="meta")  # a look at these would be an error
-    warn_of_cancelling({"a": flags, "b": flags}, Noted())
+    notice_cancelling(Noted(), {"a": flags, "b": flags})
     assert ["at layer 'a'" in told[0], "at layer 'b'" in told[1]] == [True, True]
 
 

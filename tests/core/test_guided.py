@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import medcam
-from medcam import guided
+from medcam.engine import guided
 from medcam.errors import MedcamWarning, NoMapError
 from support.nets import conv, image
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import medcam
+from medcam.engine.model.layers import find, get_layers, unwrap
 from medcam.errors import InputError, InputTypeError, NoMapError, UnknownNameError
-from medcam.layers import find, get_layers, unwrap
 from support.nets import Classifier, UNet, image
 
 

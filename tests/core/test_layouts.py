@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import medcam
-from medcam.layouts import Layout, main_tensor, read
+from medcam.engine.model.layouts import Layout, main_tensor, read
 from support.nets import conv, image
 
 

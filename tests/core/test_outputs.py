@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 import medcam
+from medcam.engine.model.nested import map_tensors, tensors
+from medcam.engine.model.outputs import select
 from medcam.errors import InputError, InputTypeError
-from medcam.outputs import map_tensors, select, tensors
 from support.nets import Classifier, UNet, image
 
 Pair = namedtuple("Pair", ["aux", "seg"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import medcam
-from medcam._findings import Findings
+from medcam.engine.notices import Notices
 from medcam.errors import InputTypeError, MaskError, MedcamWarning, TargetError
 from medcam.targets import best, class_score, classes, region, resolve, voxel, where
 from support.nets import Classifier, UNet, image
@@ -28,7 +28,7 @@ def logits_of(seed, *shape):
 
 def scores(target, logits):
     """The scores ``[batch, targets]``; a warning is an error here."""
-    return resolve(target, logits, Findings()).values
+    return resolve(target, logits, Notices()).values
 
 
 def assert_same(found, expected):
@@ -77,7 +77,7 @@ def test_one_logit_is_explained_by_its_sign(shape):
     z = torch.tensor([2.0, -3, 0.5, -0.1]).reshape(shape)
     magnitude = torch.tensor([[2.0], [3], [0.5], [0.1]])
     for target in (None, "best"):
-        found = resolve(target, z, Findings())
+        found = resolve(target, z, Notices())
         assert torch.equal(found.values, magnitude)
         assert found.target.classes.tolist() == [[1], [0], [1], [0]]
     plus = z.reshape(4, 1)
@@ -95,13 +95,13 @@ def test_multilabel_explains_the_logit_asked_for():
 
 def test_resolved_classification():
     z = torch.tensor([[5.0, -1, 4], [-2, -3, -4]])
-    found = resolve(None, z, Findings()).target
+    found = resolve(None, z, Notices()).target
     assert (found.task, found.classes.tolist(), found.voxels) == (
         "classification",
         [[0], [0]],
         None,
     )
-    assert resolve("all", z, Findings()).target.classes.tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert resolve("all", z, Notices()).target.classes.tolist() == [[0, 1, 2], [0, 1, 2]]
     assert "predicted" in str(found)
 
 
@@ -133,9 +133,9 @@ def test_segmentation(seed, batch, count, dims, data):
     own = per_class.gather(1, torch.tensor(labels)[:, None])
     assert_same(scores(labels, z), own)
     sizes = torch.stack([(predicted == c).flatten(1).sum(1) for c in range(count)], 1)
-    assert torch.equal(resolve("all", z, Findings()).target.voxels, sizes)
+    assert torch.equal(resolve("all", z, Notices()).target.voxels, sizes)
     most = sizes[:, 1:].argmax(1) + 1
-    found = resolve("best", z, Findings())
+    found = resolve("best", z, Notices())
     assert torch.equal(found.target.classes, most[:, None])
     assert_same(found.values, per_class.gather(1, most[:, None]))
 
@@ -168,7 +168,7 @@ def test_region_and_voxel(seed, dims, data):
         assert_same(scores(region(mask, k), z), own)
     for mask in (inside[1], inside[1].to(torch.uint8)):
         assert_same(scores(region(mask, k), z), mean_over(z[:, k], inside[[1, 1]])[:, None])
-    assert resolve(region(inside, k), z, Findings()).target.voxels.sum() == inside.sum()
+    assert resolve(region(inside, k), z, Notices()).target.voxels.sum() == inside.sum()
     index = tuple(data.draw(st.integers(-extent, extent - 1)) for extent in space)
     assert_same(scores(voxel(index, k), z), z[(slice(None), [k], *index)])
 
@@ -312,7 +312,7 @@ def test_without_foreground_the_background_is_explained_with_a_warning(target):
 def test_a_class_that_is_nowhere_predicted_is_explained_everywhere_with_a_warning(target):
     z = background_only(seg(3))
     with pytest.warns(MedcamWarning, match=r"nowhere predicted in sample\(s\) 1"):
-        found = resolve(target, z, Findings())
+        found = resolve(target, z, Notices())
     labels = found.target.classes
     for column, k in enumerate(labels[1].tolist()):
         assert_same(found.values[1, column], z[1, k].mean())
@@ -331,7 +331,7 @@ EMPTY = torch.stack([torch.ones(6, 5), torch.zeros(6, 5)]).bool()
 def test_an_empty_set_scores_zero_without_a_gradient_and_warns(target):
     z = seg(4)
     with pytest.warns(MedcamWarning, match=r"empty for sample\(s\) 1"):
-        found = resolve(target, z, Findings())
+        found = resolve(target, z, Notices())
     (gradient,) = torch.autograd.grad(found.values.sum(), z)
     assert found.values[1] == 0
     assert not gradient[1].any()

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import medcam
-from medcam import checkpointing
-from medcam._graph import nodes
+from medcam.engine.graph import nodes
+from medcam.engine.memory import checkpointing
+from medcam.engine.memory.lean import LeanBackward
 from medcam.errors import InputError, MedcamWarning
-from medcam.lean import LeanBackward
 from medcam.targets import class_score
 from support.nets import image
 from support.saved import saved_bytes

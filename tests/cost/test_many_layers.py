@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import medcam
-from medcam.backward import in_passing
-from medcam.capture import Activation, Recorder, copy_to_go_on
+from medcam.engine.capture import Activation, Recorder, copy_for_model
+from medcam.engine.gradients import stream_gradients
 from medcam.errors import NoMapError
 from medcam.methods import Method
 from medcam.methods.grad_cam import grad_cam
@@ -32,9 +32,9 @@ def watched(monkeypatch, net: nn.Module, x: Tensor) -> tuple[list[int], medcam.E
             counts.append(len(alive))
             use(index, gradient)
 
-        in_passing(score, tensors, watching, **options)
+        stream_gradients(score, tensors, watching, **options)
 
-    monkeypatch.setattr("medcam.evidence.in_passing", spied)
+    monkeypatch.setattr("medcam.engine.gather.stream_gradients", spied)
     return counts, medcam.explain(net, x, target=class_score(1), layer="full")
 
 
@@ -63,11 +63,11 @@ def test_values_are_copied_where_the_model_writes_to_them_only(inplace, monkeypa
     pairs: list[tuple[Tensor, Tensor]] = []
 
     def spied(stored: Tensor) -> Tensor:
-        given = copy_to_go_on(stored)
+        given = copy_for_model(stored)
         pairs.append((stored, given))
         return given
 
-    monkeypatch.setattr("medcam.capture.copy_to_go_on", spied)
+    monkeypatch.setattr("medcam.engine.capture.copy_for_model", spied)
     net = UNet(3, inplace=inplace).eval()  # PyTorch's slow Conv2d takes a copy, too
     found = medcam.explain(net, image(3), target=class_score(1), layer="full")
     address = torch._C._data_address
@@ -115,7 +115,7 @@ def test_it_is_the_same_as_all_gradients_kept(target, monkeypatch):
     net, x = UNet().eval(), image()
     ask = {"layer": "full", "method": FREE, "target": target, "shape": None}
     passing = medcam.explain(net, x, **ask)
-    monkeypatch.setattr("medcam.evidence.can_pass", lambda *_: False)
+    monkeypatch.setattr("medcam.engine.gather.can_stream", lambda *_: False)
     kept = medcam.explain(net, x, **ask)
     assert passing.maps.keys() == kept.maps.keys()
     assert len(kept.maps) >= 5 * len(FREE)

@@ -13,8 +13,9 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from medcam.evaluation.chart import mean_scores_chart
 from medcam.evaluation.table import Row, mean_table
-from medcam.views.chart import mean_scores_chart, save_chart
+from medcam.views.figures import save_figure
 
 
 def means_of(layers, classes=(None,), *, chance=None):
@@ -41,7 +42,7 @@ def bars(figure):
 
 def drawn(figure) -> np.ndarray:
     file = io.BytesIO()
-    save_chart(figure, file)
+    save_figure(figure, file)
     return np.asarray(Image.open(file).convert("RGB"))
 
 

@@ -14,7 +14,7 @@ import torch
 
 import medcam
 from medcam.errors import MedcamWarning, SaveError, UnknownNameError
-from medcam.evaluator import Evaluator
+from medcam.evaluation.evaluator import Evaluator
 from support.scored import MAP, MASK, filled
 
 

@@ -95,9 +95,9 @@ def test_linear_resizing_by_hand():
 
 @pytest.mark.filterwarnings("ignore:The attention map has shape")
 @pytest.mark.parametrize(
-    ("size", "grid"), [((3, 4), (7, 9)), ((6, 5), (4, 3)), ((3, 4, 2), (7, 4, 5)), ((5,), (11,))]
+    ("size", "grid"), [((3, 4), (7, 9)), ((5, 3), (5, 4)), ((3, 4, 2), (7, 4, 5)), ((5,), (11,))]
 )
-def test_linear_resizing_equals_scipy(size, grid):
+def test_axes_that_grow_are_interpolated_as_scipy_does(size, grid):
     attention = np.random.default_rng(0).random(size)
     at = np.meshgrid(
         *[(np.arange(g) + 0.5) * s / g - 0.5 for s, g in zip(size, grid, strict=True)],
@@ -107,6 +107,30 @@ def test_linear_resizing_equals_scipy(size, grid):
     seen = {}
     compute_score(attention, np.ones(grid), lambda a, m: seen.update(map=a, mask=m) or 1.0)
     np.testing.assert_allclose(seen["map"], expected, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The attention map has shape")
+@pytest.mark.parametrize(
+    ("size", "grid"), [((6, 4), (3, 2)), ((9, 9), (3, 3)), ((8, 4, 6), (4, 1, 2)), ((10,), (5,))]
+)
+def test_axes_that_shrink_are_means_over_areas(size, grid):
+    attention = np.random.default_rng(0).random(size)
+    blocks = [n for g, s in zip(grid, size, strict=True) for n in (g, s // g)]
+    expected = attention.reshape(blocks).mean(tuple(range(1, 2 * len(size), 2)))
+    seen = {}
+    compute_score(attention, np.ones(grid), lambda a, m: seen.update(map=a) or 1.0)
+    np.testing.assert_allclose(seen["map"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("corner", [(9, 9), (28, 37), (44, 51)])
+def test_a_small_blob_is_not_lost_between_the_voxels_of_a_coarse_mask(corner):
+    """Linear sampling at the mask's eight points would miss it: the score was NaN."""
+    attention, mask = np.zeros((64, 64)), np.zeros((8, 8))
+    row, column = corner
+    attention[row : row + 3, column : column + 3] = 2.5
+    mask[row // 8 : (row + 2) // 8 + 1, column // 8 : (column + 2) // 8 + 1] = 1
+    assert compute_score(attention, mask, "relevance_mass") == 1.0
+    assert compute_score(attention, mask, "pointing_game") == 1.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

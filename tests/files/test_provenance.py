@@ -19,8 +19,9 @@ from torch import nn
 
 import medcam
 from medcam.errors import InputError, InputTypeError, SaveError
-from medcam.files import Image, provenance, read_image, read_sidecar, stack_images, write_sidecar
-from medcam.files.digests import sha256_of_array, sha256_of_model
+from medcam.files import Image, read_image, read_sidecar, stack_images, write_sidecar
+from medcam.files.record.contents import provenance
+from medcam.files.record.digests import sha256_of_array, sha256_of_model
 from support.nets import Classifier
 
 from .images import itk_image, numbers, write_nifti
@@ -211,7 +212,7 @@ def test_it_is_what_anybody_can_compute():
 
 
 def test_large_weights_are_looked_at_in_pieces(monkeypatch, net):
-    from medcam.files import digests
+    from medcam.files.record import digests
 
     before = sha256_of_model(net)
     monkeypatch.setattr(digests, "_CHUNK", 5)
@@ -291,7 +292,8 @@ def test_the_digest_is_the_same_in_another_process(tmp_path, net):
     torch.save(net.state_dict(), tmp_path / "w.pt")
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1])\n"
-        "from support.nets import Classifier; from medcam.files.digests import sha256_of_model\n"
+        "from support.nets import Classifier\n"
+        "from medcam.files.record.digests import sha256_of_model\n"
         "net = Classifier(); net.load_state_dict(torch.load(sys.argv[2])); "
         "print(sha256_of_model(net))"
     )

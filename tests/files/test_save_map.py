@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from medcam.errors import InputError, InputTypeError, MedcamWarning, SaveError
 from medcam.files import Image, read_image, save_map
-from medcam.files.nifti import regrid, voxel_sizes
+from medcam.files.formats.nifti import regrid, voxel_sizes
 
 from .images import AFFINES, assert_agrees, itk_image, numbers, turned, write_nifti
 
@@ -239,7 +239,7 @@ def test_nothing_half_written_is_left(tmp_path, ending, affine):
 
 
 def test_an_error_of_itk_is_one_of_ours(tmp_path, affine, monkeypatch):
-    import medcam.files.itk as itk
+    import medcam.files.formats.itk as itk
 
     monkeypatch.setitem(itk.FORMATS, ".mha", "NoSuchImageIO")
     with pytest.raises(SaveError, match=r"Could not save '.*map\.mha'"):

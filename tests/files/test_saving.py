@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from skimage import io
 
 from medcam.errors import InputError, MedcamWarning, SaveError
-from medcam.saving import save
+from medcam.explanation.single_file import save
 
 RNG = np.random.default_rng(0)
 PLANE = RNG.uniform(0, 3, (17, 23)).astype(np.float32)

@@ -126,7 +126,7 @@ def test_a_target_of_another_branch_is_said():
 
 def test_a_constant_map_stays_flat_when_resized():
     values = torch.full((1, 1, 5, 6), 0.1)
-    values = medcam.attention.resize(values, (224, 224))
+    values = medcam.maps.resample(values, (224, 224))
     target = targets.ResolvedTarget("nothing", "classification")
     item = medcam.AttentionMap(values, "gcam", "x", target)
     assert not item.normalized().any()

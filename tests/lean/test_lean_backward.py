@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import densenet121, efficientnet_b0, resnet18, resnet50
 
 import medcam
-from medcam import guided
-from medcam.lean import LeanBackward, normalisations
+from medcam.engine import guided
+from medcam.engine.memory.lean import LeanBackward, normalisations
 from medcam.targets import class_score
 from support.nets import Classifier, UNet, image
 from support.saved import saved_bytes
@@ -253,7 +253,7 @@ def test_maps_are_the_same_bit_for_bit(build, shape, monkeypatch):
     net, x = build().eval(), torch.rand(shape)
     options = {"method": ["hirescam", "ggcam", "gbp"], "layer": "auto", "target": class_score(1)}
     lean = medcam.explain(net, x, **options)
-    monkeypatch.setattr("medcam.lean._RULES", {})
+    monkeypatch.setattr("medcam.engine.memory.lean._RULES", {})
     full = medcam.explain(net, x, **options)
     assert torch.equal(lean.output, full.output)
     for key, expected in full.maps.items():
@@ -262,7 +262,7 @@ def test_maps_are_the_same_bit_for_bit(build, shape, monkeypatch):
 
 
 def test_where_it_fails_the_call_is_repeated_and_said_so(monkeypatch):
-    from medcam import lean
+    from medcam.engine.memory import lean
 
     def backward(*_: object) -> None:
         raise RuntimeError("a kernel without a placeholder")
@@ -313,7 +313,7 @@ def test_a_model_that_differentiates_twice_itself(rectifier, method, monkeypatch
     net, x = Net().double().eval(), image().double()
     ask = {"layer": "first", "method": method, "target": 1}
     found = medcam.explain(net, x, **ask).map.values  # a warning would be an error
-    monkeypatch.setattr("medcam.lean._fits", lambda _: False)
+    monkeypatch.setattr("medcam.engine.memory.lean._fits", lambda _: False)
     assert torch.equal(medcam.explain(net, x, **ask).map.values, found)
     assert found.any()
 

@@ -8,7 +8,7 @@ import numpy as np
 from nibabel.orientations import inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
 
-from medcam.views.report import ReportCase, ReportMap
+from medcam.views.scene.values import Scene, SceneMap
 
 SHAPE = (11, 14, 9)
 RAS = np.array([[1.5, 0, 0, -8], [0, 1.0, 0, -3], [0, 0, 3.0, 5], [0, 0, 0, 1]])
@@ -20,11 +20,11 @@ def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> NDArray[np.float32]
     return values.astype(np.float32)
 
 
-def map_of(values: NDArray[Any], method: str = "Grad-CAM", **more: Any) -> ReportMap:
-    return ReportMap(values.astype(np.float32), method, **more)
+def map_of(values: NDArray[Any], method: str = "Grad-CAM", **more: Any) -> SceneMap:
+    return SceneMap(values.astype(np.float32), method, **more)
 
 
-def case_3d(affine: NDArray[np.float64] | None = RAS, **more: Any) -> ReportCase:
+def case_3d(affine: NDArray[np.float64] | None = RAS, **more: Any) -> Scene:
     """A volume with a positive map, a signed one and a mask."""
     given: dict[str, Any] = {
         "maps": [
@@ -35,14 +35,14 @@ def case_3d(affine: NDArray[np.float64] | None = RAS, **more: Any) -> ReportCase
         "scores": [{"method": "Grad-CAM", "dice": 0.51239}],
         "provenance": {"medcam": "1.0", "model": {"sha256": "ab12"}},
     }
-    return ReportCase("Case 7", volume(), affine=affine, **{**given, **more})
+    return Scene("Case 7", volume(), affine=affine, **{**given, **more})
 
 
-def case_2d(**more: Any) -> ReportCase:
+def case_2d(**more: Any) -> Scene:
     """A picture with a map."""
     shape = (12, 17)
     given = {"maps": [map_of(volume(1, shape))], "mask": volume(3, shape) > 0.5}
-    return ReportCase("Picture 7", volume(0, shape), **{**given, **more})
+    return Scene("Picture 7", volume(0, shape), **{**given, **more})
 
 
 def stored_as(

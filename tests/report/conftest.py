@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from medcam.views.report import ReportCase, write_report
+from medcam.views.report import write_report
+from medcam.views.scene.values import Scene
 from support.browser import chromium
 
 from .viewing import Viewer
@@ -44,7 +45,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Viewer]]:
 def show(visit: Callable[..., Viewer], tmp_path: Path) -> Callable[..., Viewer]:
     """Writes the report of a case, opens it and waits until its data is unpacked."""
 
-    def write_and_open(case: ReportCase, **options: Any) -> Viewer:
+    def write_and_open(case: Scene, **options: Any) -> Viewer:
         return visit(write_report(tmp_path / "case.html", case), **options).ready()
 
     return write_and_open

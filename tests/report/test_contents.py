@@ -10,18 +10,13 @@ import torch
 
 import medcam
 from medcam.errors import InputError, MaskError, SaveError
-from medcam.views.report import (
-    ReportCase,
-    ReportMap,
-    index_entry,
-    render_report,
-    report_maps,
-    write_report,
-)
-from medcam.views.report.grid import picture_grid, volume_grid
+from medcam.views.report import index_entry, render_report, write_report
 from medcam.views.report.page import previews_of
 from medcam.views.report.pictures import draw_slice
-from medcam.views.report.windows import Window, is_ct, windows_of
+from medcam.views.scene.grey_windows import GreyWindow, grey_windows, is_ct
+from medcam.views.scene.grid import picture_grid, volume_grid
+from medcam.views.scene.maps import scene_maps
+from medcam.views.scene.values import Scene, SceneMap
 
 from .cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
 from .viewing import AXIAL, blend, grey, on_screen
@@ -31,11 +26,11 @@ def test_ct_opens_with_the_windows_of_ct() -> None:
     air, tissue = np.full(500, -1000.0), np.linspace(-200, 1200, 500)
     image = np.concatenate([air, tissue]).reshape(10, 10, 10)
     for modality in ("CT", "ct", None):
-        windows = windows_of(image, modality=modality)
-        assert windows[0] == Window("Soft tissue", -160, 240)
-        assert windows[1] == Window("Lung", -1350, 150)
-        assert windows[-1] == Window("Full range", -1000, 1200)
-    assert [window.name for window in windows_of(image, modality="MR")] == [
+        windows = grey_windows(image, modality=modality)
+        assert windows[0] == GreyWindow("Soft tissue", -160, 240)
+        assert windows[1] == GreyWindow("Lung", -1350, 150)
+        assert windows[-1] == GreyWindow("Full range", -1000, 1200)
+    assert [window.name for window in grey_windows(image, modality="MR")] == [
         "Automatic",
         "Full range",
     ]
@@ -49,20 +44,20 @@ def test_images_without_air_are_not_taken_for_ct() -> None:
 
 def test_pictures_of_bytes_or_shares_keep_their_colours() -> None:
     photo = np.random.default_rng(0).integers(30, 90, (5, 6, 3))
-    assert windows_of(photo.astype(np.uint8), modality=None)[0] == Window("As stored", 0, 255)
-    assert windows_of(photo / 255, modality=None)[0] == Window("As stored", 0, 1)
-    assert windows_of(photo * 1.0, modality=None)[0].name == "Automatic"
+    assert grey_windows(photo.astype(np.uint8), modality=None)[0] == GreyWindow("As stored", 0, 255)
+    assert grey_windows(photo / 255, modality=None)[0] == GreyWindow("As stored", 0, 1)
+    assert grey_windows(photo * 1.0, modality=None)[0].name == "Automatic"
 
 
 def test_an_image_of_one_value_or_of_none_has_a_window() -> None:
     for image in (np.full((3, 3), 7.0), np.full((3, 3), np.nan)):
-        for window in windows_of(image, modality=None):
+        for window in grey_windows(image, modality=None):
             assert window.low < window.high
 
 
 def test_the_picture_drawn_ahead_is_the_slice_with_the_map() -> None:
     case = case_3d()
-    grid, at, window = volume_grid(SHAPE, RAS), (4, 5, 6), Window("", 0.2, 0.7)
+    grid, at, window = volume_grid(SHAPE, RAS), (4, 5, 6), GreyWindow("", 0.2, 0.7)
     drawn = draw_slice(grid.planes[AXIAL], grid, at, case.image, window, case.maps[0])
     expected = grey(on_screen(case.image, AXIAL, at), 0.2, 0.7)
     shown = on_screen(case.maps[0].values, AXIAL, at)
@@ -76,7 +71,7 @@ def test_the_map_drawn_ahead_is_the_map_alone() -> None:
 
     case = case_2d()
     grid, values = picture_grid(case.space), case.maps[0].values
-    window = Window("", 0.0, 1.0)
+    window = GreyWindow("", 0.0, 1.0)
     alone, image = (
         draw_slice(grid.planes[n], grid, (0, 0, 0), case.image, window, case.maps[0])
         for n in (1, 0)
@@ -106,7 +101,7 @@ def test_maps_of_an_explanation_are_named() -> None:
     )
     images = torch.rand(2, 1, 16, 20)
     explanation = medcam.explain(net, images, method=["gcam", "gbp"], target="all")
-    shown = report_maps(explanation, sample=1)
+    shown = scene_maps(explanation.maps.values(), sample=1)
     assert [(one.method, one.target) for one in shown] == [
         (method, f"class {number}")
         for method in ("Grad-CAM", "Guided Backpropagation")
@@ -117,7 +112,7 @@ def test_maps_of_an_explanation_are_named() -> None:
     assert (shown[-1].layer, shown[0].layer) == (None, "1")
     expected = explanation.maps["gbp", None].values[1, 2].numpy()
     assert (shown[5].values == expected).all()
-    larger = report_maps(explanation, sample=1, shape=(32, 40))
+    larger = scene_maps(explanation.maps.values(), sample=1, shape=(32, 40))
     assert larger[0].values.shape == (32, 40)
 
 
@@ -125,7 +120,7 @@ def test_the_predicted_class_is_named() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1))
     net.append(torch.nn.Flatten())
     images = torch.rand(1, 1, 16, 20)
-    shown = report_maps(medcam.explain(net, images))
+    shown = scene_maps(medcam.explain(net, images).maps.values())
     predicted = int(net(images).argmax())
     assert shown[0].target.endswith(f": class {predicted}")
 
@@ -148,16 +143,16 @@ def test_what_does_not_fit_is_refused(change: dict, error: type, message: str) -
 
 def test_images_of_other_shapes_are_refused() -> None:
     with pytest.raises(InputError, match=r"\[H, W, 3\]"):
-        ReportCase("a", np.zeros((2, 2, 2, 2)))
+        Scene("a", np.zeros((2, 2, 2, 2)))
     with pytest.raises(InputError, match="no affine"):
-        ReportCase("a", np.zeros((2, 2)), affine=np.eye(4))
+        Scene("a", np.zeros((2, 2)), affine=np.eye(4))
     with pytest.raises(InputError, match="NaN"):
-        ReportMap(np.array([[np.nan]]), "Grad-CAM")
+        SceneMap(np.array([[np.nan]]), "Grad-CAM")
 
 
 def test_three_slices_with_an_affine_are_a_volume() -> None:
-    assert ReportCase("a", np.zeros((4, 5, 3)), affine=np.eye(4)).is_volume
-    assert not ReportCase("a", np.zeros((4, 5, 3))).is_volume
+    assert Scene("a", np.zeros((4, 5, 3)), affine=np.eye(4)).is_volume
+    assert not Scene("a", np.zeros((4, 5, 3))).is_volume
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
@@ -168,8 +163,8 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
 
 
 def test_a_case_without_scores_tells_in_the_index_what_its_maps_are_of() -> None:
-    shown = ReportMap(np.ones((3, 4), np.float32), "Grad-CAM", "conv")
-    entry = index_entry(ReportCase("a", np.zeros((3, 4)), [shown]), "a.html")
+    shown = SceneMap(np.ones((3, 4), np.float32), "Grad-CAM", "conv")
+    entry = index_entry(Scene("a", np.zeros((3, 4)), [shown]), "a.html")
     assert entry.scores == [{"method": "Grad-CAM", "layer": "conv"}]
-    scored = ReportCase("a", np.zeros((3, 4)), [shown], scores=[{"dice": 0.5}])
+    scored = Scene("a", np.zeros((3, 4)), [shown], scores=[{"dice": 0.5}])
     assert index_entry(scored, "a.html").scores == [{"dice": 0.5}]

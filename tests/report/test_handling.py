@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from medcam.views.report import ReportCase
+from medcam.views.scene.values import Scene
 
 from .cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
 from .viewing import AXIAL, CORONAL, SAGITTAL, Viewer
@@ -111,7 +111,7 @@ def test_readings_are_the_arrays_values(show: Show) -> None:
     rng = np.random.default_rng(3)
     image = rng.normal(50, 20, SHAPE).astype(np.float32)
     values = (3e-5 * rng.random(SHAPE)).astype(np.float32)
-    viewer = show(ReportCase("Readings", image, [map_of(values)], affine=RAS))
+    viewer = show(Scene("Readings", image, [map_of(values)], affine=RAS))
     data = viewer.page.evaluate("JSON.parse(document.getElementById('case').textContent)")
     steps = {"#image-value": data["image"]["step"], "#map-value": data["maps"][0]["step"]}
     assert steps["#map-value"] <= values.max() / 1000
@@ -130,7 +130,7 @@ def test_readings_are_the_arrays_values(show: Show) -> None:
 
 def test_whole_numbers_are_kept_exactly(show: Show) -> None:
     image = np.random.default_rng(0).integers(-1024, 3072, SHAPE).astype(np.int16)
-    viewer = show(ReportCase("CT", image, affine=RAS, modality="CT"))
+    viewer = show(Scene("CT", image, affine=RAS, modality="CT"))
     assert viewer.text("#image-value") == f"{image[viewer.index()]} HU"
     viewer.click(CORONAL, 3, 3)
     assert viewer.text("#image-value") == f"{image[viewer.index()]} HU"

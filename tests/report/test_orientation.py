@@ -11,8 +11,8 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes
 
 from medcam.errors import InputError
-from medcam.views.report import ReportCase
-from medcam.views.report.grid import volume_grid
+from medcam.views.scene.grid import volume_grid
+from medcam.views.scene.values import Scene
 
 from .cases import RAS, SHAPE, case_3d, rotated, stored_as, volume
 from .viewing import AXIAL, CORONAL, SAGITTAL, Viewer, upright
@@ -37,7 +37,7 @@ def test_the_left_anterior_superior_voxel_is_where_it_belongs(show: Show, order:
     image, at = _corner()
     stored, affine = stored_as(tuple(order), image)
     assert "".join(aff2axcodes(affine)) == order
-    viewer = show(ReportCase(order, stored, affine=affine)).choose("#preset", "Full range")
+    viewer = show(Scene(order, stored, affine=affine)).choose("#preset", "Full range")
     width = SHAPE[0]
     for scroll, index in ((AXIAL, at[2]), (CORONAL, at[1]), (SAGITTAL, at[0])):
         viewer.page.locator(".scroll").nth(scroll).fill(str(index))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from medcam.views.report import ReportCase
+from medcam.views.scene.values import Scene
 
 from .cases import RAS, SHAPE, case_2d, case_3d, map_of, rotated, stored_as, volume
 from .viewing import AXIAL, CORONAL, SAGITTAL, Viewer, blend, grey, on_screen, upright
@@ -44,7 +44,7 @@ def test_each_plane_is_the_slice_with_the_map_over_it(show: Show, affine: np.nda
 
 def test_slices_follow_the_crosshair_everywhere(show: Show) -> None:
     stored, affine = stored_as(("P", "I", "R"), volume())
-    case = ReportCase("Case 7", stored, affine=affine)
+    case = Scene("Case 7", stored, affine=affine)
     image = upright(stored, affine)
     viewer = show(case)
     rng = np.random.default_rng(5)
@@ -117,7 +117,7 @@ def test_a_picture_has_image_map_and_overlay_side_by_side(show: Show) -> None:
 
 def test_colours_of_a_photograph_stay(show: Show) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
-    viewer = show(ReportCase("Photo", photo, [map_of(np.zeros((9, 13)))]))
+    viewer = show(Scene("Photo", photo, [map_of(np.zeros((9, 13)))]))
     assert (viewer.pixels(0) == photo).all()
     assert (viewer.pixels(2) == photo).all()  # a map of zeros leaves it untouched
     viewer.click(0, 2, 3)
@@ -128,7 +128,7 @@ def test_values_that_are_no_numbers_are_black(show: Show) -> None:
     image = volume()
     image[5, 7, 4] = np.nan
     image[4, 7, 4] = np.inf
-    viewer = show(ReportCase("Gaps", image, affine=RAS))
+    viewer = show(Scene("Gaps", image, affine=RAS))
     assert viewer.index() == (5, 7, 4)
     assert viewer.text("#image-value") == "not a number"
     expected = grey(

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 import medcam
 from medcam.cli import app
 from medcam.errors import InputError
-from medcam.files import provenance, read_image, save_map, save_nifti, save_png, write_sidecar
-from medcam.views.report.results import read_case
+from medcam.explanation.case.reading import read_case
+from medcam.files import read_image, save_map, save_nifti, save_png, write_sidecar
+from medcam.files.record.contents import provenance
 
 from .cases import RAS, SHAPE, volume
 from .viewing import Viewer

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcam.views.report import ReportCase, ReportMap, write_report
+from medcam.views.report import write_report
+from medcam.views.scene.values import Scene, SceneMap
 
 from .viewing import AXIAL, SAGITTAL, Viewer
 
@@ -27,8 +28,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inside = x**2 / 0.6 + y**2 / 0.9 + z**2 / 0.7 < 1
     image = inside * (300 + 200 * np.cos(6 * x) * np.sin(5 * y)) + rng.normal(0, 10, (SIDE,) * 3)
     values = np.exp(-8 * ((x - 0.2) ** 2 + y**2 + (z + 0.1) ** 2))
-    shown = ReportMap(values.astype(np.float32), "Grad-CAM")
-    case = ReportCase("Large", image.astype(np.float32), [shown], affine=np.eye(4))
+    shown = SceneMap(values.astype(np.float32), "Grad-CAM")
+    case = Scene("Large", image.astype(np.float32), [shown], affine=np.eye(4))
     return write_report(tmp_path_factory.mktemp("large") / "large.html", case)
 
 
@@ -58,7 +59,7 @@ def test_maps_of_larger_volumes_are_halved_and_it_is_said(visit: Visit, tmp_path
     image[100:200, 100:200, 50:150] = 5
     values = np.zeros(image.shape, np.float32)
     values[120:122, 110:112, 60:62] = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
-    case = ReportCase("Larger", image, [ReportMap(values, "Grad-CAM")], affine=np.eye(4))
+    case = Scene("Larger", image, [SceneMap(values, "Grad-CAM")], affine=np.eye(4))
     viewer = visit(write_report(tmp_path / "a.html", case)).ready()
     assert viewer.index() == (121, 111, 61)
     assert viewer.number("#map-value") == pytest.approx(values[120:122, 110:112, 60:62].mean())

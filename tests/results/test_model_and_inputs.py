@@ -13,7 +13,7 @@ import torch
 
 import medcam
 from medcam.errors import MedcamWarning
-from medcam.files.sidecar import read_sidecar
+from medcam.files.record.sidecar import read_sidecar
 from support.nets import Classifier, image
 
 
@@ -90,5 +90,5 @@ def test_without_its_model_the_record_says_so(tmp_path):
     }  # fmt: skip
     net = Classifier().eval()
     files = explanation.save(tmp_path / "c", model=net, montage=False, report=False)
-    digest = medcam.files.digests.sha256_of_model(net)
+    digest = medcam.files.record.digests.sha256_of_model(net)
     assert read_sidecar(files[-1])["model"]["state_sha256"] == digest

@@ -11,8 +11,8 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 import medcam
+from medcam.explanation.case.reading import read_case, report_folder
 from medcam.files import save_nifti
-from medcam.views.report.results import read_case, report_folder
 from support.nets import Classifier, image
 from support.nnunet_toy import make_folder, make_image, oblique, write_case
 

@@ -16,10 +16,11 @@ from PIL import Image as Pillow
 
 import medcam
 from medcam.errors import InputError, InputTypeError, MaskError, MedcamWarning, SaveError
-from medcam.files import read_image, save_nifti, sidecar
-from medcam.results import as_prefix, save_explanation
+from medcam.explanation.case.names import as_prefix
+from medcam.explanation.case.reading import read_case
+from medcam.files import read_image, save_nifti
+from medcam.files.record import sidecar
 from medcam.views import overlay
-from medcam.views.report.results import read_case
 from support.nets import Classifier, UNet, image
 
 AFFINE = np.array([[0, 0, -2.0, 40], [1.5, 0, 0, -8], [0, -3.0, 0, 5], [0, 0, 0, 1]])
@@ -190,7 +191,7 @@ def test_each_sample_is_a_case(net3d, tmp_path):
         assert about["extra"]["name"] == f"c, sample {sample}"
         (entry,) = about["maps"]
         assert (entry["sample"], entry["target"]["class"]) == (sample, (0, 2)[sample])
-        assert about["inputs"][0]["sha256"] == medcam.files.digests.sha256_of_array(
+        assert about["inputs"][0]["sha256"] == medcam.files.record.digests.sha256_of_array(
             inputs[sample : sample + 1]
         )
         assert about["extra"]["scores"] == [[{"note": "both"}], scores][sample]
@@ -299,7 +300,7 @@ def test_the_record_says_what_and_how(net2d, tmp_path):
         tmp_path / "c", name="Case 7", scores=scores, extra={"modality": "XR", "site": 3}
     )
     about = record(files)
-    assert about["model"]["state_sha256"] == medcam.files.digests.sha256_of_model(net2d)
+    assert about["model"]["state_sha256"] == medcam.files.record.digests.sha256_of_model(net2d)
     assert about["extra"] == {
         "name": "Case 7", "modality": "XR", "site": 3,
         "scores": [{"method": "Grad-CAM", "dice": 0.25, "hd95": None}],
@@ -318,8 +319,8 @@ def test_windows_of_a_volume_are_in_the_record(tmp_path):
     explanation = medcam.explain_volume(
         net, volume, 12, layer="bottleneck", target=medcam.targets.class_score(1)
     )
-    files = save_explanation(
-        explanation, tmp_path / "c", image=placed(1, 16)[0], model=net, montage=False, report=False
+    files = explanation.save(
+        tmp_path / "c", image=placed(1, 16)[0], model=net, montage=False, report=False
     )
     assert record(files)["windows"]["roi"] == [12, 12, 12]
 

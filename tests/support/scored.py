@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medcam.evaluator import Evaluator
+from medcam.evaluation.evaluator import Evaluator
 
 MAP = np.array([[0.0, 4.0], [2.0, 2.0]])
 MASK = np.array([[0, 1], [1, 0]])

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from medcam.views.gallery import Row, Tile, gallery, save_gallery
-from medcam.views.gallery_table import ScoreTable
+from medcam.demo.gallery import Row, Tile, gallery, save_gallery
+from medcam.demo.gallery_table import ScoreTable
 
 TABLE = ScoreTable(
     ["2D classification", "3D segmentation"],

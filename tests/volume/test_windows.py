@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
+from medcam.engine.windows.tiling import sliding_windows
 from medcam.errors import InputError
-from medcam.volume import sliding_windows
 
 
 @st.composite

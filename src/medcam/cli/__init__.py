@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from medcam.cli.demo import demo
+from medcam.cli.demo_command import demo
 from medcam.cli.errors import speaks_plainly
-from medcam.cli.explain import explain
-from medcam.cli.layers import layers
-from medcam.cli.nnunet import nnunet
+from medcam.cli.explain_command import explain
+from medcam.cli.layers_command import layers
+from medcam.cli.nnunet_command import nnunet
 from medcam.cli.numbers import NumbersCommand
-from medcam.cli.report import report
+from medcam.cli.report_command import report
 
 app = typer.Typer(
     name="medcam",

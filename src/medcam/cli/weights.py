@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from medcam.engine.model.layers import unwrap
 from medcam.errors import InputError, MissingPackageError
-from medcam.layers import unwrap
 
 _NESTED = ("state_dict", "model_state_dict", "network_weights", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")

@@ -11,8 +11,9 @@ from medcam.demo.assets import load_head
 from medcam.demo.index import Link, Section, write_demo_index
 from medcam.demo.picture import by_task, layers
 from medcam.demo.run import METRICS, READING, Result
-from medcam.files import provenance
-from medcam.views.report import ReportCase, ReportMap, index_entry, write_report
+from medcam.files.record.contents import provenance
+from medcam.views.report import index_entry, write_report
+from medcam.views.scene.values import Scene, SceneMap
 
 _MAPS = (".png", ".nii.gz")
 
@@ -64,7 +65,7 @@ def write_pages(results: Sequence[Result], output: Path) -> Written:
     return Written(index, pages)
 
 
-def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> ReportCase:
+def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Scene:
     task = group[0].task
     if task.raw_input is None:
         head = load_head()
@@ -72,7 +73,7 @@ def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Repor
     else:
         image, affine, modality = task.raw_input[sample, 0].numpy(), None, None
     maps = [
-        ReportMap(
+        SceneMap(
             one.maps[sample, 0],
             one.title,
             layer=one.layer,
@@ -91,7 +92,7 @@ def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Repor
         }
         for one in group
     ]
-    return ReportCase(
+    return Scene(
         f"{task.title}: {task.samples[sample]}",
         image,
         maps,

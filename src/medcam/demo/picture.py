@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcam.demo.assets import load_head
+from medcam.demo.gallery import Row, Tile, gallery, save_gallery
+from medcam.demo.gallery_table import ScoreTable
 from medcam.demo.run import METRICS, READING, Result
 from medcam.demo.tasks import Task
-from medcam.views.gallery import Row, Tile, gallery, save_gallery
-from medcam.views.gallery_table import ScoreTable
 
 
 def figure(results: Sequence[Result], path: Path) -> Path:

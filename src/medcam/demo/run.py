@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medcam import methods
-from medcam.attention import resize
 from medcam.demo.assets import load_head
 from medcam.demo.tasks import Task, tasks
 from medcam.evaluation import compute_score
 from medcam.files import save_nifti
-from medcam.inject import inject
+from medcam.injection.injecting import inject
+from medcam.maps import resample
 
 BACKENDS = ("gbp", "gcam", "ggcam", "gcampp")
 """The paper's four methods, in the order of its tables."""
@@ -121,4 +121,4 @@ def _predicted(logits: Tensor, grid: tuple[int, ...]) -> NDArray[np.bool_] | Non
     """Where the logit of a segmentation is above 0, on the grid of its maps."""
     if logits.ndim == 2:
         return None
-    return (resize(logits, grid)[:, 0] > 0).numpy()
+    return (resample(logits, grid)[:, 0] > 0).numpy()

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch.nn.functional import interpolate
 
 from medcam.errors import InputError, InputTypeError, MaskError, warn
+from medcam.maps import resample_array
 
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # torch's names of one and the same thing
+_MOST_AXES = 3  # that maps are resampled along
 _ROUNDING = 4  # steps: more than linear resizing of a constant makes (3 at most)
 _ALIKE = (0.6, 1.7)  # ratios between these are of no coarser grid
 _SHOWN = 6  # values of a wrong mask that its error names
@@ -108,16 +108,16 @@ def same_rank(
     return attention, mask
 
 
-def resize(
+def on_mask_grid(
     attention: Float[np.ndarray, "*space"], shape: tuple[int, ...]
 ) -> Float[np.ndarray, "*grid"]:
-    """Gives the map interpolated linearly to a shape, voxel edges aligned (align_corners=False).
+    """Return the map on the grid of its mask, resampled by `medcam.maps.resample`.
 
     Raises:
         MaskError: More than three axes, and another size; or the same extents in another order.
 
     Example:
-        >>> resize(np.array([0.0, 1.0]), (4,)).tolist()
+        >>> on_mask_grid(np.array([0.0, 1.0]), (4,)).tolist()
         [0.0, 0.25, 0.75, 1.0]
     """
     if attention.shape == shape:
@@ -127,7 +127,7 @@ def resize(
             f"The attention map has shape {attention.shape}, the mask {shape}: the same extents in "
             "another order. Transpose one of them (SimpleITK's arrays are z, y, x)."
         )
-    if attention.ndim not in _LINEAR:
+    if attention.ndim > _MOST_AXES:
         raise MaskError(
             f"The attention map has shape {attention.shape}, the mask {shape}: with more than "
             "three axes they must be equal. Give one sample of each, without batch and channel "
@@ -141,14 +141,7 @@ def resize(
         )
     if attention.min() == attention.max():  # exactly so afterwards, too
         return np.full(shape, attention.flat[0])
-    resized = interpolate(
-        torch.from_numpy(attention)[None, None],
-        size=shape,
-        mode=_LINEAR[attention.ndim],
-        align_corners=False,
-    )
-    grid: Float[np.ndarray, "*grid"] = resized[0, 0].numpy()
-    return grid
+    return resample_array(attention, shape)
 
 
 def _unlike(own: int, wanted: int) -> bool:

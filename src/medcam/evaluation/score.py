@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medcam.errors import InputError, InputTypeError, unknown_name
-from medcam.evaluation.inputs import read_map, read_mask, resize, same_rank
+from medcam.evaluation.inputs import on_mask_grid, read_map, read_mask, same_rank
 from medcam.evaluation.metrics import METRICS, Options
 from medcam.evaluation.thresholds import check_threshold
 
@@ -83,8 +83,8 @@ def score_and_chance(
     """
     raw, truth = same_rank(read_map(attention_map), read_mask(mask), options.spacing)
     if not isinstance(metric, str):
-        return Score(_number(metric(resize(raw, truth.shape), truth)), None)
-    attention = resize(np.abs(raw) if raw.min() < 0 else raw, truth.shape)
+        return Score(_number(metric(on_mask_grid(raw, truth.shape), truth)), None)
+    attention = on_mask_grid(np.abs(raw) if raw.min() < 0 else raw, truth.shape)
     chosen = METRICS[metric]
     return Score(chosen.score(attention, truth, options), chosen.chance_level(truth, options))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from medcam.files.atomic import safe_name, write_atomically
+from medcam.files.formats.nifti import save_nifti
+from medcam.files.formats.png import save_png
 from medcam.files.image import Image
-from medcam.files.images import read_image, stack_images
-from medcam.files.maps import save_map
-from medcam.files.nifti import save_nifti
-from medcam.files.png import save_png
-from medcam.files.provenance import provenance
-from medcam.files.sidecar import read_sidecar, write_sidecar
+from medcam.files.reading import read_image, stack_images
+from medcam.files.record.contents import provenance
+from medcam.files.record.sidecar import read_sidecar, write_sidecar
+from medcam.files.saving import save_map
 
 __all__ = [
     "Image",

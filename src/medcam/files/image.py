@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcam.errors import InputError, warn
-from medcam.files.grids import Affine
+from medcam.files.geometry import Affine
 
 
 @dataclass(frozen=True, eq=False)

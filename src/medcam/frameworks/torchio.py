@@ -14,17 +14,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medcam import layers
-from medcam.attention import AttentionMap, Explanation
+from medcam.engine.model import layers
+from medcam.engine.model.layers import LayerLike
+from medcam.engine.model.outputs import Selector
+from medcam.engine.request import Request
+from medcam.engine.target.resolution import TargetLike
+from medcam.engine.windows.ensemble import mirrored
+from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
+from medcam.engine.windows.progress import Progress
+from medcam.engine.windows.run import run_windows
+from medcam.engine.windows.tiling import Place, Windows
 from medcam.errors import InputError, InputTypeError, require
-from medcam.layers import LayerLike
+from medcam.explanation.explanation import Explanation, explanation_of
+from medcam.maps import AttentionMap
 from medcam.methods import MethodLike
-from medcam.outputs import Selector
-from medcam.request import Request
-from medcam.targets import TargetLike
-from medcam.volume.explain_volume import Progress, explain_windows
-from medcam.volume.members import mirrored
-from medcam.volume.windows import Place, Windows
 
 if TYPE_CHECKING:
     import torchio
@@ -48,7 +51,7 @@ def explain_subject(
     overlap_mode: Overlap = "average",
     slice_axis: int | None = None,
     batch_size: int = 1,
-    channel_weights: Literal["window", "volume"] = "window",
+    channel_weights: ChannelWeights = "window",
     logits: Float[Tensor, "classes *space"] | None = None,
     device: torch.device | str | None = None,
     progress: Progress = False,
@@ -93,8 +96,7 @@ def explain_subject(
     (12, 12, 12)
     """
     require("torchio", extra="torchio")
-    if channel_weights not in ("window", "volume"):
-        raise InputError(f"channel_weights={channel_weights!r}: choose 'window' or 'volume'.")
+    check_channel_weights(channel_weights)
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} has to be at least 1.")
     request = Request.of(method, layer=layer, target=target, output=output)
@@ -104,7 +106,7 @@ def explain_subject(
         sampler, overlap_mode, slice_axis=slice_axis,
         dtype=torch.promote_types(padded.dtype, torch.float32),
     )  # fmt: skip
-    return explain_windows(
+    result = run_windows(
         request,
         lambda: mirrored([network], ()),
         1,
@@ -113,9 +115,10 @@ def explain_subject(
         logits=None if logits is None else logits[None],
         batch_size=batch_size,
         device=torch.device("cpu" if device is None else device),
-        pooling=channel_weights,
+        channel_weights=channel_weights,
         progress=progress,
     )
+    return explanation_of(result, model=network)
 
 
 def sampler_windows(

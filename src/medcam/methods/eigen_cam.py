@@ -6,16 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medcam.methods.method import SharedWeights
+
 
 def eigen_cam(
     activations: Float[Tensor, "batch channels *layer"],
 ) -> Float[Tensor, "batch *layer"]:
-    """Eigen-CAM: the activations' first principal component; it knows no class.
+    """Return Eigen-CAM: the activations' first principal component, whatever the target.
 
-    Muhammad and Yeasin, arXiv 2008.00299: the centred activations, one row a voxel, projected on
+    Muhammad and Yeasin, arXiv 2008.00299: the centred activations, one row per voxel, projected on
     their first right singular vector. That vector is the leading eigenvector of the channels'
-    ``K×K`` covariance, so the cost in memory does not grow with the square of the voxels. Its sign
-    is arbitrary; here it is the one that goes with the mean activation.
+    ``K×K`` covariance, so memory does not grow with the square of the voxels. Its sign is
+    arbitrary; here it is that of the mean activation.
     """
     rows = activations.flatten(2)
     rows = rows - rows.mean(2, keepdim=True)
@@ -27,8 +29,8 @@ def eigen_cam(
 def principal_direction(
     covariance: Float[Tensor, "batch channels also_channels"],
 ) -> Float[Tensor, "batch channels"]:
-    """The direction of most variance among channels, with the sign of the mean activation."""
-    # of activations that are not finite, rows stay so, and with them the map
+    """Return the direction of most variance among channels, with the mean activation's sign."""
+    # activations that are not finite stay so in the rows, and so in the map
     _, vectors = torch.linalg.eigh(covariance.nan_to_num(0.0, 0.0, 0.0))
     first = vectors[:, :, -1]
     total = first.sum(1, keepdim=True)
@@ -36,3 +38,30 @@ def principal_direction(
     sign = torch.where(total.abs() > 1e-6, total, largest).sign()
     direction: Tensor = first * sign
     return direction
+
+
+def _moments(
+    activations: Float[Tensor, "windows channels *layer"],
+) -> Float[Tensor, "windows numbers"]:
+    """Return count, sums and products of the channels: what a covariance over windows needs."""
+    rows = activations.flatten(2).double()
+    gram = rows @ rows.transpose(1, 2)
+    count = rows.new_full((len(rows), 1), rows.shape[2])
+    return torch.cat([count, rows.sum(2), gram.flatten(1)], 1)
+
+
+def _direction_of_sums(
+    sums: Float[Tensor, "batch targets numbers"],
+) -> tuple[Float[Tensor, "batch targets channels"], Float[Tensor, "batch channels"]]:
+    """Return the principal direction of all windows' activations, and their mean."""
+    count, products = sums[:, 0, :1], sums[:, 0, 1:]
+    channels = round((products.shape[1] + 0.25) ** 0.5 - 0.5)  # K sums and K×K products
+    mean = products[:, :channels] / count
+    gram = products[:, channels:].reshape(-1, channels, channels)
+    covariance = gram / count[..., None] - mean[:, :, None] * mean[:, None]
+    direction = principal_direction(covariance)[:, None]
+    return direction.expand(-1, sums.shape[1], -1), mean
+
+
+EIGEN_WEIGHTS = SharedWeights(_moments, _direction_of_sums, of_target=False)
+"""One direction for all windows: each window's own has its own sign and meaning."""

@@ -6,14 +6,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medcam.methods._means import means
+from medcam.methods.means import means
+from medcam.methods.method import SharedWeights
 
 
 def grad_cam_weights(
     gradients: Float[Tensor, "batch channels *layer"],
 ) -> Float[Tensor, "batch channels"]:
-    """Grad-CAM's weights ``α_k``, see `grad_cam`."""
+    """Return Grad-CAM's weights ``α_k``, see `grad_cam`."""
     return means(gradients.flatten(2))
+
+
+def _weights_of_sums(
+    sums: Float[Tensor, "batch targets channels"],
+) -> tuple[Float[Tensor, "batch targets channels"], Float[Tensor, "batch channels"]]:
+    """Return the windows' summed mean gradients as weights, with no offset."""
+    return sums, torch.zeros_like(sums[:, 0])
+
+
+MEAN_GRADIENTS = SharedWeights(grad_cam_weights, _weights_of_sums, of_target=True)
+"""Grad-CAM's weights of a whole volume: the mean gradient of the stitched target."""
 
 
 def grad_cam(
@@ -21,13 +33,13 @@ def grad_cam(
     gradients: Float[Tensor, "batch channels *layer"],
     rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
-    """Grad-CAM: channels weighted by their mean gradient, ``ReLU(Σ_k α_k A^k)``.
+    """Return Grad-CAM: channels weighted by their mean gradient, ``ReLU(Σ_k α_k A^k)``.
 
     ``α_k = (1/Z) Σ_u G^k_u`` (Selvaraju et al., arXiv 1610.02391, Eq. 1 and 2).
 
-    Means that are no more than rounding are 0, see `medcam.methods._means.means`.
+    Means that are no more than rounding are 0, see `medcam.methods.means.means`.
 
-    ``rectify=False`` leaves the last ReLU out, so that evidence against the target is negative.
+    ``rectify=False`` omits the last ReLU, so that evidence against the target is negative.
 
     >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
     >>> G = torch.tensor([[[[1, -1], [2, 0.5]], [[0.5, 0.5], [0, -2]]]])

@@ -12,15 +12,15 @@ def grad_cam_pp(
     gradients: Float[Tensor, "batch channels *layer"],
     rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
-    """Grad-CAM++: channels weighted by their positive gradients, each by its own coefficient.
+    """Return Grad-CAM++: channels weighted by their positive gradients, each by its own coefficient.
 
     Chattopadhay et al., arXiv 1710.11063, Eq. 19 with ``Y = exp(y)``: ``α^k_u = G² / (2G² + S^k
     G³)``, ``w_k = e^y Σ_u α^k_u ReLU(G^k_u)``, with ``S^k = Σ_u A^k_u``. Written here without
     cancellation, underflow or an epsilon: only ``G > 0`` contributes, so ``w_k = Σ_{G>0} G / (2 +
-    G S^k)``; the positive factor ``e^y`` is left out. Where activations are signed the denominator
+    G S^k)``; the positive factor ``e^y`` is dropped. Where activations are signed the denominator
     could cross zero, so ``S^k`` is taken of ``ReLU(A)``, which is the same after a ReLU.
 
-    ``rectify=False`` leaves the last ReLU out, so that evidence against the target is negative.
+    ``rectify=False`` omits the last ReLU, so that evidence against the target is negative.
 
     >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
     >>> G = torch.tensor([[[[1, -1], [2, 0.5]], [[0.5, 0.5], [0, -2]]]])

@@ -5,16 +5,16 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from medcam.attention import resize
+from medcam.maps import resample
 from medcam.methods.grad_cam import grad_cam
 
 
 def guided_backpropagation(
     guided_gradients: Float[Tensor, "batch channels *space"],
 ) -> Float[Tensor, "batch channels *space"]:
-    """Guided backpropagation: which input values raise the score, signed, per input channel.
+    """Return guided backpropagation: the signed guided gradient of each input value.
 
-    Springenberg et al., arXiv 1412.6806; the rule at the rectifiers is in `medcam.guided`.
+    Springenberg et al., arXiv 1412.6806; the rule at the rectifiers is in `medcam.engine.guided`.
     """
     return guided_gradients
 
@@ -24,10 +24,18 @@ def guided_grad_cam(
     activations: Float[Tensor, "batch features *layer"],
     gradients: Float[Tensor, "batch features *layer"],
 ) -> Float[Tensor, "batch channels *space"]:
-    """Guided Grad-CAM: guided gradients, weighted by the Grad-CAM map at the input's size.
+    """Return Guided Grad-CAM: guided gradients times the Grad-CAM map at the input's size.
 
     Selvaraju et al., arXiv 1610.02391, section 3.2; the Grad-CAM map is made of the unmodified
-    gradients and resized linearly. The sign is kept, and nothing is normalised.
+    gradients and resampled to the input. The sign is kept, and nothing is normalised.
     """
     cam = grad_cam(activations, gradients)[:, None]
-    return guided_gradients * resize(cam, guided_gradients.shape[2:])
+    return weighted_by_cam(guided_gradients, resample(cam, guided_gradients.shape[2:])[:, 0])
+
+
+def weighted_by_cam(
+    guided_gradients: Float[Tensor, "batch channels *space"],
+    cam: Float[Tensor, "batch *space"],
+) -> Float[Tensor, "batch channels *space"]:
+    """Return guided gradients, each channel times the CAM."""
+    return guided_gradients * cam[:, None]

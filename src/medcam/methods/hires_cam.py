@@ -10,9 +10,9 @@ def hires_cam(
     activations: Float[Tensor, "batch channels *layer"],
     gradients: Float[Tensor, "batch channels *layer"],
 ) -> Float[Tensor, "batch *layer"]:
-    """HiResCAM: each voxel's own contribution, ``Σ_k G^k ⊙ A^k``, signed.
+    """Return HiResCAM: each voxel's own contribution, ``Σ_k G^k ⊙ A^k``, signed.
 
     Draelos and Carin, arXiv 2011.08891. Where one linear layer follows, the map sums to the score
-    without its bias. The ReLU of the paper's figures is for display and is left to it.
+    without its bias. The ReLU of the paper's figures belongs to the display.
     """
     return (gradients * activations).sum(1)

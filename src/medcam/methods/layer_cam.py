@@ -11,11 +11,11 @@ def layer_cam(
     gradients: Float[Tensor, "batch channels *layer"],
     rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
-    """LayerCAM: each voxel weighted by its own positive gradient, ``ReLU(Σ_k ReLU(G^k) ⊙ A^k)``.
+    """Return LayerCAM: voxels weighted by their positive gradient, ``ReLU(Σ_k ReLU(G^k) ⊙ A^k)``.
 
     Jiang et al., IEEE TIP 30 (2021), Eq. 5 to 7.
 
-    ``rectify=False`` leaves the last ReLU out, so that evidence against the target is negative.
+    ``rectify=False`` omits the last ReLU, so that evidence against the target is negative.
     """
     cam = (gradients.relu() * activations).sum(1)
     return cam.relu() if rectify else cam

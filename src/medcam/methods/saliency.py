@@ -9,7 +9,7 @@ from torch import Tensor
 def saliency(
     input_gradients: Float[Tensor, "batch channels *space"],
 ) -> Float[Tensor, "batch channels *space"]:
-    """Saliency: the gradient of the score with respect to the input.
+    """Return saliency: the gradient of the score with respect to the input.
 
     Simonyan et al., arXiv 1312.6034; the map is the largest magnitude over the input's channels.
     """
@@ -20,7 +20,7 @@ def input_x_gradient(
     inputs: Float[Tensor, "batch channels *space"],
     input_gradients: Float[Tensor, "batch channels *space"],
 ) -> Float[Tensor, "batch channels *space"]:
-    """Input × gradient: each input value's share of the score to first order, ``x ⊙ ∂y/∂x``.
+    """Return input × gradient: each input value's share of the score to first order, ``x ⊙ ∂y/∂x``.
 
     Shrikumar et al., arXiv 1605.01713.
     """

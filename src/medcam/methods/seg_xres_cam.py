@@ -26,7 +26,7 @@ def seg_xres_cam(
     pooling: Literal["mean", "max"] = "mean",
     rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
-    """Seg-XRes-CAM: between HiResCAM and Grad-CAM, ``ReLU(Σ_k up(pool_h(G^k)) ⊙ A^k)``.
+    """Return Seg-XRes-CAM, between HiResCAM and Grad-CAM, ``ReLU(Σ_k up(pool_h(G^k)) ⊙ A^k)``.
 
     Hasany et al., CVPR Workshops 2023. ``h = 1`` is HiResCAM with a ReLU; pooling over the whole
     layer by the mean is Grad-CAM.

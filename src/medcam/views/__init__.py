@@ -1,8 +1,8 @@
-"""Pictures of maps: overlays, colours."""
+"""Views: what people look at, pictures, montages and pages; they never compute a map."""
 
 from __future__ import annotations
 
 from medcam.views.colors import colorize, display_range
-from medcam.views.overlay import grey_picture, overlay
+from medcam.views.overlays import grey_picture, overlay
 
 __all__ = ["colorize", "display_range", "grey_picture", "overlay"]

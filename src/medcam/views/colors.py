@@ -10,6 +10,8 @@ from medcam.files.arrays import robust_max, to_array, to_map
 
 POSITIVE = "inferno"  # black, red, yellow: more light is more attention
 SIGNED = "coolwarm"  # blue is against the target, red is for it, pale is nothing
+OPACITY = 0.6  # of the strongest colour
+RISE = 0.7  # exponent of the opacity; below 1, so that half the maximum is still a colour
 _MIDDLE = 128 / 255  # a grey that a byte can hold
 
 

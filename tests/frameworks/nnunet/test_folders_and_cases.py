@@ -12,7 +12,7 @@ import torch
 
 import medcam
 from medcam.errors import InputError
-from medcam.views.report.results import read_case
+from medcam.explanation.case.reading import read_case
 from support.nnunet_toy import make_folder, make_image, oblique, write_case
 
 

@@ -10,7 +10,7 @@ import torch
 
 import medcam
 from medcam.frameworks.nnunet.cases import case_of
-from medcam.frameworks.nnunet.geometry import prepare
+from medcam.frameworks.nnunet.preprocessing import prepare
 from support.nnunet_toy import make_image, oblique, write_case
 
 CONFIGURATIONS = [

@@ -12,7 +12,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
 import medcam
 from medcam.frameworks.nnunet.cases import case_of
-from medcam.frameworks.nnunet.geometry import prepare
+from medcam.frameworks.nnunet.preprocessing import prepare
 
 
 def flips_of(axes):

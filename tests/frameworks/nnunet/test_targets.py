@@ -12,7 +12,7 @@ import torch
 import medcam
 from medcam.errors import InputError, TargetError, UnknownNameError
 from medcam.frameworks.nnunet.cases import case_of
-from medcam.frameworks.nnunet.geometry import prepare
+from medcam.frameworks.nnunet.preprocessing import prepare
 from medcam.frameworks.nnunet.target import aim
 
 SHAPE = (19, 23, 17)

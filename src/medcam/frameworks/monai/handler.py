@@ -13,7 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import decollate_batch
 from torch import Tensor, nn
 
-from medcam._state import undisturbed
+from medcam.engine.model.isolation import in_eval_mode
 from medcam.errors import InputError
 from medcam.files import save_nifti
 from medcam.frameworks.monai.files import MapNames, affine_of
@@ -122,7 +122,7 @@ class AttentionHandler:
         )
         args, kwargs = more or ((), {})
         mixed = torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else nullcontext()
-        with undisturbed(network), torch.no_grad(), mixed:
+        with in_eval_mode(network), torch.no_grad(), mixed:
             self.inferer(inputs, network, *args, **kwargs)
         found = self.inferer.attention
         assert isinstance(found, Tensor)  # noqa: S101  # `one_map`

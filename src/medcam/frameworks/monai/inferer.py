@@ -13,20 +13,22 @@ from monai.inferers.inferer import Inferer, SimpleInferer, SlidingWindowInferer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medcam import _state, layers, outputs
-from medcam._state import undisturbed
-from medcam.attention import Explanation, MapKey, plain
+from medcam.engine.model import isolation, layers, outputs
+from medcam.engine.model.isolation import in_eval_mode
+from medcam.engine.model.layers import LayerLike
+from medcam.engine.model.nested import without_subclass
+from medcam.engine.model.outputs import Selector
+from medcam.engine.request import Request
+from medcam.engine.run import run
+from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, InputTypeError
-from medcam.explain import run
+from medcam.explanation.explanation import Explanation, explanation_of
+from medcam.explanation.volume import explain_volume
 from medcam.frameworks.monai.called import Called
 from medcam.frameworks.monai.metatensor import as_metatensor
 from medcam.frameworks.monai.windows import window_options
-from medcam.layers import LayerLike
+from medcam.maps import MapKey
 from medcam.methods import MethodLike
-from medcam.outputs import Selector
-from medcam.request import Request
-from medcam.targets import TargetLike
-from medcam.volume import explain_volume
 
 _OF_THE_INFERER = ("device", "buffer_steps", "buffer_dim")  # taken from a call's keywords
 
@@ -119,7 +121,7 @@ class AttentionInferer(Inferer):
             explanation = self._whole(inputs, network, model, args, kwargs)
             prediction = explanation.output
         self.explanation = dataclasses.replace(
-            explanation, output=_state.detached_output(prediction)
+            explanation, output=isolation.detached_output(prediction)
         )
         self.attention = _attention(self.explanation, inputs, self.request.several)
         return (prediction, self.attention) if self.return_attention else prediction
@@ -138,8 +140,9 @@ class AttentionInferer(Inferer):
         def call(image: Tensor, *more: Any, **named: Any) -> Any:
             return self.inferer(image, runs, *more, **named)
 
-        keep = _state.keeps_graph(model, (inputs, args, dict(kwargs)))
-        return run(self.request, model, call, (inputs, *args), kwargs, keep_graph=keep)
+        keep = isolation.keeps_graph(model, (inputs, args, dict(kwargs)))
+        result = run(self.request, model, call, (inputs, *args), kwargs, keep_graph=keep)
+        return explanation_of(result, model=model)
 
     def _windows(
         self,
@@ -170,7 +173,7 @@ class AttentionInferer(Inferer):
             model = Called(model, args, named)
         inference = torch.is_inference_mode_enabled()
         outside = torch.inference_mode(False) if inference else nullcontext()
-        with outside, undisturbed(model) if model.training else nullcontext():
+        with outside, in_eval_mode(model) if model.training else nullcontext():
             return explain_volume(
                 model,
                 _usable(inputs),
@@ -211,7 +214,7 @@ def _model(network: Any) -> nn.Module:
 
 def _usable(tensor: Tensor) -> Tensor:
     """A plain tensor that gradients can be asked of."""
-    tensor = plain(tensor.detach())
+    tensor = without_subclass(tensor.detach())
     return tensor.clone() if tensor.is_inference() else tensor
 
 

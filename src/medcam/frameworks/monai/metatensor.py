@@ -8,8 +8,10 @@ from jaxtyping import Float
 from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
 
-from medcam.attention import AttentionMap, Explanation, plain
+from medcam.engine.model.nested import without_subclass
 from medcam.errors import InputError, InputTypeError
+from medcam.explanation.explanation import Explanation
+from medcam.maps import AttentionMap
 
 
 def as_metatensor(
@@ -45,7 +47,9 @@ def as_metatensor(
         )
     if isinstance(attention, Explanation):
         attention = attention.map
-    values = plain(attention.values if isinstance(attention, AttentionMap) else attention)
+    values = without_subclass(
+        attention.values if isinstance(attention, AttentionMap) else attention
+    )
     single = like.ndim == values.ndim - 1
     axes = 1 if single else 2  # where the spatial ones begin
     batch = 1 if single else len(like)

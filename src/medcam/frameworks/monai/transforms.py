@@ -13,13 +13,13 @@ from monai.transforms.transform import MapTransform, Transform
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor, nn
 
+from medcam.engine.model.layers import LayerLike
+from medcam.engine.model.outputs import Selector
+from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError
 from medcam.frameworks.monai.inferer import AttentionInferer
 from medcam.frameworks.monai.metatensor import as_metatensor
-from medcam.layers import LayerLike
 from medcam.methods import MethodLike
-from medcam.outputs import Selector
-from medcam.targets import TargetLike
 
 
 class AttentionMapTransform(Transform):

@@ -7,7 +7,7 @@ for several cases.
 from __future__ import annotations
 
 from medcam.frameworks.nnunet.cases import Case, find_cases
-from medcam.frameworks.nnunet.folder import TrainedModel, load
+from medcam.frameworks.nnunet.loading import TrainedModel, load
 from medcam.frameworks.nnunet.result import CaseExplanation
 from medcam.frameworks.nnunet.run import check, explain, explain_case
 

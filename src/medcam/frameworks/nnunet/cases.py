@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcam.errors import InputError
-from medcam.frameworks.nnunet.folder import TrainedModel
+from medcam.frameworks.nnunet.loading import TrainedModel
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 

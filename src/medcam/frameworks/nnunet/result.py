@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam.attention import AttentionMap, Explanation
 from medcam.errors import InputError
+from medcam.explanation.case.names import as_prefix
+from medcam.explanation.case.writing import save_case
+from medcam.explanation.explanation import Explanation
 from medcam.files import write_atomically
-from medcam.frameworks.nnunet.folder import quiet
-from medcam.frameworks.nnunet.geometry import Prepared
-from medcam.methods import METHODS
-from medcam.results import as_prefix, save_case
+from medcam.frameworks.nnunet.loading import quiet
+from medcam.frameworks.nnunet.preprocessing import Prepared
+from medcam.maps import AttentionMap
+from medcam.methods import Method
 
 Key = tuple[str, str | None]
 
 _TOLD = ("windows", "windows_explained", "channel_weights")  # of the details, in the record
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CaseExplanation:
     """The maps of a case, where its image lies.
 
@@ -50,6 +52,7 @@ class CaseExplanation:
     explanation: Explanation = field(repr=False)
     importance: Mapping[Key, Mapping[str, float]]
     _prepared: Prepared = field(repr=False)
+    _methods: Sequence[Method] = field(repr=False)
 
     @property
     def map(self) -> NDArray[np.float32]:
@@ -89,7 +92,7 @@ class CaseExplanation:
         details = self.explanation.details
         return save_case(
             as_prefix(prefix),
-            [_as_map(key, self.explanation, values) for key, values in self.maps.items()],
+            [self._as_map(key, values) for key, values in self.maps.items()],
             self._prepared.image,
             model=model.network,
             inputs=list(case.files),
@@ -140,10 +143,8 @@ class CaseExplanation:
 
         return write_atomically(prefix.with_name(f"{prefix.name}_seg{ending}"), write)
 
-
-def _as_map(key: Key, explanation: Explanation, values: NDArray[np.float32]) -> AttentionMap:
-    method, layer = key
-    return AttentionMap(
-        torch.from_numpy(values)[None, None], method, layer, explanation.target,
-        METHODS[method].signed, METHODS[method].positive_part,
-    )  # fmt: skip
+    def _as_map(self, key: Key, values: NDArray[np.float32]) -> AttentionMap:
+        """Return one map of the image as an `AttentionMap` of its method."""
+        name, layer = key
+        method = next(method for method in self._methods if method.name == name)
+        return method.map_of(torch.from_numpy(values)[None, None], layer, self.explanation.target)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam.attention import AttentionMap
+from medcam.engine.model.layers import LayerLike
+from medcam.engine.request import Request
+from medcam.engine.windows.ensemble import EnsembleMember, mirrorings
+from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
+from medcam.engine.windows.run import run_windows
+from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError, InputTypeError
+from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.frameworks.nnunet.cases import Case, case_of
-from medcam.frameworks.nnunet.folder import Folds, TrainedModel, load, quiet
-from medcam.frameworks.nnunet.geometry import Prepared, prepare
+from medcam.frameworks.nnunet.loading import Folds, TrainedModel, load, quiet
+from medcam.frameworks.nnunet.preprocessing import Prepared, prepare
 from medcam.frameworks.nnunet.result import CaseExplanation, Key
 from medcam.frameworks.nnunet.target import Part, aim, check_part, placed
-from medcam.layers import LayerLike
+from medcam.maps import AttentionMap
 from medcam.methods import Method, MethodLike
-from medcam.request import Request
-from medcam.volume.explain_volume import explain_windows
-from medcam.volume.job import Pooling, check_pooling
-from medcam.volume.members import Member, mirrorings
-from medcam.volume.windows import Windows
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Progress = bool | Callable[[int, int], None]
@@ -41,7 +42,7 @@ def explain(
     checkpoint: str = "checkpoint_final.pth",
     tta: bool = True,
     step_size: float = 0.5,
-    channel_weights: Pooling = "window",
+    channel_weights: ChannelWeights = "window",
     batch_size: int = 1,
     prev_stage: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
@@ -102,14 +103,14 @@ def explain_case(
     method: MethodLike | Iterable[MethodLike] = "gcam",
     layer: LayerLike = "bottleneck",
     target: Part = "predicted",
-    channel_weights: Pooling = "window",
+    channel_weights: ChannelWeights = "window",
     batch_size: int = 1,
     progress: Progress = False,
 ) -> CaseExplanation:
     """`explain` for a model that is loaded and a case that was found."""
     check(model, label, target, channel_weights, batch_size)
     where = model.bottleneck if layer == "bottleneck" else layer
-    request = _signed(Request.of(method, layer=where))
+    request = Request.of(method, layer=where)
     prepared = prepare(model, case)
     chosen = placed(prepared, label, target)  # what does not fit the image is told at once
     data = torch.from_numpy(prepared.data)
@@ -118,31 +119,39 @@ def explain_case(
         logits = logits.clone()  # made in inference mode
     chosen = chosen or aim(prepared, logits.float(), label, target)
     windows = windows_of(model, data)
-    explanation = explain_windows(
-        request,
+    result = run_windows(
+        _signed(request),
         lambda: _members(model),
         len(model.folds) * len(mirrorings(model.mirror_axes)),
         data[None],
         windows,
         logits=logits[None],
-        seeds=chosen.seeds(windows),
+        gradient=chosen.gradient(windows),
         batch_size=batch_size,
         device=torch.device("cpu"),
-        pooling=channel_weights,
+        channel_weights=channel_weights,
         progress=progress,
     )
-    asked = Request.of(method, layer=where).methods
+    explanation = explanation_of(result)
     maps: dict[Key, NDArray[np.float32]] = {}
     importance: dict[Key, dict[str, float]] = {}
-    for wanted in asked:
-        for key, item in _of(wanted, explanation.maps):
-            maps[key] = _finished(prepared, wanted, item)
+    for asked in request.methods:
+        for key, item in _maps_of(asked, explanation):
+            maps[key] = _finished(prepared, asked, item)
             if item.channels is not None:
                 importance[key] = _shares(item, _channels(model))
     return CaseExplanation(
-        case.name, label, chosen.status, maps, prepared.segmentation(logits),
-        prepared.image.affine, explanation, importance, prepared,
-    )  # fmt: skip
+        case=case.name,
+        label=label,
+        status=chosen.status,
+        maps=maps,
+        segmentation=prepared.segmentation(logits),
+        affine=prepared.image.affine,
+        explanation=explanation,
+        importance=importance,
+        _prepared=prepared,
+        _methods=request.methods,
+    )
 
 
 def check(
@@ -157,7 +166,7 @@ def check(
         raise InputTypeError(f"label={label!r} is not the name of a label: {list(model.labels)}.")
     model.channel_of(label)
     check_part(target)
-    check_pooling(channel_weights)
+    check_channel_weights(channel_weights)
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} has to be at least 1.")
 
@@ -186,27 +195,30 @@ def windows_of(model: TrainedModel, data: torch.Tensor) -> Windows:
     )  # fmt: skip
 
 
-def _members(model: TrainedModel) -> Iterator[Member]:
+def _members(model: TrainedModel) -> Iterator[EnsembleMember]:
     try:
         for fold in range(len(model.folds)):
             network = model.with_fold(fold)
             for flips in mirrorings(model.mirror_axes):
-                yield Member(network, flips, fold)
+                yield EnsembleMember(network, flips, fold)
     finally:
         model.with_fold(0)
 
 
 def _signed(request: Request) -> Request:
     """The request without last ReLUs: these come after the maps are resampled."""
-    import dataclasses
-
     return dataclasses.replace(
         request, methods=tuple(m.signed_form() for m in request.methods), several=True
     )
 
 
-def _of(method: Method, maps: Any) -> list[tuple[Key, AttentionMap]]:
-    return [(key, item) for key, item in maps.items() if key[0] == method.name]
+def _maps_of(method: Method, explanation: Explanation) -> list[tuple[Key, AttentionMap]]:
+    """Return a method's maps with their keys, ``(method, layer)``."""
+    return [
+        (key, item)
+        for key, item in explanation.maps.items()
+        if isinstance(key, tuple) and key[0] == method.name
+    ]
 
 
 def _finished(prepared: Prepared, method: Method, item: AttentionMap) -> NDArray[np.float32]:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam.attention import ResolvedTarget
+from medcam.engine.windows.score_gradient import ScoreGradient
+from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError, TargetError
-from medcam.frameworks.nnunet.folder import quiet
-from medcam.frameworks.nnunet.geometry import Prepared
-from medcam.volume import Windows
-from medcam.volume.seeds import Seeds
+from medcam.frameworks.nnunet.loading import quiet
+from medcam.frameworks.nnunet.preprocessing import Prepared
+from medcam.maps import ResolvedTarget
 
 Part = str | os.PathLike[str] | Sequence[float]
 """``"predicted"``, ``"component"``, the path of a region's image, ``"point x,y,z"`` or
@@ -45,7 +45,7 @@ class Aim:
         """Whether there is anything to explain."""
         return "ok" if self.inside.any() else "absent"
 
-    def seeds(self, windows: Windows) -> Seeds:
+    def gradient(self, windows: Windows) -> ScoreGradient:
         """The gradient of the mean logit, on the windows' grid."""
         count = max(int(self.inside.sum()), 1)
         values = torch.from_numpy(self.inside.astype(np.float32) / count)[None, None]
@@ -55,7 +55,7 @@ class Aim:
         )  # fmt: skip
         if windows.padding:
             values = torch.nn.functional.pad(values, windows.padding)
-        return Seeds(target, [torch.tensor([self.channel])], [values])
+        return ScoreGradient(target, [torch.tensor([self.channel])], [values])
 
 
 def check_part(part: Part) -> None:

@@ -8,23 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam.views.report import pictures
-from medcam.views.report.grid import Grid, picture_grid, volume_grid
+from medcam.views import colors
 from medcam.views.report.packing import Packed, pack
-from medcam.views.report.values import ReportCase, ReportMap
-from medcam.views.report.windows import is_ct, windows_of
+from medcam.views.report.pictures import lookup_table
+from medcam.views.scene.grey_windows import grey_windows, is_ct
+from medcam.views.scene.grid import Grid
+from medcam.views.scene.values import Scene, SceneMap
 
 _LARGE = 256**3  # voxels; maps of larger volumes are embedded at half the resolution
 _ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
-def embed(case: ReportCase) -> tuple[dict[str, Any], dict[str, str]]:
+def embed(case: Scene) -> tuple[dict[str, Any], dict[str, str]]:
     """Gives what the viewer reads: the case, and the texts of its arrays by their names.
 
     Args:
         case: The case.
     """
-    grid = grid_of(case)
+    grid = case.grid
     blobs: dict[str, str] = {}
     data = {
         "volume": case.is_volume,
@@ -43,23 +44,18 @@ def embed(case: ReportCase) -> tuple[dict[str, Any], dict[str, str]]:
             _map(shown, grid, f"map-{number}", blobs) for number, shown in enumerate(case.maps)
         ],
         "colours": {
-            name: base64.b64encode(pictures.lookup_table(signed=signed).tobytes()).decode()
+            name: base64.b64encode(lookup_table(signed=signed).tobytes()).decode()
             for name, signed in (("positive", False), ("signed", True))
         },
         "mask": _labels("mask", case.mask, grid, blobs),
         "segmentation": _labels("segmentation", case.segmentation, grid, blobs),
-        "rise": pictures.RISE,
-        "opacity": pictures.OPACITY,
+        "rise": colors.RISE,
+        "opacity": colors.OPACITY,
     }
     return data, blobs
 
 
-def grid_of(case: ReportCase) -> Grid:
-    """Gives the grid that a case is shown on."""
-    return volume_grid(case.space, case.affine) if case.is_volume else picture_grid(case.space)
-
-
-def start_of(case: ReportCase, grid: Grid) -> tuple[int, int, int]:
+def start_of(case: Scene, grid: Grid) -> tuple[int, int, int]:
     """Gives where the crosshair begins: the first map's highest magnitude, else the centre."""
     if not case.maps or not case.maps[0].values.any():
         x, y, z = (extent // 2 for extent in grid.shape)
@@ -74,8 +70,8 @@ def is_large(grid: Grid) -> bool:
     return int(np.prod(grid.shape)) > _LARGE
 
 
-def _image(case: ReportCase, grid: Grid, blobs: dict[str, str]) -> dict[str, Any]:
-    windows = windows_of(case.image, modality=case.modality)
+def _image(case: Scene, grid: Grid, blobs: dict[str, str]) -> dict[str, Any]:
+    windows = grey_windows(case.image, modality=case.modality)
     values = grid.arrange(case.image)
     coloured = values.ndim == 4
     finest = windows[-2 if len(windows) > 1 else 0]  # the automatic one: presets may be narrower
@@ -90,7 +86,7 @@ def _image(case: ReportCase, grid: Grid, blobs: dict[str, str]) -> dict[str, Any
     }
 
 
-def _map(shown: ReportMap, grid: Grid, blob: str, blobs: dict[str, str]) -> dict[str, Any]:
+def _map(shown: SceneMap, grid: Grid, blob: str, blobs: dict[str, str]) -> dict[str, Any]:
     values = grid.arrange(shown.values)
     halved = is_large(grid)
     packed = pack(_halve(values) if halved else values, span=shown.scale_top)
@@ -107,7 +103,7 @@ def _map(shown: ReportMap, grid: Grid, blob: str, blobs: dict[str, str]) -> dict
     }
 
 
-def _scale(shown: ReportMap) -> str:
+def _scale(shown: SceneMap) -> str:
     """What the strongest colour stands for, in words."""
     if shown.top is not None:
         return "one scale for all cases"

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from medcam.views.report import tables
 from medcam.views.report.page import previews_of
 from medcam.views.report.template import render_template, write_page
-from medcam.views.report.values import ReportCase
+from medcam.views.scene.values import Scene
 
 _SIDE = 112  # pixels of a thumbnail's longer side
 
@@ -37,7 +37,7 @@ class IndexEntry:
     error: str | None = None
 
 
-def index_entry(case: ReportCase, report: str) -> IndexEntry:
+def index_entry(case: Scene, report: str) -> IndexEntry:
     """Gives the line of a case.
 
     Args:
@@ -46,7 +46,7 @@ def index_entry(case: ReportCase, report: str) -> IndexEntry:
 
     Example:
         >>> import numpy as np
-        >>> entry = index_entry(ReportCase("a", np.zeros((2, 3))), "a.html")
+        >>> entry = index_entry(Scene("a", np.zeros((2, 3))), "a.html")
         >>> entry.name, entry.report, entry.picture[:22]
         ('a', 'a.html', 'data:image/png;base64,')
     """

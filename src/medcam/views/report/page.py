@@ -5,20 +5,20 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from medcam.files.nifti import voxel_sizes
+from medcam.files.formats.nifti import voxel_sizes
 from medcam.views.report import pictures, tables
-from medcam.views.report.embedded import embed, grid_of, is_large, start_of
-from medcam.views.report.grid import Grid
+from medcam.views.report.embedded import embed, is_large, start_of
 from medcam.views.report.template import embedded_json, render_template, write_page
-from medcam.views.report.values import ReportCase
-from medcam.views.report.windows import windows_of
+from medcam.views.scene.grey_windows import grey_windows
+from medcam.views.scene.grid import Grid
+from medcam.views.scene.values import Scene
 
 _TIMES = "×"  # noqa: RUF001 # the sign itself
 _SCRIPTS = ("unpack.js", "readings.js", "viewer.js", "controls.js")  # one script in the page
 _PREVIEW = 320  # pixels of a preview's longer side
 
 
-def render_report(case: ReportCase) -> str:
+def render_report(case: Scene) -> str:
     """Gives the page of a case as HTML text.
 
     The page holds all it needs: images and maps as zipped bytes, the style and the script, whose
@@ -31,11 +31,11 @@ def render_report(case: ReportCase) -> str:
 
     Example:
         >>> import numpy as np
-        >>> page = render_report(ReportCase("<b>", np.zeros((2, 3))))
+        >>> page = render_report(Scene("<b>", np.zeros((2, 3))))
         >>> "<b>" in page, "&lt;b&gt;" in page
         (False, True)
     """
-    grid, previews = grid_of(case), previews_of(case, side=_PREVIEW)
+    grid, previews = case.grid, previews_of(case, side=_PREVIEW)
     data, blobs = embed(case)
     return render_template(
         "report.html.j2",
@@ -53,7 +53,7 @@ def render_report(case: ReportCase) -> str:
     )
 
 
-def write_report(path: str | PathLike[str], case: ReportCase) -> Path:
+def write_report(path: str | PathLike[str], case: Scene) -> Path:
     """Writes the page of a case, complete or not at all.
 
     Args:
@@ -66,22 +66,22 @@ def write_report(path: str | PathLike[str], case: ReportCase) -> Path:
     Example:
         >>> import tempfile, numpy as np
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_report(Path(folder, "a.html"), ReportCase("a", np.zeros((2, 3)))).name
+        ...     write_report(Path(folder, "a.html"), Scene("a", np.zeros((2, 3)))).name
         'a.html'
     """
     return write_page(Path(path), render_report(case))
 
 
-def previews_of(case: ReportCase, *, side: int) -> list[str]:
+def previews_of(case: Scene, *, side: int) -> list[str]:
     """Gives the pictures that a page opens with, as data URIs, in the order of its planes.
 
     Args:
         case: The case.
         side: The longer side of each, in pixels.
     """
-    grid = grid_of(case)
+    grid = case.grid
     start = start_of(case, grid)
-    window = windows_of(case.image, modality=case.modality)[0]
+    window = grey_windows(case.image, modality=case.modality)[0]
     shown = case.maps[0] if case.maps else None
     return [
         pictures.to_png(
@@ -93,7 +93,7 @@ def previews_of(case: ReportCase, *, side: int) -> list[str]:
     ]
 
 
-def _facts(case: ReportCase, grid: Grid) -> list[str]:
+def _facts(case: Scene, grid: Grid) -> list[str]:
     """What is known about the image, in a line."""
     facts = []
     if case.modality:

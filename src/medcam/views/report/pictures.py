@@ -9,16 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam.views.colors import POSITIVE, SIGNED
-from medcam.views.report.grid import Grid, Plane
-from medcam.views.report.values import ReportMap
-from medcam.views.report.windows import Window
-
-RISE = 0.7
-"""The exponent of the overlay's opacity, as in `medcam.views.overlay`."""
-
-OPACITY = 0.6
-"""The opacity of the strongest colour when a page opens."""
+from medcam.views.colors import OPACITY, POSITIVE, RISE, SIGNED
+from medcam.views.scene.grey_windows import GreyWindow
+from medcam.views.scene.grid import Grid, Plane
+from medcam.views.scene.values import SceneMap
 
 
 def lookup_table(*, signed: bool) -> NDArray[np.uint8]:
@@ -39,8 +33,8 @@ def draw_slice(
     grid: Grid,
     at: tuple[int, int, int],
     image: NDArray[Any],
-    window: Window,
-    shown: ReportMap | None,
+    window: GreyWindow,
+    shown: SceneMap | None,
 ) -> NDArray[np.uint8]:
     """Gives one slice as the page first shows it, one pixel a voxel, ``[H, W, 3]``.
 

@@ -1,0 +1,256 @@
+"""``medcam nnunet``: maps of a trained nnU-Net v2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medcam.cli.errors import in_options, speaks_plainly
+
+if TYPE_CHECKING:
+    from medcam.frameworks.nnunet import Case, TrainedModel
+
+nnunet = typer.Typer(
+    name="nnunet",
+    help="Whole cases through a trained nnU-Net v2, in the geometry of their images.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+FolderOption = Annotated[
+    Path,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL_FOLDER",
+        help="The trained folder, the one that holds plans.json, dataset.json and the folds.",
+    ),
+]
+FoldsOption = Annotated[
+    str,
+    typer.Option("--folds", "-f", help="all, a number, several (0,1,4), or fold_all."),
+]
+CheckpointOption = Annotated[
+    str, typer.Option("--checkpoint", help="The file in each fold, e.g. checkpoint_best.pth.")
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Read checkpoints that hold more than plain data, and networks that are not "
+        "nnU-Net's. Such a folder can run any code: only for folders whose origin you know.",
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: the GPU, if any.")
+]
+
+
+@nnunet.command()
+@speaks_plainly
+def explain(
+    model: FolderOption,
+    image: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            "-i",
+            help="The first image of a case (case_0000.nii.gz), a folder of cases, or a CSV table "
+            "with the columns image, image2, ... (one per channel) and optionally case_id.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the results.")],
+    label: Annotated[str, typer.Option("--label", help="The label's name in dataset.json.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="gcam (default), gbp, ...; may be given several times."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            help="bottleneck (default), auto, full, or a name of `medcam nnunet info`; may be "
+            "given several times.",
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            help="predicted, component, the image of a region (0/1), 'point x,y,z' in voxels of "
+            "the image or 'mm x,y,z'.",
+        ),
+    ] = "predicted",
+    folds: FoldsOption = "all",
+    tta: Annotated[
+        bool, typer.Option("--tta/--no-tta", help="Mirroring, as nnUNetv2_predict does it.")
+    ] = True,
+    checkpoint: CheckpointOption = "checkpoint_final.pth",
+    step_size: Annotated[
+        float, typer.Option("--step-size", help="The tile step size, in windows.")
+    ] = 0.5,
+    channel_weights: Annotated[
+        str, typer.Option("--channel-weights", help="Grad-CAM's: of each window, or of the volume.")
+    ] = "window",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Windows at once.")] = 1,
+    prev_stage: Annotated[
+        Path | None,
+        typer.Option(
+            "--prev-stage",
+            help="Cascades: the previous stage's segmentation, or a folder of them.",
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    trust: TrustOption = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write a report to open in a browser.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Explains a label: float32 maps on the grid of each original image.
+
+    For every case: CASE_METHOD.nii.gz (raw units), CASE_seg.nii.gz (the
+    segmentation, as nnUNetv2_predict writes it) and CASE.json, the record of
+    how they were made. A case that fails does not end the run; the exit code
+    is then 1.
+    """
+    from medcam.files.folder import make_folder
+    from medcam.frameworks import nnunet as framework
+
+    trained = framework.load(
+        model, folds=_folds(folds), checkpoint=checkpoint, device=device, tta=tta,
+        step_size=step_size, trust=trust,
+    )  # fmt: skip
+    framework.check(trained, label, target, channel_weights, batch_size)
+    _check(trained, method, layer)
+    make_folder(output)
+    cases = framework.find_cases(trained, image, previous=prev_stage)
+    options = {
+        "label": label, "method": _one_or_several(method, "gcam"),
+        "layer": _one_or_several(layer, "bottleneck"), "target": target,
+        "channel_weights": channel_weights, "batch_size": batch_size, "progress": not as_json,
+    }  # fmt: skip
+    rows = [_row(trained, case, options, output, report) for case in cases]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        _print(rows, output)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(1)
+
+
+@nnunet.command()
+@speaks_plainly
+def info(
+    model: FolderOption,
+    folds: FoldsOption = "all",
+    checkpoint: CheckpointOption = "checkpoint_final.pth",
+    trust: TrustOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Shows what a trained folder offers: labels, channels, folds, layers."""
+    from medcam.engine.model.layers import get_layers
+    from medcam.frameworks import nnunet as framework
+
+    trained = framework.load(
+        model, folds=_folds(folds), checkpoint=checkpoint, device="cpu", trust=trust
+    )
+    configuration = trained.predictor.configuration_manager
+    said: dict[str, Any] = {
+        "labels": [name for name in trained.labels if name != "ignore"],
+        "channels": trained.channel_names,
+        "folds": list(trained.folds),
+        "trainer": trained.predictor.trainer_name,
+        "network": type(trained.network).__name__,
+        "patch_size": list(configuration.patch_size),
+        "spacing": list(configuration.spacing),
+        "mirror_axes": list(trained.mirror_axes),
+        "previous_stage": trained.cascaded,
+        "bottleneck": trained.bottleneck,
+        "layers": get_layers(trained.network),
+    }
+    if as_json:
+        typer.echo(json.dumps(said, indent=1))
+        return
+    layers = said.pop("layers")
+    for name, value in said.items():
+        listed = ", ".join(map(str, value)) if isinstance(value, list) else value
+        typer.echo(f"{name.replace('_', ' '):15} {listed if listed is not None else 'none'}")
+    typer.echo(f"{'layers':15} {len(layers)}; those of a stage:")
+    for layer in layers:
+        if "stages." in layer and layer.rpartition("stages.")[2].isdigit():
+            typer.echo(f"{'':15} {layer}")
+
+
+def _check(trained: TrainedModel, method: list[str] | None, layer: list[str] | None) -> None:
+    """An error for methods and layers that do not exist, before the first case."""
+    from medcam import methods
+    from medcam.engine.model import layers
+    from medcam.errors import InputError
+
+    for name in method or []:
+        methods.get(name)
+    for name in layer or []:
+        if name not in ("bottleneck", "auto", "full"):
+            try:
+                layers.find(trained.network, name)
+            except InputError as error:
+                listed = "`medcam nnunet info --json`"
+                raise InputError(str(error).replace("medcam.get_layers(model)", listed)) from error
+
+
+def _folds(text: str) -> Any:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return parts if len(parts) > 1 else text.strip()
+
+
+def _one_or_several(given: list[str] | None, default: str) -> str | list[str]:
+    if not given:
+        return default
+    return given[0] if len(given) == 1 else given
+
+
+def _row(
+    trained: TrainedModel, case: Case, options: dict[str, Any], output: Path, report: bool
+) -> dict[str, Any]:
+    """One case: its results, or its error."""
+    import time
+
+    from medcam.errors import MedcamError
+    from medcam.files import safe_name
+    from medcam.frameworks import nnunet as framework
+
+    start = time.perf_counter()
+    row: dict[str, Any] = {"case": case.name, "status": "failed", "error": None, "files": []}
+    if options["progress"]:
+        typer.echo(f"{case.name}", err=True)
+    try:
+        found = framework.explain_case(trained, case, **options)
+        files = found.save(output / safe_name(case.name), report=report)
+    except MedcamError as error:
+        row["error"] = in_options(str(error))
+    except (RuntimeError, MemoryError) as error:  # out of memory, mostly; the next may be smaller
+        row["error"] = f"{type(error).__name__}: {error}"
+    else:
+        row.update(status=found.status, files=[str(path) for path in files])
+    row["seconds"] = round(time.perf_counter() - start, 1)
+    return row
+
+
+def _print(rows: list[dict[str, Any]], output: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("case", "status", "seconds", "files")
+    for row in rows:
+        names = ", ".join(Path(path).name for path in row["files"])
+        table.add_row(row["case"], row["status"], f"{row['seconds']}", names)
+        if row["error"]:
+            typer.echo(f"Error: {row['case']}: {row['error']}", err=True)
+    console = Console()
+    console.print(table)
+    if any(row["files"] for row in rows):
+        console.print(f"Results are in {output}/", highlight=False)

@@ -1,0 +1,48 @@
+"""``medcam report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcam.cli.errors import speaks_plainly
+
+
+@speaks_plainly
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder that results were saved to.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The folder for the pages. Without it, beside the results."
+        ),
+    ] = None,
+) -> None:
+    """Writes a page for each case of a folder of results, and an index of them.
+
+    The pages open in any browser, from disk and without a network: image and
+    maps in linked planes, the scores, and how the maps were made. A case that
+    cannot be read is a line of the index with its error.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from medcam.explanation.case.reading import report_folder
+
+    console = Console(stderr=True)
+    done, failed = 0, 0
+    with console.status("writing reports ..."):
+        for entry in report_folder(folder, output):
+            if entry.error is None:
+                done += 1
+                continue
+            failed += 1
+            console.print(Text(f"{entry.name}: {entry.error}"), soft_wrap=True)
+    said = "1 report" if done == 1 else f"{done} reports"
+    if failed:
+        said += f", {failed} case{'' if failed == 1 else 's'} without one"
+    typer.echo(f"{said}: {(output or folder) / 'index.html'}")
+    if not done:
+        raise typer.Exit(1)

@@ -1,0 +1,67 @@
+"""Maps from evidence: apply each method, check the values, resample to the requested shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from medcam.engine.evidence import Evidence
+from medcam.engine.notices import Notices, notice_non_finite
+from medcam.engine.request import Request
+from medcam.engine.target.scores import TargetScores
+from medcam.errors import NoMapError
+from medcam.maps import AttentionMap, MapKey, resample
+from medcam.methods import Method
+
+_BAD_MAP = (
+    "The {} map of {} holds NaN or infinite values. Do the model's activations or logits overflow? "
+    "Try float32, or look at explanation.output."
+)
+
+
+def assemble(
+    request: Request,
+    evidence: Evidence,
+    scores: TargetScores,
+    shape: tuple[int, ...] | None,
+    notices: Notices,
+) -> dict[MapKey, AttentionMap]:
+    """Return every method's map of every layer, ``[batch, targets, *space]``.
+
+    Args:
+        request: What was asked for.
+        evidence: What the run recorded.
+        scores: The resolved target.
+        shape: The spatial shape of the maps; None keeps the layer's own.
+        notices: Where errors about maps that are not finite are added.
+    """
+    count = scores.values.shape[1]
+    maps: dict[MapKey, AttentionMap] = {}
+    for method, layer in _pairs(request, evidence):
+        per_target = [evidence.map(method, target, layer) for target in range(count)]
+        values = torch.stack(per_target, 1) if count > 1 else per_target[0][:, None]
+        channels = None
+        if method.of_input:
+            values, channels = method.reduced(values)
+        place = "the input" if layer is None else f"layer {layer!r}"
+        notice_non_finite(notices, values, NoMapError(_BAD_MAP.format(method.title, place)))
+        if shape is not None:
+            values = resample(values, shape)
+            if channels is not None and tuple(channels.shape[3:]) != shape:
+                channels = resample(channels.flatten(1, 2), shape).reshape(
+                    *channels.shape[:3], *shape
+                )
+        key: MapKey = (method.name, layer) if request.several else layer
+        maps[key] = method.map_of(values, layer, scores.target, channels)
+    return maps
+
+
+def _pairs(request: Request, evidence: Evidence) -> Iterator[tuple[Method, str | None]]:
+    """Yield each method with each layer that it has a map of."""
+    for method in request.methods:
+        if method.of_layer:
+            for layer in evidence.layers:
+                yield method, layer
+        else:
+            yield method, None

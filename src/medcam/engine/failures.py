@@ -1,0 +1,110 @@
+"""Why no map can be made: the errors and warnings about layers without evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medcam.engine.auto_layer import AutoRecorder
+from medcam.engine.capture import Activation, Recorder
+from medcam.engine.model.layers import LayerLike
+from medcam.engine.notices import Notices
+from medcam.engine.request import Request
+from medcam.errors import NoMapError
+
+
+def require_layers(request: Request, recorder: Recorder, activations: Sequence[Activation]) -> None:
+    """Raise if a named layer has no activation; "full" leaves such layers out.
+
+    Raises:
+        NoMapError: A named layer, or every layer, has none.
+    """
+    if not any(method.of_layer for method in request.methods):
+        return
+    recorded = {activation.layer for activation in activations}
+    named = [] if request.layer in ("auto", "full", None) else _names(request.layer)
+    for name in named:
+        if name not in recorded:
+            raise NoMapError(
+                f"No map can be made of layer {name!r}: {recorder.reason(name)}. Choose another "
+                "layer, e.g. one before it, or layer='auto'."
+            )
+    if not activations:
+        raise NoMapError(
+            "No map can be made of any layer of this model: none puts out features with spatial "
+            "axes. Methods that need no layer are 'saliency', 'inputxgradient' and 'gbp'."
+        )
+
+
+def connected(
+    request: Request,
+    recorder: Recorder,
+    activations: Sequence[Activation],
+    rows: Sequence[Sequence[object]],
+) -> list[Activation]:
+    """Return the activations that every target depends on.
+
+    Args:
+        request: What was asked for.
+        recorder: Where the reason is noted for the others.
+        activations: The recorded activations.
+        rows: For each target, what was obtained for each activation; None where the target does
+            not depend on it.
+
+    Raises:
+        NoMapError: A named layer, or every layer, is unconnected.
+    """
+    kept = []
+    for index, activation in enumerate(activations):
+        if all(row[index] is not None for row in rows):
+            kept.append(activation)
+            continue
+        reason = "the target does not depend on it"
+        recorder.exclude(activation.layer, reason)
+        if request.layer != "full":
+            raise NoMapError(
+                f"No map can be made of layer {activation.layer!r}: {reason}. Is it after the "
+                "output, an unused head, or detached from it? Choose another layer."
+            )
+    if not kept:
+        raise NoMapError("The target does not depend on any layer of this model.")
+    return kept
+
+
+def unconnected_message(recorder: Recorder, request: Request) -> str:
+    """Return why the scores have no graph at all."""
+    if not any(method.of_layer for method in request.methods):
+        source = "the input"
+    elif isinstance(recorder, AutoRecorder):
+        recorder.activations(torch.zeros(()))  # raises if the model has no layer at all
+        source = "any layer"
+    elif request.layer == "full":
+        source = "any layer"
+    else:
+        recorder.activations(torch.zeros(()))  # notes which layers did not run
+        for name in _names(request.layer):
+            if (reason := recorder.reason(name)) is not None:
+                return f"No map can be made of layer {name!r}: {reason}. Choose another layer."
+        source = f"layer {request.layer!r}"
+    return (
+        f"The output does not depend on {source}. Does the model's forward run under no_grad, "
+        "detach, or return integers? Choose another layer=, or another tensor with output=."
+    )
+
+
+def notice_zero_gradients(notices: Notices, layer: str, grads: Sequence[Tensor | None]) -> None:
+    """Add a warning for samples whose target has no gradient at the automatic layer."""
+    zero = torch.stack([(g == 0).flatten(1).all(1) for g in grads if g is not None], 1)
+    notices.add(
+        zero,
+        f"The target's gradient is zero at layer {layer!r}, which was chosen automatically, for "
+        "sample(s) {samples}: the map is zero there. If this target is made by another branch of "
+        "the model, name a layer of that branch.",
+    )
+
+
+def _names(layer: LayerLike) -> list[str]:
+    """Return the names in a ``layer=`` that names layers."""
+    return [layer] if isinstance(layer, str) else list(layer or [])

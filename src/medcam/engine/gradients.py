@@ -1,0 +1,130 @@
+"""Backward passes from scores: gradients that are returned, or streamed to a callback.
+
+The user's ``.grad`` is never touched: ``torch.autograd.grad`` alone, never ``.backward()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from medcam.engine.graph import leaves
+from medcam.engine.model.devices import autocast_dtype
+from medcam.errors import NoMapError
+
+
+def gradients(
+    score: Tensor, tensors: Sequence[Tensor], *, retain_graph: bool
+) -> Sequence[Tensor | None]:
+    """Return the gradient of a summed score with respect to several tensors; None if unconnected.
+
+    In float16 the backward pass starts from a scaled score, since a mean over a million voxels has
+    gradients below float16's smallest number; they are unscaled in float32.
+
+    Args:
+        score: One sample's score each, ``[batch]``.
+        tensors: What the gradients are taken with respect to.
+        retain_graph: Whether the graph is needed again.
+
+    Raises:
+        NoMapError: Autograd cannot go back through this model.
+    """
+    if not tensors:
+        return []
+    with _readable_errors():
+        if not _in_float16(tensors):
+            return torch.autograd.grad(
+                score.sum(), tensors, retain_graph=retain_graph, allow_unused=True
+            )
+        scale = 2.0**24  # reduced on overflow: too large costs time, too small costs the map
+        while True:
+            grads = torch.autograd.grad(
+                score.sum() * scale, tensors, retain_graph=True, allow_unused=True
+            )
+            scaled = [None if g is None else g.float() / scale for g in grads]
+            if scale <= 1 or all(g is None or bool(g.isfinite().all()) for g in scaled):
+                return scaled
+            scale /= 2.0**8
+
+
+def can_stream(scores: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """Return whether `stream_gradients` meets every gradient: each path ends in one of the tensors."""
+    known = {id(tensor) for tensor in tensors if tensor.is_leaf}
+    return not _in_float16(tensors) and all(id(leaf) in known for leaf in leaves(scores))
+
+
+def stream_gradients(
+    score: Tensor,
+    tensors: Iterable[Tensor],
+    use: Callable[[int, Tensor], None],
+    *,
+    retain_graph: bool,
+) -> None:
+    """Call ``use(index, gradient)`` for each tensor during one backward pass.
+
+    At most one gradient is alive; ``use`` is not called for tensors that the score does not depend
+    on. Tensors other than leaves are not referenced here, so that ``use`` may release them.
+
+    Args:
+        score: One sample's score each, ``[batch]``.
+        tensors: Tensors that `can_stream`.
+        use: Called with the tensor's index and its gradient.
+        retain_graph: Whether the graph is needed again.
+
+    Raises:
+        NoMapError: As in `gradients`.
+    """
+    raised: list[Exception] = []
+
+    def guarded_use(index: int, gradient: Tensor | None) -> None:
+        try:
+            if gradient is not None:  # None if the node ran for another of its outputs
+                use(index, gradient)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    handles, leaf_tensors = [], []
+    for index, tensor in enumerate(tensors):
+        handle = tensor.register_hook(partial(guarded_use, index))  # type: ignore[no-untyped-call]  # PyTorch's
+        handles.append(handle)
+        if tensor.is_leaf:
+            leaf_tensors.append(tensor)
+    del tensor  # `use` may release it
+    try:
+        with _readable_errors():
+            torch.autograd.grad(
+                score.sum(), leaf_tensors, retain_graph=retain_graph, allow_unused=True
+            )
+    except NoMapError:
+        if raised:
+            raise raised[0] from None
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Raise autograd's errors as `NoMapError`, with what can be done about them."""
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, NoMapError):
+        raise
+    except RuntimeError as error:
+        raise NoMapError(
+            f"Autograd could not go back through the model: {error}\nIf a part of the model is "
+            "checkpointed, use use_reentrant=False; if it runs under no_grad, or detaches its "
+            "input, choose a layer after that part."
+        ) from error
+
+
+def _in_float16(tensors: Sequence[Tensor]) -> bool:
+    """Return whether a part of the backward pass may run in float16."""
+    device = tensors[0].device.type
+    return autocast_dtype(device) == torch.float16 or any(t.dtype == torch.float16 for t in tensors)

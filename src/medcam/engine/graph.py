@@ -1,0 +1,34 @@
+"""Inspect an autograd graph without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+
+def nodes(root: Any) -> set[Any]:
+    """Return every node of the graph below ``root``, itself included."""
+    seen, stack = {root}, [root]
+    while stack:
+        for node, _ in stack.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return seen
+
+
+def leaves(result: Tensor) -> list[Tensor]:
+    """Return the leaves of the graph below ``result`` that require gradients."""
+    below = nodes(result.grad_fn) if result.grad_fn is not None else set()
+    return [node.variable for node in below if hasattr(node, "variable")]
+
+
+def depends_on(result: Tensor, tensors: Sequence[Tensor]) -> list[bool]:
+    """Return for each tensor whether a gradient can flow to it from ``result``."""
+    if result.grad_fn is None:
+        return [False] * len(tensors)
+    below = nodes(result.grad_fn)
+    return [tensor.requires_grad and get_gradient_edge(tensor).node in below for tensor in tensors]

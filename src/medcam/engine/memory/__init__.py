@@ -1,0 +1,1 @@
+"""Memory: graphs that keep less; predictions and gradients are never changed."""

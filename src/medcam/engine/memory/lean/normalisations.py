@@ -1,0 +1,104 @@
+"""Evaluated batch norms that keep their statistics only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from medcam.engine.memory.lean.common import HALF, apply, frozen, placeholder
+
+_aten = torch.ops.aten
+
+_LARGE = 2**20
+"""Elements from which on the CPU's kernel takes longer than two multiplications."""
+
+
+class _BatchNorm(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(mean, var, weight)
+        ctx.shape, ctx.eps, ctx.dtype = x.shape, eps, x.dtype
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (mean, var, weight), grad = ctx.saved_tensors, grads[0].contiguous()
+        if _is_large(grad) and grad.dtype == ctx.dtype == var.dtype:
+            return _scaled(grad, mean, var, weight, ctx.eps), *[None] * 5
+        x = placeholder(grad, ctx.shape, ctx.dtype)
+        return _kernel(grad, x, mean, var, weight, ctx.eps), *[None] * 5
+
+
+def _kernel(
+    grad: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, eps: float
+) -> Tensor:
+    """PyTorch's own gradient."""
+    mask = [True, False, False]
+    given: Sequence[Tensor] = _aten.native_batch_norm_backward(
+        grad, x, weight, mean, var, None, None, False, eps, mask
+    )
+    return given[0]
+
+
+def _is_large(grad: Tensor) -> bool:
+    """Whether to spare the CPU its kernel, which goes through the input though nobody asks."""
+    return grad.device.type == "cpu" and grad.numel() >= _LARGE
+
+
+def _scaled(grad: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """What that kernel gives: the gradient times one factor a channel, then times the weight.
+
+    The first factor is what the kernel itself makes of a gradient of 1.
+    """
+    one = grad.new_ones((1, len(var), 1))
+    channels = [1, -1, *[1] * (grad.ndim - 2)]
+    given = grad * _kernel(one, one, mean, var, None, eps).view(channels)
+    if weight is None:
+        return given
+    factor = weight.view(channels)
+    return given * factor if torch.is_grad_enabled() else given.mul_(factor)
+
+
+def batch_norm(
+    input: Tensor,  # noqa: A002  # PyTorch's own parameter names
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """The rule for ``F.batch_norm``, where it uses running statistics."""
+    if training or running_mean is None or running_var is None or not frozen(weight, bias):
+        return NotImplemented
+    if input.dtype in HALF:
+        return NotImplemented
+    return apply(_BatchNorm, input, running_mean, running_var, weight, bias, eps)
+
+
+def instance_norm(
+    input: Tensor,  # noqa: A002  # PyTorch's own parameter names
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The rule for ``F.instance_norm``: its input is needed, but its output is no longer a view.
+
+    An in-place rectifier on a view cannot keep a mask in place of its result. Nobody else holds
+    what it is a view of, and no gradient needs its values, so that they may be overwritten.
+    """
+    output = F.instance_norm(input, *args, **kwargs)
+    return _aten._unsafe_view(output, output.shape) if output._is_view() else output

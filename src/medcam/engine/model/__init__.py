@@ -1,0 +1,1 @@
+"""Model: layers, inputs and outputs of the user's network; it never makes a map."""

@@ -1,0 +1,184 @@
+"""Context managers that change the user's model for one call and restore it afterwards.
+
+The change is undone after an exception, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
+
+from medcam.engine.model.devices import autocast_dtype
+from medcam.engine.model.nested import map_tensors, tensors
+
+
+def keeps_graph(model: nn.Module, inputs: Any) -> bool:
+    """Return whether the caller may need gradients through the model's output.
+
+    That is so if gradients are enabled and a parameter or an input requires them: in training, or
+    if ``no_grad`` was forgotten.
+    """
+    return torch.is_grad_enabled() and (
+        any(parameter.requires_grad for parameter in model.parameters())
+        or any(tensor.requires_grad for _, tensor in tensors(inputs))
+    )
+
+
+def full_precision(device: str) -> Any:
+    """Return a context in which autocast is off, so that sums stay in float32."""
+    outside = autocast_dtype(device) is None
+    return nullcontext() if outside else torch.autocast(device, enabled=False)
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Return every module of a model once, itself included.
+
+    The model is walked once a call; the functions below take this list.
+    """
+    found, stack = {model: None}, [model]
+    while stack:
+        for child in stack.pop()._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                stack.append(child)
+    return list(found)
+
+
+@contextmanager
+def frozen_parameters(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Enable gradients, but not for parameters: autograd records nothing before a hooked layer.
+
+    Parameters and buffers made under ``torch.inference_mode`` cannot be saved for a backward
+    pass; they are replaced by copies during the call.
+
+    Args:
+        modules: All modules of the model, see `modules_of`.
+    """
+    outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with outside, torch.enable_grad(), _without_gradients(modules):
+        try:
+            yield
+        finally:
+            _detach_kept(modules)
+
+
+def _detach_kept(modules: Sequence[nn.Module]) -> None:
+    """Detach tensors that the model stored on itself during the call, as no_grad would."""
+    no_tensors: set[type] = set()  # kinds of values that are no tensors: nearly all there are
+    for module in modules:
+        for held in (module._buffers, vars(module)):
+            if not held or (kinds := set(map(type, held.values()))) <= no_tensors:
+                continue
+            if not any(issubclass(kind, Tensor) for kind in kinds):
+                no_tensors |= kinds
+                continue
+            for name, value in [*held.items()]:
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    held[name] = value.detach()
+
+
+@contextmanager
+def _without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Switch off the parameters' requires_grad, and replace inference tensors by copies."""
+    trained: list[Tensor] = []
+    replaced: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
+    copies: dict[int, Tensor] = {}
+    for module in modules:
+        held: dict[str, Any]
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is None or is_lazy(tensor):
+                    continue
+                if tensor.is_inference():
+                    if id(tensor) not in copies:
+                        copies[id(tensor)] = _copy(tensor)
+                    replaced.append((held, name, tensor, copies[id(tensor)]))
+                elif held is module._parameters and tensor.requires_grad and tensor.is_leaf:
+                    trained.append(tensor)
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        for held, name, _, copy in replaced:
+            held[name] = copy
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for held, name, tensor, copy in replaced:
+            held[name] = tensor
+            if not isinstance(tensor, nn.Parameter):
+                with torch.inference_mode():
+                    tensor.copy_(copy)  # running statistics that the call moved
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    return nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
+
+
+def eager(modules: Sequence[nn.Module]) -> Any:
+    """Return a context in which compiled submodules run eagerly: compiled code skips hooks.
+
+    Args:
+        modules: All modules of the model, see `modules_of`.
+    """
+    for module in modules:
+        compiled = module._compiled_call_impl is not None or "_orig_mod" in module._modules
+        if compiled and hasattr(torch.compiler, "set_stance"):
+            return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+def cudnn(enabled: bool) -> Any:
+    """Return a context in which cuDNN is on or off (double backward of RNNs needs it off)."""
+    return nullcontext() if enabled else torch.backends.cudnn.flags(enabled=False)
+
+
+def detached_inputs(value: Any) -> Any:
+    """Return the inputs without a graph; inference tensors are cloned."""
+
+    def detach(tensor: Tensor) -> Tensor:
+        if tensor.is_inference():
+            return tensor.clone()
+        return tensor.detach() if tensor.requires_grad else tensor
+
+    return map_tensors(value, detach)
+
+
+def detached_output(value: Any) -> Any:
+    """Return the output without a graph."""
+    return map_tensors(value, lambda tensor: tensor.detach() if tensor.requires_grad else tensor)
+
+
+def differs_in_training(model: nn.Module) -> bool:
+    """Return whether a submodule in training mode behaves differently there."""
+    return any(
+        part.training
+        and (isinstance(part, _DropoutNd) or next(part.buffers(recurse=False), None) is not None)
+        for part in model.modules()
+    )
+
+
+@contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Run in eval mode with a forked RNG; restore both.
+
+    Eval mode leaves the running statistics of normalisation layers alone. Afterwards each module
+    has its own mode back, also one that was frozen in a network in training.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    devices = {parameter.device for parameter in network.parameters()}
+    cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
+    with torch.random.fork_rng(cuda):
+        try:
+            network.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training

@@ -1,0 +1,122 @@
+"""Warnings and errors about a run, reported without stalling the device.
+
+Their conditions are flags on the model's device. On the CPU a flag is read at once; on an
+accelerator reading it would be a synchronisation, so it is read when the maps are first accessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from medcam.errors import MedcamError, warn
+
+_ENDS = {
+    "SoftmaxBackward0": "a softmax",
+    "LogSoftmaxBackward0": "a log-softmax",
+    "SigmoidBackward0": "a sigmoid",
+}
+
+_VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Select", "Clone",
+          "Permute", "Transpose", "Alias", "Expand")  # fmt: skip
+
+
+@dataclass(eq=False)
+class Notices:
+    """Flags on the device, each with the warning or error that it stands for."""
+
+    _pending: list[tuple[Tensor, str | MedcamError]] = field(default_factory=list)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are flags that have not been read; never on the CPU."""
+        return bool(self._pending)
+
+    def add(self, flags: Bool[Tensor, "*samples"], meaning: str | MedcamError) -> None:
+        """Add a flag for each sample.
+
+        Args:
+            flags: True where ``meaning`` holds.
+            meaning: The text of a warning, in which ``{samples}`` stands for the samples
+                concerned, or an error.
+
+        Raises:
+            MedcamError: On the CPU, if ``meaning`` is an error and a flag is set.
+        """
+        self._pending.append((flags, meaning))
+        if flags.device.type == "cpu":
+            self.report()
+
+    def report(self) -> None:
+        """Raise the first error whose flag is set; issue the warnings.
+
+        Warnings are issued once; errors are raised on every access.
+        """
+        while self._pending:
+            flags, meaning = self._pending[0]
+            is_set = bool(flags.any())
+            if is_set and isinstance(meaning, MedcamError):
+                raise meaning
+            self._pending.pop(0)
+            if not is_set or isinstance(meaning, MedcamError):
+                continue
+            samples = flags.reshape(len(flags), -1).any(1).nonzero()[:, 0] if flags.ndim else flags
+            named = ", ".join(str(int(sample)) for sample in samples.reshape(-1)[:8])
+            warn(meaning.format(samples=named))
+
+
+def notice_non_finite(notices: Notices, values: Tensor, meaning: MedcamError) -> None:
+    """Add an error for samples with a NaN or an infinity.
+
+    On the CPU a finite sum shows in one pass that there are none.
+    """
+    if values.device.type == "cpu" and isfinite(float(values.sum())):
+        return
+    notices.add(~(values.flatten(1).abs().amax(1) < float("inf")), meaning)
+
+
+def notice_cancelling(notices: Notices, zero_weights: Mapping[str, Tensor]) -> None:
+    """Add a warning for layers whose map is zero because channel gradients cancel.
+
+    On the CPU one warning names all layers; elsewhere each layer has its own, since which flags
+    are set is not known yet.
+
+    Args:
+        notices: Where the warning is added.
+        zero_weights: By layer, the samples whose map is zero for this reason, ``[batch]``.
+    """
+    on_cpu = [
+        layer for layer, flags in zero_weights.items() if flags.device.type == "cpu" and flags.any()
+    ]
+    elsewhere = [[layer] for layer, flags in zero_weights.items() if flags.device.type != "cpu"]
+    for layers in [on_cpu, *elsewhere]:
+        if not layers:
+            continue
+        listed = ", ".join(map(repr, layers[:3])) + (", ..." if len(layers) > 3 else "")
+        notices.add(
+            torch.stack([zero_weights[layer] for layer in layers]).any(0),
+            f"The gradients of each channel cancel at layer{'s' * (len(layers) > 1)} {listed}, so "
+            "Grad-CAM's weights and its map are zero there, for sample(s) {samples}. That is so "
+            "before a normalisation that takes each channel's mean off (instance norm): choose "
+            "the layer after it, or method='hirescam', which needs no mean.",
+        )
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warn if the explained tensor is the result of a softmax or a sigmoid."""
+    node: Any = logits.grad_fn
+    while node is not None and node.name().startswith(_VIEWS):
+        node = node.next_functions[0][0]
+    end = _ENDS.get(node.name()) if node is not None else None
+    if end is not None:
+        warn(
+            f"The model ends in {end}: its gradient vanishes where the model is sure, and maps "
+            "of probabilities mix the classes. Explain the logits before it: remove the last "
+            "layer, or choose the logits with output= if the model returns them."
+        )

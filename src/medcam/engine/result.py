@@ -1,0 +1,48 @@
+"""The plain values that one run of a model yields; files, pictures and scores are made above."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from medcam.engine.notices import Notices
+from medcam.maps import AttentionMap, MapKey, ResolvedTarget
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Run:
+    """One run of a model, or of its windows over a volume.
+
+    Attributes:
+        output: The model's output, or the stitched prediction ``[batch, classes, *space]``.
+        target: What was explained.
+        maps: The maps by layer, or by ``(method, layer)`` if several methods were asked for.
+            Their flags in ``notices`` may not have been read yet.
+        layers: The layers of the maps, after "auto" and "full" were resolved.
+        skipped: Layers without a map, with the reason (``layer="full"``).
+        notices: Warnings and errors that wait for the device.
+        names_run: Whether the layer's name alone identifies the run that was recorded: its last.
+        details: The windows over a volume, by name.
+        inputs: The input that the maps lie on, ``[batch, channels, *space]``; None if it is not
+            kept.
+    """
+
+    output: Any
+    target: ResolvedTarget
+    maps: Mapping[MapKey, AttentionMap]
+    layers: tuple[str, ...]
+    skipped: Mapping[str, str]
+    notices: Notices
+    names_run: bool = True
+    details: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Tensor | None = None
+
+    @property
+    def layer(self) -> str | tuple[str, ...] | None:
+        """The one layer, several, or None for methods without a layer."""
+        if not self.layers:
+            return None
+        return self.layers[0] if len(self.layers) == 1 else self.layers

@@ -1,0 +1,56 @@
+"""The networks whose mean is a prediction: one or several, each in one or several mirrorings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleMember:
+    """One network in one mirroring.
+
+    Attributes:
+        model: The network.
+        flips: The spatial axes of a window that are mirrored before the network and back after it.
+        number: The network's number; the mirrorings of one network share it.
+    """
+
+    model: nn.Module
+    flips: tuple[int, ...] = ()
+    number: int = 0
+
+    def device(self, default: torch.device) -> torch.device:
+        """Return the network's device; ``default`` for a network without parameters."""
+        parameter = next(self.model.parameters(), None)
+        return default if parameter is None else parameter.device
+
+    def mirror(self, values: Tensor) -> Tensor:
+        """Return windows ``[windows, any, *roi]`` mirrored; the same call mirrors them back."""
+        return values.flip([axis + 2 for axis in self.flips]) if self.flips else values
+
+
+Members = Callable[[], Iterable[EnsembleMember]]
+"""Yield members one by one; folds may share a module whose weights are swapped in between."""
+
+
+def mirrored(models: Iterable[Any], axes: Sequence[int]) -> Iterator[EnsembleMember]:
+    """Yield each network in every combination of mirrored axes, the unmirrored one first."""
+    for number, model in enumerate(models):
+        for flips in mirrorings(axes):
+            yield EnsembleMember(model, flips, number)
+
+
+def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return every combination of axes, the empty one first.
+
+    Example:
+        >>> mirrorings([0, 2])
+        [(), (0,), (2,), (0, 2)]
+    """
+    return [chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n)]

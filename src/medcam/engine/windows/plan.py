@@ -1,0 +1,130 @@
+"""What the passes over a volume's windows share, and how the windows' maps are added up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medcam.engine.model.layers import LayerLike
+from medcam.engine.request import Request
+from medcam.engine.windows.ensemble import Members
+from medcam.engine.windows.prediction import SamplePlace, all_places
+from medcam.engine.windows.progress import Tick
+from medcam.engine.windows.runner import Runner
+from medcam.engine.windows.tiling import Windows
+from medcam.errors import InputError
+from medcam.maps import MapKey
+from medcam.methods import Method
+
+ChannelWeights = Literal["window", "volume"]
+"""Whether channels are weighted for each window by itself, or once for the volume."""
+
+Totals = dict[MapKey, Tensor]
+"""Sums over windows on the padded grid, by ``(method, layer)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class StitchingPlan:
+    """Everything that the passes over the windows share.
+
+    Attributes:
+        request: What is asked for.
+        members: The networks and their mirrorings.
+        count: Their number.
+        windows: The windows.
+        runner: Explains windows.
+        batch_size: The number of windows that run at once.
+        device: Where the sums are kept.
+        channel_weights: Whether channels are weighted by "window" or once for the "volume".
+        tick: Called with the number of windows that were just done.
+    """
+
+    request: Request
+    members: Members
+    count: int
+    windows: Windows
+    runner: Runner
+    batch_size: int
+    device: torch.device
+    channel_weights: ChannelWeights = "window"
+    tick: Tick = lambda _: None
+
+    @property
+    def touched(self) -> list[SamplePlace]:
+        """The windows that a target depends on."""
+        gradient = self.runner.gradient
+        return [item for item in self.everywhere if gradient.touches(*item)]
+
+    @property
+    def everywhere(self) -> list[SamplePlace]:
+        """All windows."""
+        return all_places(len(self.runner.volume), self.windows)
+
+    def request_for(self, methods: Mapping[str, Method], layer: LayerLike = None) -> Request:
+        """Return the request for other methods, under other names, and maybe another layer."""
+        renamed = [dataclasses.replace(method, name=name) for name, method in methods.items()]
+        return dataclasses.replace(
+            self.request, methods=tuple(renamed), several=True, shape="input",
+            layer=self.request.layer if layer is None else layer,
+        )  # fmt: skip
+
+    def shares(self) -> Tensor:
+        """Return the factor from a window's weight to its share of the stitched prediction."""
+        return 1 / self.windows.sums()
+
+
+def check_channel_weights(channel_weights: str) -> None:
+    """Raise if this is not a choice of channel weights.
+
+    Raises:
+        InputError: It is neither "window" nor "volume".
+    """
+    if channel_weights not in ("window", "volume"):
+        raise InputError(f"channel_weights={channel_weights!r}: choose 'window' or 'volume'.")
+
+
+def add_windows(
+    totals: Totals,
+    key: MapKey,
+    plan: StitchingPlan,
+    places: Sequence[SamplePlace],
+    values: Tensor,
+    weights: Tensor,
+) -> None:
+    """Add windows ``[windows, any..., *roi]`` to the sum ``[batch, any..., *padded]``.
+
+    Args:
+        totals: The sums; one of this key is created if missing.
+        key: The method and layer.
+        plan: The plan.
+        places: The windows.
+        values: Their maps.
+        weights: The weight of each voxel of a window.
+    """
+    rank = plan.windows.weights.ndim
+    front = tuple(values.shape[1 : values.ndim - rank])
+    if key not in totals:
+        dtype = torch.promote_types(values.dtype, plan.windows.weights.dtype)
+        shape = (len(plan.runner.volume), *front, *plan.windows.shape)
+        totals[key] = torch.zeros(shape, dtype=dtype, device=plan.device)
+    parts = values.to(totals[key])
+    weights = weights.to(parts)
+    every = (slice(None),) * len(front)
+    for (sample, place), part in zip(places, parts, strict=True):
+        totals[key][(sample, *every, *place)] += part * weights
+
+
+def mean_over_windows(plan: StitchingPlan, totals: Totals) -> Totals:
+    """Return weighted sums over windows and members as means."""
+    sums = plan.windows.sums()
+    return {key: values / sums.to(values) / plan.count for key, values in totals.items()}
+
+
+def layers_of(totals: Iterable[MapKey], name: str) -> list[str | None]:
+    """Return the layers that there are sums of, for one method."""
+    return [key[1] for key in totals if isinstance(key, tuple) and key[0] == name]

@@ -1,0 +1,107 @@
+"""The stitched prediction of a volume, and what all passes over windows share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medcam.engine.model import outputs
+from medcam.engine.model.outputs import Selector
+from medcam.engine.windows.ensemble import EnsembleMember
+from medcam.engine.windows.progress import Tick
+from medcam.engine.windows.tiling import Place, Windows
+from medcam.errors import InputError
+
+SamplePlace = tuple[int, Place]
+"""A window: the sample, and the place on the padded grid."""
+
+
+def groups(places: Sequence[SamplePlace], size: int) -> Iterator[list[SamplePlace]]:
+    """Yield the windows in groups of at most ``size``."""
+    rest = iter(places)
+    while group := list(islice(rest, size)):
+        yield group
+
+
+def all_places(batch: int, windows: Windows) -> list[SamplePlace]:
+    """Return all windows of all samples."""
+    return [(sample, place) for sample in range(batch) for place in windows.places]
+
+
+def cut(volume: Tensor, places: Sequence[SamplePlace], member: EnsembleMember) -> Tensor:
+    """Return the windows' input ``[windows, channels, *roi]``, mirrored, on the network's device."""
+    parts = torch.stack([volume[(sample, slice(None), *place)] for sample, place in places])
+    return member.mirror(parts.to(member.device(volume.device)))
+
+
+def predict(
+    members: Iterable[EnsembleMember],
+    volume: Float[Tensor, "batch channels *padded"],
+    windows: Windows,
+    *,
+    output: Selector,
+    batch_size: int,
+    device: torch.device,
+    tick: Tick,
+) -> Float[Tensor, "batch classes *space"]:
+    """Return the stitched prediction: the mean over the members, cropped to the image.
+
+    Args:
+        members: The networks and their mirrorings.
+        volume: The padded image.
+        windows: The windows.
+        output: Which tensor of the model's output holds the logits.
+        batch_size: The number of windows that run at once.
+        device: Where the sums are kept.
+        tick: Called after each group of windows.
+
+    Raises:
+        InputError: There is no network, or its output cannot be stitched.
+    """
+    total, count = None, 0
+    weights = windows.weights.to(device)
+    for member in members:
+        count += 1
+        for group in groups(all_places(len(volume), windows), batch_size):
+            with torch.no_grad():
+                inputs = cut(volume, group, member)
+                answer = member.model(inputs)
+            space = tuple(inputs.shape[2:])
+            logits = outputs.select(answer, output, batch=len(group), space=space)
+            check_stitchable(logits, space)
+            logits = member.mirror(logits).to(device)
+            if total is None:
+                dtype = torch.promote_types(logits.dtype, weights.dtype)
+                total = torch.zeros(
+                    (len(volume), logits.shape[1], *windows.shape), dtype=dtype, device=device
+                )
+            for (sample, place), part in zip(group, logits, strict=True):
+                total[(sample, slice(None), *place)] += part.to(total.dtype) * weights
+            tick(len(group))
+    if total is None:
+        raise InputError("No network was given.")
+    total /= windows.sums(device=device)
+    return windows.crop(total / count if count > 1 else total)
+
+
+def check_stitchable(logits: Tensor, space: tuple[int, ...]) -> None:
+    """Raise if a window's logits do not have the window's shape.
+
+    Raises:
+        InputError: Their spatial shape is another one, or there is none.
+    """
+    if tuple(logits.shape[2:]) == space:
+        return
+    shape = list(logits.shape)
+    remedy = (
+        "its answers have no place in the volume, so there is nothing to stitch. Explain the whole "
+        "volume at once, medcam.explain, or one crop of it"
+        if logits.ndim == 2
+        else "stitching needs one logit per voxel. Choose the full-size tensor with output=, or "
+        "upsample the logits in the model"
+    )
+    raise InputError(f"For a window of {list(space)} the model answers {shape}: {remedy}.")

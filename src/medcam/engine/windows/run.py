@@ -1,0 +1,114 @@
+"""One run over the windows of a volume: predict, resolve the target once, stitch the maps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medcam.engine.notices import Notices
+from medcam.engine.request import Request
+from medcam.engine.result import Run
+from medcam.engine.windows.ensemble import Members
+from medcam.engine.windows.plan import ChannelWeights, StitchingPlan
+from medcam.engine.windows.prediction import predict
+from medcam.engine.windows.progress import Progress, progress_of
+from medcam.engine.windows.runner import Runner
+from medcam.engine.windows.score_gradient import ScoreGradient, score_gradient
+from medcam.engine.windows.stitching import stitch, windows_to_explain, zero_maps
+from medcam.engine.windows.tiling import Windows
+from medcam.errors import InputError, NoMapError
+
+
+def run_windows(
+    request: Request,
+    members: Members,
+    count: int,
+    volume: Float[Tensor, "batch channels *space"],
+    windows: Windows,
+    *,
+    logits: Float[Tensor, "batch classes *space"] | None = None,
+    gradient: ScoreGradient | None = None,
+    batch_size: int = 1,
+    device: torch.device,
+    channel_weights: ChannelWeights = "window",
+    progress: Progress = False,
+) -> Run:
+    """Return the stitched prediction of a volume and its maps.
+
+    Args:
+        request: What is asked for.
+        members: Yields the networks and their mirrorings.
+        count: Their number.
+        volume: The image, before padding.
+        windows: The windows.
+        logits: The stitched prediction; None: it is computed.
+        gradient: What is explained of it; None: ``request.target``.
+        batch_size: The number of windows that run at once.
+        device: Where the sums are kept.
+        channel_weights: As in `medcam.explain_volume`.
+        progress: A bar, or a function ``(done, total)``.
+
+    Raises:
+        InputError: The prediction cannot be stitched, or does not fit the volume.
+        NoMapError: No map can be made.
+    """
+    notices = Notices()
+    padded = windows.pad(volume)
+    everywhere = len(windows) * len(volume) * count
+    if logits is None:
+        with progress_of(progress, "prediction", everywhere) as tick:
+            logits = predict(
+                members(), padded, windows, output=request.output, batch_size=batch_size,
+                device=device, tick=tick,
+            )  # fmt: skip
+    _check_logits(logits, volume)
+    if gradient is None:
+        gradient = score_gradient(request.target, logits.to(device), windows, notices)
+    runner = Runner(padded, gradient)
+    plan = StitchingPlan(
+        request, members, count, windows, runner, batch_size, device, channel_weights
+    )
+    touched = len(plan.touched) * count
+    if touched:
+        with progress_of(progress, "maps", windows_to_explain(plan)) as tick:
+            maps = stitch(dataclasses.replace(plan, tick=tick))
+    else:
+        maps = zero_maps(plan)
+    for item in maps.values():
+        notices.add(
+            ~item.values.isfinite().flatten(1).all(1),
+            NoMapError(
+                f"The {item.title} map holds NaN or infinite values. Do the model's activations "
+                "or logits overflow? Try float32."
+            ),
+        )
+    return Run(
+        output=logits,
+        target=gradient.target,
+        maps={
+            (name, layer) if request.several else layer: item
+            for (name, layer), item in maps.items()
+        },
+        layers=runner.layers,
+        skipped=runner.skipped,
+        notices=notices,
+        details={
+            "windows": everywhere,
+            "windows_explained": touched,
+            "roi": tuple(windows.weights.shape),
+            "members": count,
+            "channel_weights": channel_weights,
+        },
+    )
+
+
+def _check_logits(logits: Tensor, volume: Tensor) -> None:
+    """Raise if a prediction does not lie on the volume's grid."""
+    if tuple(logits.shape[2:]) != tuple(volume.shape[2:]) or len(logits) != len(volume):
+        raise InputError(
+            f"logits has shape {list(logits.shape)}; for this volume they are [{len(volume)}, "
+            f"classes, {', '.join(map(str, volume.shape[2:]))}]."
+        )

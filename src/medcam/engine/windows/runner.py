@@ -1,0 +1,78 @@
+"""Explain windows, one group at a time, with one layer for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from medcam.engine.request import Request
+from medcam.engine.run import run
+from medcam.engine.windows.ensemble import EnsembleMember
+from medcam.engine.windows.prediction import SamplePlace, check_stitchable, cut
+from medcam.engine.windows.score_gradient import ScoreGradient
+from medcam.maps import AttentionMap, MapKey
+
+
+@dataclass(eq=False)
+class Runner:
+    """Explains windows; the automatic layer is chosen at the first group.
+
+    Attributes:
+        volume: The padded image.
+        gradient: What each window's backward pass starts with.
+        layers: The layers that were recorded, once a group has run.
+        skipped: Layers without a map, with the reason.
+    """
+
+    volume: Float[Tensor, "batch channels *padded"]
+    gradient: ScoreGradient
+    layers: tuple[str, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def maps(
+        self,
+        member: EnsembleMember,
+        places: Sequence[SamplePlace],
+        weights: Sequence[Tensor],
+        request: Request,
+    ) -> dict[MapKey, AttentionMap]:
+        """Return the windows' maps ``[windows, targets, *roi]``, mirrored back.
+
+        Args:
+            member: The network.
+            places: The windows.
+            weights: The weight of each voxel of each window in the score, ``[*roi]``.
+            request: The methods; with ``shape=None`` their results are returned as they are.
+        """
+        inputs = cut(self.volume, places, member)
+        space = tuple(inputs.shape[2:])
+
+        def target(logits: Tensor) -> Tensor:
+            check_stitchable(logits, space)
+            return self.gradient.score(logits, places, weights, member.flips)
+
+        automatic = request.layer in ("auto", None) and any(m.of_layer for m in request.methods)
+        layer = self.layers[0] if automatic and self.layers else request.layer
+        request = dataclasses.replace(request, target=target, layer=layer)
+        result = run(request, member.model, member.model, (inputs,), {})
+        chosen_now = automatic and not self.layers and result.names_run
+        if result.layers and (chosen_now or not automatic):
+            self.layers = result.layers
+        self.skipped.update(result.skipped)
+        if request.shape is None:
+            return dict(result.maps)
+        return {key: _mirrored_back(item, member) for key, item in result.maps.items()}
+
+
+def _mirrored_back(item: AttentionMap, member: EnsembleMember) -> AttentionMap:
+    if not member.flips:
+        return item
+    axes = [axis + 2 for axis in member.flips]
+    channels = item.channels
+    if channels is not None:
+        channels = channels.flip([axis + 1 for axis in axes])
+    return dataclasses.replace(item, values=item.values.flip(axes), channels=channels)

@@ -1,0 +1,205 @@
+"""Places and weights of overlapping windows.
+
+They are those of ``monai.inferers.sliding_window_inference``, so that a prediction stitched here is
+MONAI's to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from medcam.errors import InputError
+
+Place = tuple[slice | int, ...]
+"""A window's place on the padded grid: one slice per axis, an index where it is one slice thick."""
+
+PADDINGS = ("constant", "reflect", "replicate", "circular")
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Overlapping windows over a grid.
+
+    Attributes:
+        shape: The spatial shape of the padded grid.
+        places: Where the windows lie.
+        weights: The weight of each voxel of a window, ``[*roi]``.
+        padding: The padding on each side, in the order of ``torch.nn.functional.pad``.
+        padding_mode: The mode of ``torch.nn.functional.pad``.
+        value: The value of the padding in the mode "constant".
+    """
+
+    shape: tuple[int, ...]
+    places: tuple[Place, ...]
+    weights: Float[Tensor, "*roi"]
+    padding: tuple[int, ...] = ()
+    padding_mode: str = "constant"
+    value: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def pad(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Return ``[batch, channels, *space]`` padded."""
+        if not any(self.padding):
+            return tensor
+        value = self.value if self.padding_mode == "constant" else None
+        return F.pad(tensor, self.padding, mode=self.padding_mode, value=value)
+
+    def crop(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Return the tensor without what `pad` added."""
+        for axis, low, high in self._cuts():
+            tensor = tensor.narrow(axis, low, tensor.shape[axis] - low - high)
+        return tensor
+
+    def fold(self, gradients: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return the gradient before `pad`, given the gradient on the padded grid.
+
+        This is the backward pass of `pad`: padding that copies voxels adds its gradient to theirs.
+        """
+        if not any(self.padding):
+            return gradients
+        with torch.enable_grad():
+            origin = torch.zeros_like(self.crop(gradients), requires_grad=True)
+            (folded,) = torch.autograd.grad(self.pad(origin), origin, gradients)
+        return folded
+
+    def sums(self, *, device: torch.device | None = None) -> Float[Tensor, "*padded"]:
+        """Return the sum of all windows' weights at each voxel of the padded grid."""
+        total = torch.zeros(self.shape, dtype=self.weights.dtype, device=device)
+        weights = self.weights.to(total.device)
+        for place in self.places:
+            total[place] += weights
+        return total
+
+    def counts(self, *, device: torch.device | None = None) -> Float[Tensor, "*padded"]:
+        """Return the number of windows over each voxel of the padded grid."""
+        total = torch.zeros(self.shape, dtype=self.weights.dtype, device=device)
+        for place in self.places:
+            total[place] += 1
+        return total
+
+    def _cuts(self) -> list[tuple[int, int, int]]:
+        pairs = zip(self.padding[::2], self.padding[1::2], strict=True)
+        return [(-1 - i, low, high) for i, (low, high) in enumerate(pairs)]
+
+
+def sliding_windows(
+    space: Sequence[int],
+    roi_size: Sequence[int] | int,
+    *,
+    overlap: float | Sequence[float] = 0.25,
+    mode: Literal["gaussian", "constant"] = "gaussian",
+    sigma_scale: float | Sequence[float] = 0.125,
+    padding_mode: str = "constant",
+    value: float = 0.0,
+    slice_axis: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Windows:
+    """Return windows over a grid, at the places of MONAI's sliding-window inference.
+
+    Args:
+        space: The grid's spatial shape.
+        roi_size: The windows' extents; one number for all axes, 0 or -1 for the whole axis. An
+            axis shorter than its window is padded on both sides.
+        overlap: The share of a window that the next one overlaps, in [0, 1).
+        mode: "gaussian" weights a window's border less; "constant" weights every voxel alike.
+        sigma_scale: The Gaussian's standard deviation, in window extents.
+        padding_mode: "constant", "reflect", "replicate" or "circular".
+        value: The value of the padding, for "constant".
+        slice_axis: Windows are one slice thick along this axis and the model is 2D; ``roi_size``
+            then names the other axes.
+        dtype: The weights' type.
+
+    Raises:
+        InputError: An option does not fit the grid.
+
+    Example:
+        >>> windows = sliding_windows((10, 8), (6, 8), overlap=0.5)
+        >>> windows.places
+        ((slice(0, 6, None), slice(0, 8, None)), (slice(3, 9, None), ...), (slice(4, 10, None), ...))
+    """
+    space = tuple(int(extent) for extent in space)
+    axis = None if slice_axis is None else _axis(slice_axis, len(space))
+    wanted = _per_axis(roi_size, len(space) - (axis is not None), "roi_size")
+    shares = _per_axis(overlap, len(wanted), "overlap")
+    sigmas = _per_axis(sigma_scale, len(wanted), "sigma_scale")
+    if not all(0 <= share < 1 for share in shares):
+        raise InputError(f"overlap={overlap!r} has to be at least 0 and below 1.")
+    if not all(sigma > 0 for sigma in sigmas):
+        raise InputError(f"sigma_scale={sigma_scale!r} has to be above 0.")
+    if padding_mode not in PADDINGS:
+        raise InputError(f"padding_mode={padding_mode!r}: choose from {', '.join(PADDINGS)}.")
+    planes = [extent for i, extent in enumerate(space) if i != axis]
+    roi = [
+        int(window) if window and window > 0 else extent
+        for window, extent in zip(wanted, planes, strict=True)
+    ]
+    gaps = [max(window - extent, 0) for window, extent in zip(roi, planes, strict=True)]
+    whole = [extent + gap for extent, gap in zip(planes, gaps, strict=True)]
+    starts: list[list[int] | range] = [
+        _starts(extent, window, share)
+        for extent, window, share in zip(whole, roi, shares, strict=True)
+    ]
+    sides = [(gap // 2, gap - gap // 2) for gap in gaps]
+    slices = [
+        [slice(start, start + n) for start in line] for line, n in zip(starts, roi, strict=True)
+    ]
+    lines: list[Sequence[slice | int]] = [*slices]
+    if axis is not None:
+        lines.insert(axis, range(space[axis]))
+        whole.insert(axis, space[axis])
+        sides.insert(axis, (0, 0))
+    padding = tuple(side for pair in reversed(sides) for side in pair) if any(gaps) else ()
+    return Windows(
+        tuple(whole), tuple(product(*lines)), _weights(roi, mode, sigmas, dtype), padding,
+        padding_mode, value,
+    )  # fmt: skip
+
+
+def _starts(extent: int, window: int, share: float) -> list[int]:
+    """Return the first voxel of each window along one axis; the last window ends with the axis."""
+    step = window if window == extent else max(int(window * (1 - share)), 1)
+    count = next(
+        (d + 1 for d in range(ceil(extent / step)) if d * step + window >= extent), 1
+    )  # fmt: skip
+    return [min(i * step, extent - window) for i in range(count)]
+
+
+def _weights(
+    roi: Sequence[int], mode: str, sigmas: Sequence[float], dtype: torch.dtype
+) -> Float[Tensor, "*roi"]:
+    if mode == "constant":
+        return torch.ones(list(roi), dtype=dtype)
+    if mode != "gaussian":
+        raise InputError(f"mode={mode!r}: choose 'gaussian' or 'constant'.")
+    weights = torch.ones([])
+    for i, (extent, sigma) in enumerate(zip(roi, sigmas, strict=True)):
+        offset = torch.arange(-(extent - 1) / 2.0, (extent - 1) / 2.0 + 1, dtype=torch.float)
+        line = torch.exp(offset**2 / (-2 * (extent * sigma) ** 2))
+        weights = weights.unsqueeze(-1) * line[(None,) * i] if i else line
+    return weights.clamp(min=1e-3).to(dtype)
+
+
+def _axis(axis: int, count: int) -> int:
+    if not -count <= axis < count:
+        raise InputError(f"slice_axis={axis} is no axis of an image with {count} spatial axes.")
+    return axis % count
+
+
+def _per_axis(value: float | Sequence[float], count: int, name: str) -> list[float]:
+    if isinstance(value, (int, float)):
+        return [value] * count
+    values = list(value)
+    if len(values) != count:
+        raise InputError(f"{name}={value!r} names {len(values)} axes; {count} are needed.")
+    return values

@@ -1,0 +1,202 @@
+"""`Explanation`: what one call of a model yields beside its prediction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+
+from medcam.engine.notices import Notices
+from medcam.engine.result import Run
+from medcam.errors import InputError
+from medcam.explanation.model_reference import ModelReference
+from medcam.maps import AttentionMap, MapKey, ResolvedTarget
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation:
+    """What one call of a model yields beside its prediction.
+
+    Attributes:
+        output: The model's output, as the model returned it.
+        target: What was explained.
+        layer: The layer, or layers, of the maps, after "auto" and "full" were resolved.
+        unchecked: Maps before the finiteness check has been read back from the device; read
+            ``maps`` instead.
+        skipped: Layers without a map, with the reason (``layer="full"``).
+        details: How it was made where that needs more words, e.g. the windows over a volume.
+        inputs: The input that the maps lie on, ``[batch, channels, *space]``: the caller's own
+            tensor, no copy. None if it was not kept (in an injected model).
+    """
+
+    output: Any = field(repr=False)
+    target: ResolvedTarget
+    layer: str | tuple[str, ...] | None
+    unchecked: Mapping[MapKey, AttentionMap] = field(repr=False)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Tensor | None = field(default=None, repr=False)
+    _notices: Notices = field(default_factory=Notices, repr=False)
+    _model: ModelReference = field(default_factory=ModelReference, repr=False)
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The model that was explained; None if it no longer exists."""
+        return self._model()
+
+    @property
+    def maps(self) -> Mapping[MapKey, AttentionMap]:
+        """The maps by layer name, or by ``(method, layer)`` if several methods were asked for.
+
+        Raises:
+            NoMapError: A map is not finite.
+        """
+        self._notices.report()
+        return MappingProxyType(_Maps(self.unchecked))
+
+    @property
+    def map(self) -> AttentionMap:
+        """The one map of this explanation.
+
+        Raises:
+            InputError: There are several; pick one from ``maps``.
+        """
+        maps = self.maps
+        if len(maps) != 1:
+            raise InputError(
+                f"This explanation holds {len(maps)} maps: choose one, explanation.maps[key], "
+                f"with key one of {list(maps)[:6]}{' ...' if len(maps) > 6 else ''}."
+            )
+        return next(iter(maps.values()))
+
+    def save(
+        self,
+        prefix: str | os.PathLike[str],
+        *,
+        image: object = None,
+        model: nn.Module | None = None,
+        mask: object = None,
+        segmentation: object = None,
+        scores: Sequence[Mapping[str, Any]] = (),
+        name: str | None = None,
+        montage: bool = True,
+        report: bool = True,
+        extra: Mapping[str, object] | None = None,
+    ) -> list[Path]:
+        """Write the raw maps, a montage, a report and the record of how they were made.
+
+        Volumes: ``out/case_gcam.nii.gz`` (float32, raw), ``out/case_montage.png``,
+        ``out/case.html`` and ``out/case.json``. Pictures: ``out/case_gcam.tif`` (float32, raw),
+        ``out/case_gcam.png`` (over the image), and the same three. Names go on with ``_LAYER`` for
+        several layers and ``_classK`` for several targets; of several samples each is a case of its
+        own, ``out/case_0_...``. An image, mask or segmentation that is no file yet is saved, too.
+        The record is written last: ``medcam report out`` makes the pages anew from it and the
+        files it names.
+
+        Args:
+            prefix: Where to, without an ending: ``"out/case"``.
+            image: What the maps are laid over, and whose geometry they take: a path, an `Image`
+                of `medcam.files`, an array or tensor, a MetaTensor; of several samples a batch, or
+                a list. None: the input that was explained. Without an affine NIfTI files get the
+                identity, with one warning per process.
+            model: The model, for the record. None: the one that was explained, if it still exists.
+            mask: A region, 0/1, drawn as a line; a path, or as `image`.
+            segmentation: What the model predicted, labels, whose borders the report draws in green;
+                as `mask`, e.g. ``explanation.output.argmax(1)``.
+            scores: The rows of a table, one mapping a row; of several samples, a row with a
+                "sample" is of that one.
+            name: The title; None: the last part of the prefix.
+            montage: Whether to write the montage.
+            report: Whether to write the report.
+            extra: What else the record says; a "modality" such as "CT" names the image's units.
+
+        Returns:
+            The files, the record last.
+
+        Raises:
+            InputError: Something given does not fit; the message says what is allowed.
+            SaveError: A file could not be written. There is no record then, not even an earlier
+                one.
+        """
+        from medcam.explanation.case.saving import save_maps
+
+        return save_maps(
+            list(self.maps.values()), prefix, inputs=self.inputs, details=self.details,
+            model=model or self.model, model_kind=self._model.kind, image=image, mask=mask,
+            segmentation=segmentation, scores=scores, name=name, montage=montage, report=report,
+            extra=extra,
+        )  # fmt: skip
+
+    def show(
+        self,
+        image: object = None,
+        *,
+        browser: bool = True,
+        mask: object = None,
+        segmentation: object = None,
+        scores: Sequence[Mapping[str, Any]] = (),
+        name: str = "Explanation",
+        sample: int = 0,
+    ) -> Path:
+        """Open a report in the browser: image and maps in linked planes, and how they were made.
+
+        Args:
+            image: As in `save`.
+            browser: Whether to open it; False only writes it.
+            mask: As in `save`.
+            segmentation: As in `save`.
+            scores: As in `save`.
+            name: The title.
+            sample: Which one of the batch.
+
+        Returns:
+            The page, in a temporary folder.
+        """
+        from medcam.explanation.case.showing import show_maps
+
+        return show_maps(
+            list(self.maps.values()), image, inputs=self.inputs, details=self.details,
+            model=self.model, model_kind=self._model.kind, browser=browser, mask=mask,
+            segmentation=segmentation, scores=scores, name=name, sample=sample,
+        )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """Return a picture for notebooks, with what it shows."""
+        from medcam.explanation.inline import inline_html
+
+        return inline_html(self, str(self.target), self.inputs)
+
+
+class _Maps(dict[MapKey, AttentionMap]):
+    """Maps by key, with an error that lists the keys."""
+
+    def __missing__(self, key: object) -> AttentionMap:
+        raise InputError(f"There is no map {key!r}; the keys are {', '.join(map(repr, self))}.")
+
+
+def explanation_of(
+    run: Run, *, model: nn.Module | None = None, inputs: Tensor | None = None
+) -> Explanation:
+    """Return a run as an `Explanation`.
+
+    Args:
+        run: What the engine yielded.
+        model: The model, if there is one.
+        inputs: The caller's own input; None: the run's.
+    """
+    return Explanation(
+        output=run.output,
+        target=run.target,
+        layer=run.layer,
+        unchecked=run.maps,
+        skipped=run.skipped,
+        details=run.details,
+        inputs=run.inputs if inputs is None else inputs,
+        _notices=run.notices,
+        _model=ModelReference(model),
+    )

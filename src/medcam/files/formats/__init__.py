@@ -1,0 +1,1 @@
+"""File formats: one file each; none knows another, nor what a map is."""

@@ -1,0 +1,141 @@
+"""The one line: a model that goes on working as usual, and yields attention maps beside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from medcam.engine.model.layers import LayerLike, find, get_layers, unwrap
+from medcam.engine.model.outputs import Selector
+from medcam.engine.request import Request
+from medcam.engine.target.resolution import TargetLike
+from medcam.errors import InputError, InputTypeError
+from medcam.injection.model import rebuild
+from medcam.injection.session import Session
+from medcam.injection.settings import Settings
+from medcam.methods import MethodLike
+
+_log = logging.getLogger("medcam")
+
+
+def inject(
+    model: nn.Module,
+    output_dir: str | Path | None = None,
+    backend: MethodLike = "gcam",
+    layer: LayerLike = "auto",
+    label: TargetLike = None,
+    data_shape: Literal["default"] | Sequence[int] | None = "default",
+    save_maps: bool = False,
+    save_pickle: bool = False,
+    save_scores: bool = False,
+    evaluate: bool = False,
+    metric: str | Callable[..., float] = "wioa",
+    threshold: Literal["otsu"] | float = "otsu",
+    retain_graph: bool = False,
+    return_score: bool = False,
+    replace: bool = False,
+    return_attention: bool = False,
+    cudnn: bool = True,
+    enabled: bool = True,
+    *,
+    output: Selector = None,
+    target: TargetLike = None,
+    normalize: bool = True,
+    colormap: str | None = None,
+    reference: Any = None,
+    memory: Literal["normal", "low"] = "normal",
+) -> Any:
+    """Returns the model with attention maps: from now on every call makes them too.
+
+    The prediction is the model's own; the model given is left as it was, and the one
+    returned shares its parameters. While gradients are enabled (training) the output keeps its
+    graph.
+
+    Args:
+        model: Any ``nn.Module`` with 2D or 3D inputs. DataParallel and torch.compile wrappers are
+            taken off (compiled code cannot be looked into). Injecting again reconfigures.
+        output_dir: The folder to save to; created. Needed by every ``save_*`` and for ``dump``.
+        backend: The method: "gbp", "gcam", "ggcam", "gcampp", or any of
+            ``medcam.methods.METHODS``.
+        layer: "auto", "full", a name from `get_layers`, or several names.
+        label: What is explained; see ``target`` of `medcam.explain`. Also a callable from the
+            output to a boolean mask of it.
+        data_shape: The spatial shape of the maps: "default" is the input's, None the layer's own,
+            or the extents.
+        save_maps: Save each call's maps: ``{output_dir}/{layer}/attention_map_{call}_{sample}_
+            {target}`` as ``.png`` (2D, over ``raw_input``) or ``.nii.gz`` (3D, float32, raw
+            units). Methods without a layer have no layer folder.
+        save_pickle: On `dump`, write ``attention_maps.pkl``, a list of maps ``[*space]``.
+        save_scores: On `dump`, write ``scores.xlsx`` and ``mean_scores.png``; implies ``evaluate``
+            for calls that come with a mask.
+        evaluate: Score each map against the ``mask`` of the call.
+        metric: A metric's name (``medcam.evaluation.METRICS``) or a callable ``(map, mask)``.
+        threshold: "otsu" or a number in [0, 1], for the thresholded metrics.
+        retain_graph: Kept for compatibility; the graph is kept whenever the caller needs it.
+        return_score: Return ``(output, scores)``, scores by layer.
+        replace: Return the map ``[batch, targets, *space]`` instead of the output.
+        return_attention: Return ``(output, map)``.
+        cudnn: False switches cuDNN off during the call.
+        enabled: False: calls are the model's own until ``enable_medcam()``.
+        output: Which tensor of the model's output holds the logits (see `medcam.explain`).
+        target: The same as ``label``, under its name in `medcam.explain`.
+        normalize: Whether maps that are handed out are scaled for display, [0, 1] for each sample
+            (signed: [-1, 1]); False hands out raw units. Saved NIfTI files are always raw.
+        colormap: A matplotlib colour map for PNGs; None picks one.
+        reference: The image whose geometry saved 3D maps take: a path, nibabel image or 4×4
+            affine. None takes the input's own affine if it has one (MONAI's MetaTensor).
+        memory: "low" keeps less during a call, for more time (see `medcam.explain`).
+
+    Raises:
+        InputError: An option does not exist or does not fit; the message says what is allowed.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    >>> model = inject(net, layer="1")
+    >>> model(torch.rand(1, 1, 8, 8)).shape, model.get_attention_map().shape
+    (torch.Size([1, 2]), (1, 1, 8, 8))
+    """
+    unwrapped = unwrap(model)
+    if unwrapped is not model:
+        _log.info("looked through %s: the model inside is injected", type(model).__name__)
+    if isinstance(unwrapped, torch.jit.ScriptModule):
+        raise InputTypeError(
+            "A TorchScript model has no layers that can be looked at: inject the Python model "
+            "that was scripted or traced."
+        )
+    if label is not None and target is not None:
+        raise InputError("label= and target= are the same thing: give one of them.")
+    find(unwrapped, layer)
+    settings = Settings(
+        request=Request.of(
+            backend,
+            layer=layer,
+            target=label if target is None else target,
+            output=output,
+            shape="input"
+            if isinstance(data_shape, str) and data_shape == "default"
+            else data_shape,
+            cudnn=cudnn,
+            memory=memory,
+        ),
+        output_dir=None if output_dir is None else Path(output_dir),
+        save_maps=save_maps,
+        save_pickle=save_pickle,
+        save_scores=save_scores,
+        evaluate=evaluate,
+        metric=metric,
+        threshold=threshold,
+        return_score=return_score,
+        replace=replace,
+        return_attention=return_attention,
+        normalize=normalize,
+        colormap=colormap,
+        reference=reference,
+    )
+    return rebuild(
+        unwrapped, Session(settings, enabled=enabled, layer_ordering=get_layers(unwrapped))
+    )

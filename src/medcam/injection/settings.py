@@ -1,0 +1,69 @@
+"""The options of an injected model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from medcam.engine.request import Request
+from medcam.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options of `medcam.inject`, under the same names; the request holds those of a call."""
+
+    request: Request
+    output_dir: Path | None = None
+    save_maps: bool = False
+    save_pickle: bool = False
+    save_scores: bool = False
+    evaluate: bool = False
+    metric: str | Callable[..., float] = "wioa"
+    threshold: Literal["otsu"] | float = "otsu"
+    return_score: bool = False
+    replace: bool = False
+    return_attention: bool = False
+    normalize: bool = True
+    colormap: str | None = None
+    reference: Any = None
+
+    def __post_init__(self) -> None:
+        if self.request.several:
+            raise InputError(
+                "inject() takes one backend at a time; medcam.explain takes several, from one "
+                "forward pass."
+            )
+        needing = [
+            name
+            for name in ("save_maps", "save_pickle", "save_scores", "evaluate")
+            if getattr(self, name) and self.output_dir is None
+        ]
+        if needing:
+            raise InputError(f"{needing[0]}=True needs output_dir, the folder to save to.")
+        layer = self.request.layer
+        many = layer == "full" or (not isinstance(layer, str) and len(list(layer or ())) > 1)
+        one = self.replace or self.return_attention
+        if many and one and self.request.methods[0].of_layer:
+            raise InputError(
+                f"replace= and return_attention= return one map, layer={layer!r} makes several: "
+                "name one layer, or use model.get_attention_map(), which is then a dict by layer."
+            )
+        if self.return_score and not self.scores:
+            raise InputError("return_score=True needs evaluate=True, and a mask with each call.")
+        if self.scores:
+            from medcam.evaluation.score import check_metric, check_options
+
+            check_metric(self.metric)
+            check_options(self.threshold, None, 0.0)
+
+    @property
+    def scores(self) -> bool:
+        """Whether maps are scored."""
+        return self.evaluate or self.save_scores
+
+    def changed(self, **changes: Any) -> Settings:
+        """The same settings but for some."""
+        return dataclasses.replace(self, **changes)

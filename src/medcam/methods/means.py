@@ -1,0 +1,50 @@
+"""Mean gradients of channels; rounding counts as zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+_ROUNDING = 0.75
+"""Power of the machine epsilon below which a mean, relative to Σ|terms|, counts as rounding.
+
+In float32 that is 6e-6. Instance norms left at most 7e-7 in all networks tried; other means were
+1e-4 and above.
+"""
+
+
+def means(terms: Float[Tensor, "batch channels places"]) -> Float[Tensor, "batch channels"]:
+    """Return the mean of each channel; 0 if a sample's means are no more than rounding.
+
+    Before a normalisation that subtracts each channel's mean (instance norm), the gradients of a
+    channel cancel exactly. Floating point leaves about 1e-8 of their size, and a map of such
+    weights looks like any other. If a sample's largest mean is beyond rounding, smaller means are
+    kept; they are negligible next to it.
+
+    >>> means(torch.tensor([[[1.0, 2.0], [3.0, -3.0]]]))
+    tensor([[1.5000, 0.0000]])
+    """
+    averages = terms.mean(2)
+    least = torch.finfo(terms.dtype).eps ** _ROUNDING / terms.shape[2]  # times Σ|terms|
+    if terms.device.type == "cpu" and _exceeds_rounding(
+        averages.detach().numpy(), terms.detach().numpy(), least
+    ):
+        return averages
+    rounding = averages.abs() <= least * torch.linalg.vector_norm(terms, 1, dim=2)
+    return averages.masked_fill(rounding.all(1, keepdim=True), 0.0)
+
+
+def _exceeds_rounding(
+    averages: NDArray[np.floating], terms: NDArray[np.floating], least: float
+) -> bool:
+    """Return whether each sample's largest mean is beyond rounding; reads that channel only.
+
+    Uses NumPy: PyTorch's call overhead exceeds the work.
+    """
+    samples, sizes = np.arange(len(terms)), np.abs(averages)
+    top = sizes.argmax(1)
+    sums = np.add.reduce(np.abs(terms[samples, top]), 1)
+    return bool(np.logical_and.reduce(sizes[samples, top] > least * sums))

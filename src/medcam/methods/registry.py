@@ -1,0 +1,104 @@
+"""The registry: one dict from names to methods, and the look-up by any of their names."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from medcam.errors import InputError, InputTypeError, unknown_name
+from medcam.methods.eigen_cam import EIGEN_WEIGHTS, eigen_cam
+from medcam.methods.grad_cam import MEAN_GRADIENTS, grad_cam, grad_cam_weights
+from medcam.methods.grad_cam_pp import grad_cam_pp
+from medcam.methods.guided import guided_backpropagation, guided_grad_cam, weighted_by_cam
+from medcam.methods.hires_cam import hires_cam
+from medcam.methods.layer_cam import layer_cam
+from medcam.methods.method import EVIDENCE, FromCam, Method
+from medcam.methods.saliency import input_x_gradient, saliency
+from medcam.methods.seg_xres_cam import seg_xres_cam
+from medcam.methods.x_grad_cam import x_grad_cam
+
+MethodLike = str | Method
+"""What ``method=`` takes: a name, or a `Method`."""
+
+_GRAD_CAM = Method("gcam", grad_cam, "Grad-CAM", shared=MEAN_GRADIENTS, weights=grad_cam_weights)
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        _GRAD_CAM,
+        Method("gcampp", grad_cam_pp, "Grad-CAM++"),
+        Method("gbp", guided_backpropagation, "Guided Backpropagation", signed=True),
+        Method(
+            "ggcam", guided_grad_cam, "Guided Grad-CAM", signed=True, weights=grad_cam_weights,
+            from_cam=FromCam(_GRAD_CAM, weighted_by_cam),
+        ),
+        Method("hirescam", hires_cam, "HiResCAM", signed=True, positive_part=True, stitched="sum"),
+        Method("layercam", layer_cam, "LayerCAM"),
+        Method("xgradcam", x_grad_cam, "XGrad-CAM"),
+        Method("segxrescam", seg_xres_cam, "Seg-XRes-CAM"),
+        Method(
+            "eigencam", eigen_cam, "Eigen-CAM", signed=True, positive_part=True,
+            stitched="shared", shared=EIGEN_WEIGHTS,
+        ),
+        Method("saliency", saliency, "Saliency", reduction="magnitude"),
+        Method("inputxgradient", input_x_gradient, "Input x Gradient", signed=True),
+    )
+}  # fmt: skip
+
+
+def get(method: MethodLike, **options: Any) -> Method:
+    """Return a method by name, with options of its own, e.g. ``get("segxrescam", pool=4)``.
+
+    Args:
+        method: A name of ``METHODS``, a title such as "Grad-CAM++", or a `Method`.
+        **options: Further parameters of the method's function.
+
+    Raises:
+        UnknownNameError: No method has this name.
+        InputTypeError: Neither a name nor a `Method`.
+        InputError: The method has no such option.
+
+    Example:
+        >>> get("gcam").title
+        'Grad-CAM'
+    """
+    if isinstance(method, str):
+        method = METHODS.get(method) or _by_any_name(method)
+    if not isinstance(method, Method):
+        raise InputTypeError(
+            f"method={method!r} is not a method: give a name ({', '.join(METHODS)}) or a "
+            "medcam.methods.Method."
+        )
+    known = set(inspect.signature(method.function).parameters) - set(EVIDENCE)
+    if not set(options) <= known:
+        raise InputError(
+            f"{method.title} has no option {', '.join(sorted(set(options) - known))}; "
+            f"it has {', '.join(sorted(known)) or 'none'}."
+        )
+    if options.get("rectify") is False:
+        method = method.signed_form()
+    return replace(method, function=partial(method.function, **options)) if options else method
+
+
+def title_of(name: str) -> str:
+    """Return the title of a method by its name; the name itself if it is not registered.
+
+    Example:
+        >>> title_of("gcampp"), title_of("mine")
+        ('Grad-CAM++', 'mine')
+    """
+    return METHODS[name].title if name in METHODS else name
+
+
+def _by_any_name(name: str) -> Method:
+    """Return a method by its title, or by its name in other letters: "GradCAM", "GCAM"."""
+
+    def folded(text: str) -> str:
+        return text.lower().replace("plusplus", "++").translate(str.maketrans("", "", " -_"))
+
+    for method in METHODS.values():
+        if folded(name) in (folded(method.name), folded(method.title)):
+            return method
+    raise unknown_name("Method", name, METHODS)

@@ -1,0 +1,32 @@
+"""Write matplotlib figures as files that open everywhere."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save_figure(figure: Figure, path: Path | io.BytesIO) -> None:
+    """Write a figure as PNG, whatever the suffix of the path.
+
+    Letters that the font lacks are drawn as boxes, without a warning.
+
+    Args:
+        figure: The figure.
+        path: A path, or a stream.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> stream = io.BytesIO()
+        >>> save_figure(Figure(), stream)
+        >>> stream.getvalue()[1:4]
+        b'PNG'
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        figure.savefig(path, format="png")

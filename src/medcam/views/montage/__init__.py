@@ -1,0 +1,1 @@
+"""Montage: a scene as a figure for print; it writes no file."""
