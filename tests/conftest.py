@@ -1,4 +1,4 @@
-"""Test-wide set-up: shapes are checked at run time, and torch uses the machine's two cores."""
+"""Test-wide set-up: shapes are checked at run time; every run computes the same."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ os.environ.setdefault("MPLBACKEND", "agg")
 from jaxtyping import install_import_hook
 
 # Before medcam is imported anywhere. Where users enter, medcam's own errors speak instead.
-SHAPED = ("attention", "auto_layer", "capture", "guided", "layouts", "methods", "targets")
+SHAPED = (
+    "engine.assemble", "engine.auto_layer", "engine.capture", "engine.evidence", "engine.gather",
+    "engine.gradients", "engine.guided", "engine.model.layouts", "engine.target",
+    "engine.windows.ensemble", "engine.windows.plan", "engine.windows.prediction",
+    "engine.windows.score_gradient", "engine.windows.shared_weights", "maps", "methods",
+)  # fmt: skip
 install_import_hook([f"medcam.{name}" for name in SHAPED], "beartype.beartype")
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 
@@ -27,10 +33,22 @@ from support.torchvision_shim import make_importable
 
 make_importable()
 
+pytest_plugins = ["support.pages"]
+
+
+# Networks of the tests are small: a second thread costs them time, and changes the last bits.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user: medcam's own checks, without those of types that only tests switch on."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +57,8 @@ def _warned_anew() -> None:
     nifti._warn_identity.cache_clear()
 
 
-# A busy machine is no failure; and a submission is judged by the same examples each time.
-hypothesis.settings.register_profile(
-    "medcam", deadline=None, derandomize=bool(os.environ.get("CI"))
-)
-hypothesis.settings.load_profile("medcam")
+# The same examples on every machine and in every run; `make test-explore` draws new ones. A busy
+# machine is no failure.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("MEDCAM_HYPOTHESIS", "same"))

@@ -8,8 +8,6 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from support.browser import chromium
-
 TITLES = ["Grad-CAM", "Grad-CAM++", "Guided Backpropagation", "Guided Grad-CAM"]
 
 
@@ -45,12 +43,6 @@ def test_the_index_holds_its_pictures(index):
     # the figure, and a thumbnail for each of the 16 slices, 8 tiles and the head
     assert len(index.sources) == 1 + 16 + 8 + 1
     assert all(source.startswith("data:image/png;base64,") for source in index.sources)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

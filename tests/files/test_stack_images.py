@@ -10,8 +10,7 @@ from PIL import Image as Pillow
 
 from medcam.errors import InputError, MedcamWarning
 from medcam.files import read_image, save_map, stack_images
-
-from .images import itk_image, numbers, write_nifti
+from support.images import itk_image, numbers, write_nifti
 
 SHAPE = (5, 6, 7)
 

@@ -12,9 +12,8 @@ from torch import nn
 import medcam
 from medcam.errors import InputError, InputTypeError
 from medcam.frameworks.torchio import sampler_windows
+from support.monai_cases import oblique
 from support.stitched import evidence, net
-
-from .monai_cases import oblique
 
 ONE = medcam.targets.class_score(1)
 AFFINE = oblique()

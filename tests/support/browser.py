@@ -6,9 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
@@ -25,6 +28,8 @@ _FLAGS = (
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser with a fresh profile; where there is none, CI fails and a user's machine skips."""
+    from playwright.sync_api import sync_playwright
+
     path = next((found for name in _NAMES if (found := shutil.which(name))), None)
     if path is None:
         missing = "Pages are tested in Chromium: apt-get install chromium, or Google Chrome."

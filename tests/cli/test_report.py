@@ -18,9 +18,8 @@ from medcam.errors import InputError
 from medcam.explanation.case.reading import read_case
 from medcam.files import read_image, save_map, save_nifti, save_png, write_sidecar
 from medcam.files.record.contents import provenance
-
-from .cases import RAS, SHAPE, volume
-from .viewing import Viewer
+from support.report_cases import RAS, SHAPE, volume
+from support.viewing import Viewer
 
 Visit = Callable[..., Viewer]
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from medcam.errors import InputError, MedcamWarning
 from medcam.files import read_image
-
-from .images import AFFINES, assert_agrees, itk_image, numbers, turned
+from support.images import AFFINES, assert_agrees, itk_image, numbers, tolerance, turned
 
 SHAPE = (5, 6, 7)
 ENDINGS = [".nrrd", ".mha", ".mhd", ".nhdr"]
@@ -46,7 +45,8 @@ def test_any_affine_is_the_same_in_every_format(tmp_path_factory, degrees, sizes
     path = tmp_path_factory.mktemp("any") / f"a{ending}"
     image = read_image(write(path, itk_image(numbers(SHAPE), affine)))
     corners = np.array([(x, y, z, 1) for x in (0, 4) for y in (0, 5) for z in (0, 6)]).T
-    np.testing.assert_allclose(image.affine @ corners, affine @ corners, rtol=0, atol=1e-4)
+    atol = tolerance(affine, SHAPE, ending)
+    np.testing.assert_allclose(image.affine @ corners, affine @ corners, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from nibabel.orientations import aff2axcodes
 from medcam.errors import InputError
 from medcam.views.scene.grid import volume_grid
 from medcam.views.scene.values import Scene
-
-from .cases import RAS, SHAPE, case_3d, rotated, stored_as, volume
-from .viewing import AXIAL, CORONAL, SAGITTAL, Viewer, upright
+from support.report_cases import RAS, SHAPE, case_3d, rotated, stored_as, volume
+from support.viewing import AXIAL, CORONAL, SAGITTAL, Viewer, upright
 
 Show = Callable[..., Viewer]
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from medcam.views.report import IndexEntry, index_entry, render_report, write_index, write_report
-
-from .cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
-from .viewing import Viewer
+from support.report_cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
+from support.viewing import Viewer
 
 Show = Callable[..., Viewer]
 Visit = Callable[..., Viewer]

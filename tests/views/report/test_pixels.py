@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from medcam.views.scene.values import Scene
-
-from .cases import RAS, SHAPE, case_2d, case_3d, map_of, rotated, stored_as, volume
-from .viewing import AXIAL, CORONAL, SAGITTAL, Viewer, blend, grey, on_screen, upright
+from support.report_cases import RAS, SHAPE, case_2d, case_3d, map_of, rotated, stored_as, volume
+from support.viewing import AXIAL, CORONAL, SAGITTAL, Viewer, blend, grey, on_screen, upright
 
 Show = Callable[..., Viewer]
 PLANES = (AXIAL, CORONAL, SAGITTAL)

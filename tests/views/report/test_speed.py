@@ -11,8 +11,7 @@ import pytest
 
 from medcam.views.report import write_report
 from medcam.views.scene.values import Scene, SceneMap
-
-from .viewing import AXIAL, SAGITTAL, Viewer
+from support.viewing import AXIAL, SAGITTAL, Viewer
 
 Visit = Callable[..., Viewer]
 SIDE = 256

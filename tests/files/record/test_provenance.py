@@ -22,9 +22,8 @@ from medcam.errors import InputError, InputTypeError, SaveError
 from medcam.files import Image, read_image, read_sidecar, stack_images, write_sidecar
 from medcam.files.record.contents import provenance
 from medcam.files.record.digests import sha256_of_array, sha256_of_model
+from support.images import itk_image, numbers, write_nifti
 from support.nets import Classifier
-
-from .images import itk_image, numbers, write_nifti
 
 WHEN = datetime(2024, 5, 6, 7, 8, 9, 10, timezone(timedelta(hours=2)))
 
@@ -297,7 +296,7 @@ def test_the_digest_is_the_same_in_another_process(tmp_path, net):
         "net = Classifier(); net.load_state_dict(torch.load(sys.argv[2])); "
         "print(sha256_of_model(net))"
     )
-    tests = Path(__file__).parents[1]
+    tests = Path(__file__).parents[2]
     out = subprocess.run(  # noqa: S603  # our own code
         [sys.executable, "-c", code, str(tests), str(tmp_path / "w.pt")],
         capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"},

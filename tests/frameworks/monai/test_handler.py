@@ -16,9 +16,9 @@ from torch import nn
 
 import medcam
 from medcam.errors import InputError
+from support.monai_cases import SHAPE, Finder, centre_mm, inside, oblique, spot_mm, write_volume
 
-from .monai_cases import SHAPE, Finder, centre_mm, inside, oblique, spot_mm, write_volume
-from .test_monai_transforms import preprocessing
+from .test_transforms import preprocessing
 
 # Loading any image makes MONAI look for a decoder of DICOM files that is not installed here.
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from medcam.errors import InputError, MedcamError, MedcamWarning
 from medcam.files import read_image
-
-from .images import AFFINES, assert_agrees, numbers, turned, write_nifti
+from support.images import AFFINES, assert_agrees, numbers, turned, write_nifti
 
 SHAPE = (5, 6, 7)
 DEGREES = st.tuples(*[st.floats(-180, 180)] * 3)

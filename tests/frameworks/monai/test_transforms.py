@@ -25,10 +25,9 @@ from monai.transforms import (
 
 import medcam
 from medcam.errors import InputError, InputTypeError, UnknownNameError
+from support.monai_cases import SHAPE, Finder, centre_mm, inside, oblique, spot_mm, write_volume
 from support.nets import Classifier, image
 from support.stitched import net
-
-from .monai_cases import SHAPE, Finder, centre_mm, inside, oblique, spot_mm, write_volume
 
 # Loading any image makes MONAI look for a decoder of DICOM files that is not installed here.
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from medcam.views.scene.values import Scene
-
-from .cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
-from .viewing import AXIAL, CORONAL, SAGITTAL, Viewer
+from support.report_cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
+from support.viewing import AXIAL, CORONAL, SAGITTAL, Viewer
 
 Show = Callable[..., Viewer]
 X, Y, Z = SHAPE

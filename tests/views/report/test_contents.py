@@ -17,9 +17,8 @@ from medcam.views.scene.grey_windows import GreyWindow, grey_windows, is_ct
 from medcam.views.scene.grid import picture_grid, volume_grid
 from medcam.views.scene.maps import scene_maps
 from medcam.views.scene.values import Scene, SceneMap
-
-from .cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
-from .viewing import AXIAL, blend, grey, on_screen
+from support.report_cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
+from support.viewing import AXIAL, blend, grey, on_screen
 
 
 def test_ct_opens_with_the_windows_of_ct() -> None:

@@ -15,13 +15,13 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import medcam
-
-from .monai_cases import SHAPE, Finder, centre_mm, inside, oblique, spot_mm, write_volume
+from support import monai_cases
+from support.monai_cases import SHAPE, Finder, centre_mm, inside, oblique, spot_mm, write_volume
 
 # Loading any image makes MONAI look for a decoder of DICOM files that is not installed here.
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INFERENCE = {
     "imports": ["$from pathlib import Path"],
     "bundle_root": ".",
@@ -96,7 +96,7 @@ def bundle(tmp_path):
         path.write_text(json.dumps(content))
     (tmp_path / "models").mkdir()
     torch.save(Finder().state_dict(), tmp_path / "models" / "model.pt")
-    (tmp_path / "finder.py").write_text((Path(__file__).parent / "monai_cases.py").read_text())
+    (tmp_path / "finder.py").write_text(Path(monai_cases.__file__).read_text())
     write_volume(tmp_path / "data" / "case.nii.gz")
     return tmp_path
 

@@ -1,22 +1,23 @@
-"""One headless Chromium for all tests of pages."""
+"""Fixtures for tests of pages: a headless Chromium, and reports opened in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser
 
-from medcam.views.report import write_report
-from medcam.views.scene.values import Scene
 from support.browser import chromium
 
-from .viewing import Viewer
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from medcam.views.scene.values import Scene
+    from support.viewing import Viewer
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium, with a fresh profile."""
     with chromium() as browser:
@@ -26,6 +27,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Viewer]]:
     """Opens a file from disk without a network; after the test, nothing may have gone wrong."""
+    from support.viewing import Viewer
+
     opened: list[Viewer] = []
 
     def open_file(path: Path, **options: Any) -> Viewer:
@@ -44,6 +47,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Viewer]]:
 @pytest.fixture
 def show(visit: Callable[..., Viewer], tmp_path: Path) -> Callable[..., Viewer]:
     """Writes the report of a case, opens it and waits until its data is unpacked."""
+
+    from medcam.views.report import write_report
 
     def write_and_open(case: Scene, **options: Any) -> Viewer:
         return visit(write_report(tmp_path / "case.html", case), **options).ready()
