@@ -3,6 +3,7 @@
 # PYTHON  the interpreter the environment is made of           (python3)
 # VENV    where the environment lives                          (.venv)
 # TORCH   what to install if PYTHON has no torch of its own    (torch==2.13.0, the tested version)
+# WORKERS how many processes run the tests                     (2)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,8 +11,10 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 OUT ?= medcam_demo
+WORKERS ?= 2
 
-.PHONY: help demo test test-slow check bench docs clean
+
+.PHONY: help demo test test-explore test-slow check bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## What there is
@@ -21,7 +24,10 @@ demo: $(VENV)/.base ## Maps, scores and figure of really trained networks, into 
 	$(BIN)/medcam demo --output $(OUT)
 
 test: $(VENV)/.dev ## The test suite, without the slow tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n $(WORKERS)
+
+test-explore: $(VENV)/.dev ## The property tests, with examples drawn anew, and more of them
+	MEDCAM_HYPOTHESIS=explore $(BIN)/pytest -m hypothesis -n $(WORKERS) --timeout 3000
 
 test-slow: $(VENV)/.dev ## The slow tests
 	$(BIN)/pytest -m slow

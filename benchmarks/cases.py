@@ -1,23 +1,35 @@
-"""The networks that are measured: name -> network, input and layer."""
+"""The measured networks: name -> network, input shape and layer.
+
+Importing this module also makes ``tests/support`` importable, which the benchmarks share with the
+tests, and torchvision, whose compiled extension does not load with every build of torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from support.torchvision_shim import make_importable
+
+with contextlib.suppress(ImportError):  # the networks of other packages do not need torchvision
+    make_importable()
+
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table.
+    """One row of a table.
 
     Attributes:
-        build: Makes the network, with random weights.
-        shape: The input's shape.
-        layer: The layer that is explained.
+        build: Builds the network, with random weights.
+        shape: The shape of the input.
+        layer: The explained layer.
         segmentation: Whether the output has spatial axes.
     """
 
@@ -27,25 +39,26 @@ class Case:
     segmentation: bool = False
 
     def network(self) -> nn.Module:
-        """The network; a segmentation answers with its class scores, as peers need it."""
+        """Build the network; a segmentation network is wrapped in `MeanLogits`."""
         torch.manual_seed(0)
         net = self.build().eval()
         return MeanLogits(net).eval() if self.segmentation else net
 
     @property
-    def name_of_layer(self) -> str:
-        """The layer's name inside `network()`."""
+    def layer_in_network(self) -> str:
+        """The name of the layer inside `network()`."""
         return f"net.{self.layer}" if self.segmentation else self.layer
 
     def inputs(self) -> Tensor:
-        """The input."""
+        """Draw the input."""
         return torch.rand(self.shape, generator=torch.Generator().manual_seed(0))
 
 
 class MeanLogits(nn.Module):
     """A segmentation network as a classifier: the mean logit of each class.
 
-    Captum, torchcam and MONAI explain classifiers only; for a fair comparison all are given this.
+    Captum, torchcam and MONAI explain classifiers only. For a fair comparison, all libraries get
+    this wrapper.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -53,19 +66,13 @@ class MeanLogits(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[batch, classes]``."""
+        """Return the mean logits, ``[batch, classes]``."""
         return self.net(x).flatten(2).mean(2)
 
 
-for operator in ("nms", "qnms"):  # so that torchvision imports beside a torch of another index
-    with contextlib.suppress(RuntimeError):
-        torch.library.define(
-            f"torchvision::{operator}",
-            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        )
+def torchvision_builder(name: str) -> Callable[[], nn.Module]:
+    """Return a function that builds a network of torchvision, with random weights."""
 
-
-def _torchvision(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         import torchvision
 
@@ -97,8 +104,8 @@ def _unet(size: int, layer: str = "encoder.stages.4") -> Case:
 
 
 CASES: dict[str, Case] = {
-    "ResNet50 B=1, layer4": Case(_torchvision("resnet50"), (1, 3, 224, 224), "layer4"),
-    "ResNet50 B=8, layer4": Case(_torchvision("resnet50"), (8, 3, 224, 224), "layer4"),
+    "ResNet50 B=1, layer4": Case(torchvision_builder("resnet50"), (1, 3, 224, 224), "layer4"),
+    "ResNet50 B=8, layer4": Case(torchvision_builder("resnet50"), (8, 3, 224, 224), "layer4"),
     "DenseNet121-3D 96³, features": Case(_densenet, (1, 1, 96, 96, 96), "features"),
     "nnU-Net 64³, last decoder stage": _unet(64, "decoder.stages.3"),
     "nnU-Net 64³, bottleneck": _unet(64),

@@ -1,4 +1,4 @@
-"""The chart: time and bytes saved, a row for each network, a colour for each library."""
+"""Chart of time and saved bytes: one row per network, one colour per library."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COLORS = {
 
 
 def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """Writes the chart as PNG.
+    """Draw the chart and save it as PNG.
 
     Args:
-        rows: For each network the cells by library; None where a library fails.
-        path: The file.
+        rows: The cells of each network by library; None if a library failed.
+        path: The PNG file.
     """
     import matplotlib as mpl
 
@@ -29,9 +29,9 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.55 * len(rows) + 1.9), sharey=True)
-    places = {row: len(rows) - index for index, row in enumerate(rows)}
+    heights = {row: len(rows) - index for index, row in enumerate(rows)}
     for library, color in COLORS.items():
-        cells = [(places[row], found[library]) for row, found in rows.items() if found[library]]
+        cells = [(heights[row], cells[library]) for row, cells in rows.items() if cells[library]]
         style = {"color": color, "marker": "|" if library == "floor" else "o",
                  "s": 220 if library == "floor" else 46, "label": library,
                  "zorder": 4 if library == "medcam" else 3}  # fmt: skip
@@ -42,7 +42,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     left.set_xlim(left=0.8)
     right.set_xlabel("MB kept for the backward pass (logarithmic)")
     right.set_xscale("log")
-    left.set_yticks(list(places.values()), list(places))
+    left.set_yticks(list(heights.values()), list(heights))
     left.set_ylim(0.4, len(rows) + 0.6)
     for axes in (left, right):
         axes.grid(axis="both", color="#e5e5e5", linewidth=0.7, zorder=0)

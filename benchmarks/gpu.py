@@ -1,6 +1,7 @@
-"""The same on a GPU: milliseconds and peak memory, under bfloat16 autocast.
+"""Grad-CAM on a GPU: milliseconds and peak memory of each library, under bfloat16 autocast.
 
-``python benchmarks/gpu.py`` writes ``results/gpu-DATE.md``; without a GPU it says so.
+``python benchmarks/gpu.py`` writes ``results/gpu-DATE.md``. Without a GPU it prints a message and
+measures nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
 import gradcam
 from cases import CASES, Case
 from libraries import Maker, quiet
@@ -25,10 +25,10 @@ ROWS = ["ResNet50 B=8, layer4", "DenseNet121-3D 128³, features", "nnU-Net 128³
 
 
 def timed(call: Callable[[Tensor], Any], x: Tensor, rounds: int = 20) -> float:
-    """The median milliseconds of a call on the device, after three to warm up."""
+    """Return the median milliseconds of a call on the device, after three warm-up calls."""
     for _ in range(3):
         call(x)
-    taken = []
+    times = []
     for _ in range(rounds):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -36,12 +36,12 @@ def timed(call: Callable[[Tensor], Any], x: Tensor, rounds: int = 20) -> float:
         call(x)
         end.record()
         torch.cuda.synchronize()
-        taken.append(start.elapsed_time(end))
-    return statistics.median(taken)
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
 
 
 def peak(call: Callable[[Tensor], Any], x: Tensor) -> int:
-    """The most bytes that a call holds at once, beyond what was there before it."""
+    """Return by how many bytes the allocated memory rises during a call, at its peak."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -51,7 +51,7 @@ def peak(call: Callable[[Tensor], Any], x: Tensor) -> int:
 
 
 def under_autocast(call: Callable[[Tensor], Any], device: str) -> Callable[[Tensor], Any]:
-    """The call under bfloat16 autocast."""
+    """Return the call wrapped in bfloat16 autocast."""
 
     def run(x: Tensor) -> Any:
         with torch.autocast(device, torch.bfloat16):
@@ -61,7 +61,7 @@ def under_autocast(call: Callable[[Tensor], Any], device: str) -> Callable[[Tens
 
 
 def cell(case: Case, maker: Maker | None) -> str:
-    """Milliseconds and MiB of one library; of the plain forward pass without one."""
+    """Measure milliseconds and MiB of one library; None: of the plain forward pass."""
     net, x = case.network().cuda(), case.inputs().cuda()
     if maker is None:
 
@@ -69,17 +69,17 @@ def cell(case: Case, maker: Maker | None) -> str:
             with torch.no_grad():
                 net(x)
     else:
-        call = quiet(maker, net, case.name_of_layer)
+        call = quiet(maker, net, case.layer_in_network)
     run = under_autocast(call, "cuda")
     try:
         return f"{timed(run, x):.1f} / {peak(run, x) / 2**20:.0f}"
-    except Exception as error:  # noqa: BLE001  # a peer's failure is a cell of the table
+    except Exception as error:  # noqa: BLE001  # a failing library is a cell of the table
         print(f"{maker}: {error}", file=sys.stderr)
         return "fails"
 
 
 def report(cells: dict[str, list[str]], columns: list[str], device: str) -> str:
-    """The table as text."""
+    """Return the table as Markdown."""
     lines = [
         f"{device}, torch {torch.__version__}, bfloat16 autocast, {dt.date.today():%Y-%m-%d}.",  # noqa: DTZ011
         "",
@@ -87,15 +87,15 @@ def report(cells: dict[str, list[str]], columns: list[str], device: str) -> str:
         "",
         f"| case | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
-        *(f"| {row} | {' | '.join(found)} |" for row, found in cells.items()),
+        *(f"| {row} | {' | '.join(texts)} |" for row, texts in cells.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    """The table of all libraries, where there is a GPU."""
+    """Measure all libraries, print the table and save it; return the exit status."""
     if not torch.cuda.is_available():
-        print("There is no CUDA GPU here: nothing was measured.")
+        print("There is no CUDA GPU on this machine: nothing was measured.")
         return 1
     makers: dict[str, Maker | None] = {"plain forward": None, **gradcam.LIBRARIES}
     cells = {row: [cell(CASES[row], maker) for maker in makers.values()] for row in ROWS}

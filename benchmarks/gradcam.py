@@ -1,4 +1,4 @@
-"""What does a Grad-CAM map cost beside the model's own forward pass, and beside other libraries?"""
+"""Grad-CAM: its cost compared with the plain forward pass and with other libraries."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ ROWS, COLUMNS = list(GOALS), list(LIBRARIES)
 
 
 def cell(row: str, column: str) -> dict[str, Any] | None:
-    """One library on one network; ours is timed in turn with the floor.
+    """Measure one library on one network; medcam is timed in turn with the floor.
 
-    At 96³ only the libraries that are near are measured, as a call of the others takes minutes.
+    The slow libraries are not measured at 96³: their calls take minutes there.
     """
-    mine = column.startswith("medcam")
-    near = ("medcam", "floor", "captum", "torchcam")
-    if row.startswith("nnU-Net 96³") and column not in near:
+    is_medcam = column.startswith("medcam")
+    fast = ("medcam", "floor", "captum", "torchcam")
+    if row.startswith("nnU-Net 96³") and column not in fast:
         return None
     return measure.cell(
         CASES[row],
         LIBRARIES[column],
-        floor=libraries.floor if mine else None,
-        budget=10 if mine else 2,
-        least=3 if mine else measure.LEAST,
+        floor=libraries.floor if is_medcam else None,
+        budget=10 if is_medcam else 2,
+        least=3 if is_medcam else measure.LEAST,
     )

@@ -1,4 +1,4 @@
-"""What do guided maps, and maps of every layer, cost?  ResNet50, B=8, 224²."""
+"""Guided maps, and Grad-CAM of every layer: ResNet50 with a batch of 8 images of 224²."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ROWS, COLUMNS = list(GOALS), ["medcam", "floor", "captum"]
 
 
 def cell(row: str, column: str) -> dict[str, Any] | None:
-    """One method of one library; None where it has no such method."""
+    """Measure one method of one library; None if the library has no such method."""
     if (row, column) not in MAKERS:
         return None
-    mine = column == "medcam"
+    is_medcam = column == "medcam"
     return measure.cell(
         CASES["ResNet50 B=8, layer4"],
         MAKERS[row, column],
-        floor=FLOORS[row] if mine else None,
-        budget=20 if mine else 8,
-        least=5 if mine else measure.LEAST,
+        floor=FLOORS[row] if is_medcam else None,
+        budget=20 if is_medcam else 8,
+        least=5 if is_medcam else measure.LEAST,
     )

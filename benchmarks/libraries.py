@@ -1,7 +1,7 @@
-"""The libraries that are measured: each makes maps of class 1, by one call.
+"""One call of each measured library, which makes maps of class 1.
 
-Every function takes a network and a layer's name and gives the call. Captum, torchcam,
-pytorch-grad-cam and MONAI are imported only where they are measured.
+Each function takes a network and the name of a layer, and returns the call. Captum, torchcam,
+pytorch-grad-cam and MONAI are imported only in the processes that measure them.
 """
 
 from __future__ import annotations
@@ -17,33 +17,37 @@ Call = Callable[[Tensor], Any]
 Maker = Callable[[nn.Module, str], Call]
 
 
-def ours(**ask: Any) -> Maker:
-    """`medcam.explain`, with its options; maps at the layer's own size, as peers give them."""
+def ours(**overrides: Any) -> Maker:
+    """Return a maker of `medcam.explain` calls; maps have the layer's size, as in other libraries.
+
+    Args:
+        overrides: Keyword arguments of `medcam.explain`.
+    """
 
     def maker(net: nn.Module, layer: str) -> Call:
         import medcam
 
-        options = {"layer": layer, "target": 1, "shape": None, **ask}
+        options = {"layer": layer, "target": 1, "shape": None, **overrides}
         return lambda x: medcam.explain(net, x, **options)
 
     return maker
 
 
 def all_cams(net: nn.Module, layer: str) -> Call:
-    """Every method that needs a layer's activations and gradients and nothing else, in one call."""
+    """Return one call with all methods that need only a layer's activations and gradients."""
     from medcam.methods import METHODS
 
-    free = [m for m in METHODS if METHODS[m].evidence == {"activations", "gradients"}]
-    return ours(method=free)(net, layer)
+    cams = [m for m in METHODS if METHODS[m].evidence == {"activations", "gradients"}]
+    return ours(method=cams)(net, layer)
 
 
-def _map(activations: Tensor, grad: Tensor) -> Tensor:
+def _grad_cam(activations: Tensor, grad: Tensor) -> Tensor:
     weights = grad.flatten(2).mean(2)
     return torch.einsum("bk,bk...->b...", weights, activations.detach()).relu()
 
 
 def floor(net: nn.Module, layer: str) -> Call:
-    """The least that PyTorch itself does: a hook by hand, the graph from the layer on."""
+    """Return the floor, the least that PyTorch has to do: one hook, the graph from the layer on."""
     module, kept = net.get_submodule(layer), {}
     net.requires_grad_(False)
 
@@ -55,13 +59,13 @@ def floor(net: nn.Module, layer: str) -> Call:
         handle = module.register_forward_hook(begin)
         score = net(x)[:, 1].sum()
         handle.remove()
-        return _map(kept["a"], *torch.autograd.grad(score, kept["a"]))
+        return _grad_cam(kept["a"], *torch.autograd.grad(score, kept["a"]))
 
     return run
 
 
 def floor_input(net: nn.Module, layer: str) -> Call:
-    """The same for a gradient of the input; the clamping of guided backpropagation left out."""
+    """Return the floor of an input gradient; the clamping of guided backpropagation is left out."""
     net.requires_grad_(False)
 
     def run(x: Tensor) -> Tensor:
@@ -72,7 +76,7 @@ def floor_input(net: nn.Module, layer: str) -> Call:
 
 
 def floor_both(net: nn.Module, layer: str) -> Call:
-    """The same for Guided Grad-CAM: one forward pass, a gradient of the layer and of the input."""
+    """Return the floor of Guided Grad-CAM: one forward pass, layer and input gradients."""
     module, kept = net.get_submodule(layer), {}
     net.requires_grad_(False)
 
@@ -87,14 +91,14 @@ def floor_both(net: nn.Module, layer: str) -> Call:
         handle.remove()
         (grad,) = torch.autograd.grad(score, kept["a"], retain_graph=True)
         (guided,) = torch.autograd.grad(score, leaf)
-        cam = _map(kept["a"], grad)[:, None]
+        cam = _grad_cam(kept["a"], grad)[:, None]
         return guided * nn.functional.interpolate(cam, x.shape[2:], mode="bilinear")
 
     return run
 
 
 def floor_full(net: nn.Module, layer: str) -> Call:
-    """The same for every layer with spatial axes: hooks by hand, one backward pass."""
+    """Return the floor of all layers with spatial axes: one hook per layer, one backward pass."""
     net.requires_grad_(False)
     kept: list[Tensor] = []
 
@@ -112,13 +116,13 @@ def floor_full(net: nn.Module, layer: str) -> Call:
         for handle in handles:
             handle.remove()
         grads = torch.autograd.grad(score, kept)
-        return [_map(a, grad) for a, grad in zip(kept, grads, strict=True)]
+        return [_grad_cam(a, grad) for a, grad in zip(kept, grads, strict=True)]
 
     return run
 
 
 def captum(net: nn.Module, layer: str) -> Call:
-    """Captum's LayerGradCam."""
+    """Return a call of captum's LayerGradCam."""
     from captum.attr import LayerGradCam
 
     cam = LayerGradCam(net, net.get_submodule(layer))
@@ -126,7 +130,7 @@ def captum(net: nn.Module, layer: str) -> Call:
 
 
 def captum_guided(net: nn.Module, layer: str) -> Call:
-    """Captum's GuidedBackprop."""
+    """Return a call of captum's GuidedBackprop."""
     from captum.attr import GuidedBackprop
 
     method = GuidedBackprop(net)
@@ -134,7 +138,7 @@ def captum_guided(net: nn.Module, layer: str) -> Call:
 
 
 def captum_guided_cam(net: nn.Module, layer: str) -> Call:
-    """Captum's GuidedGradCam."""
+    """Return a call of captum's GuidedGradCam."""
     from captum.attr import GuidedGradCam
 
     method = GuidedGradCam(net, net.get_submodule(layer))
@@ -144,7 +148,7 @@ def captum_guided_cam(net: nn.Module, layer: str) -> Call:
 
 
 def torchcam(net: nn.Module, layer: str) -> Call:
-    """Torchcam's GradCAM."""
+    """Return a call of torchcam's GradCAM."""
     from torchcam.methods import GradCAM
 
     extractor = GradCAM(net, layer)
@@ -152,7 +156,7 @@ def torchcam(net: nn.Module, layer: str) -> Call:
 
 
 def pytorch_grad_cam(net: nn.Module, layer: str) -> Call:
-    """pytorch-grad-cam's GradCAM."""
+    """Return a call of pytorch-grad-cam's GradCAM."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -161,7 +165,7 @@ def pytorch_grad_cam(net: nn.Module, layer: str) -> Call:
 
 
 def monai(net: nn.Module, layer: str) -> Call:
-    """MONAI's GradCAM."""
+    """Return a call of MONAI's GradCAM."""
     from monai.visualize import GradCAM
 
     cam = GradCAM(net, layer)
@@ -169,7 +173,7 @@ def monai(net: nn.Module, layer: str) -> Call:
 
 
 def quiet(maker: Maker, net: nn.Module, layer: str) -> Call:
-    """A library's call, with its own warnings silenced."""
+    """Return a library's call without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         call = maker(net, layer)

@@ -1,6 +1,6 @@
-"""Measures one cell of a table, in a process of its own: time, peak memory, bytes saved.
+"""Measurement of one cell of a table in its own process: time, peak memory, saved bytes.
 
-``python measure.py QUESTION ROW COLUMN`` prints a line of JSON; `run.py` calls it for every cell.
+``python measure.py TABLE ROW COLUMN`` prints one line of JSON. `run.py` calls it for each cell.
 """
 
 from __future__ import annotations
@@ -13,43 +13,25 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cases import Case
+from cases import Case  # makes `support` importable
 from libraries import Maker, quiet
+from support.saved import saved_bytes
 
-LEAST, MOST = 2, 15  # rounds
+LEAST, MOST = 2, 15  # timed rounds
 
 
 def peak() -> int:
-    """The process's highest resident memory so far, in bytes."""
+    """Return the highest resident memory of the process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def saved_bytes(net: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> int:
-    """The bytes of storages kept for the backward pass, without parameters and buffers."""
-    own = {t.untyped_storage().data_ptr() for t in [*net.parameters(), *net.buffers()]}
-    sizes, kept = {}, []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        call(x)
-    return sum(sizes.values())
-
-
 def seconds(call: Callable[[Tensor], Any], x: Tensor) -> float:
-    """How long a call takes; the garbage collector waits meanwhile."""
+    """Return the seconds of a call, without garbage collection during the call."""
     gc.collect()
     gc.disable()
     start = time.perf_counter()
@@ -68,28 +50,34 @@ def cell(
     least: int = LEAST,
     count_saved: bool = True,
 ) -> dict[str, Any]:
-    """Time, peak memory and bytes saved of one library on one case.
+    """Measure time, peak memory and saved bytes of one library on one case.
 
     Args:
         case: The network, its input and the layer.
-        maker: The library.
-        floor: What it is timed beside, in turn; None: nothing but the plain forward pass.
-        budget: For about how many seconds to time.
-        least: The rounds to time at least.
-        count_saved: Whether to count the bytes saved, for which the call is made once more.
+        maker: Makes the call of the library.
+        floor: Makes the call of the floor, which is timed in turn with the library. None: only the
+            plain forward pass is timed in turn.
+        budget: The seconds that the timing takes, roughly.
+        least: The minimum number of timed rounds.
+        count_saved: Whether to count the saved bytes, which takes one more call.
 
     Returns:
-        ``ratio``, the median of the ratios to the plain forward pass that ran just before, with
-        the first and third ``quartiles``, and ``best``, the ratio of the shortest times, which
-        other work on the machine changes least; ``to_floor``, the median of those to the floor;
-        ``plain`` seconds; ``peak``, by how many bytes the resident memory rises above the plain
-        forward pass's; ``saved`` bytes; ``rounds``.
+        A dict with these keys:
+
+        - ``ratio``: the time divided by that of the plain forward pass just before, the median;
+        - ``quartiles``: the first and the third quartile of this ratio;
+        - ``best``: the ratio of the shortest times, which is least affected by other work;
+        - ``plain``: the seconds of the plain forward pass, the median;
+        - ``rounds``: the number of timed rounds;
+        - ``peak``: the bytes by which the resident memory rises above the plain forward pass;
+        - ``saved``: the bytes saved for the backward pass, if counted;
+        - ``to_floor``: the time divided by that of the floor, the median, if there is a floor.
     """
     net, x = case.network(), case.inputs()
     with torch.no_grad():
         net(x)
     before = peak()
-    call = quiet(maker, net, case.name_of_layer)
+    call = quiet(maker, net, case.layer_in_network)
     call(x)
     extra = peak() - before
 
@@ -99,13 +87,13 @@ def cell(
 
     calls = [plain, call]
     if floor is not None:
-        calls.append(quiet(floor, net, case.name_of_layer))
+        calls.append(quiet(floor, net, case.layer_in_network))
     times: list[list[float]] = []
-    begin = time.perf_counter()
-    while len(times) < least or (len(times) < MOST and time.perf_counter() - begin < budget):
-        times.append([seconds(each, x) for each in calls])
+    start = time.perf_counter()
+    while len(times) < least or (len(times) < MOST and time.perf_counter() - start < budget):
+        times.append([seconds(timed_call, x) for timed_call in calls])
     ratios = [row[1] / row[0] for row in times]
-    found = {
+    figures = {
         "ratio": statistics.median(ratios),
         "quartiles": statistics.quantiles([*ratios, *ratios], n=4)[::2],
         "best": min(row[1] for row in times) / min(row[0] for row in times),
@@ -114,15 +102,15 @@ def cell(
         "peak": extra,
     }
     if count_saved:
-        found["saved"] = saved_bytes(net, call, x)
+        figures["saved"] = saved_bytes(net, lambda: call(x))
     if floor is not None:
-        found["to_floor"] = statistics.median(row[1] / row[2] for row in times)
-    return found
+        figures["to_floor"] = statistics.median(row[1] / row[2] for row in times)
+    return figures
 
 
-def main(question: str, row: str, column: str) -> None:
-    """Prints one cell."""
-    print(json.dumps(importlib.import_module(question).cell(row, column)))
+def main(table: str, row: str, column: str) -> None:
+    """Print one cell of a table as JSON."""
+    print(json.dumps(importlib.import_module(table).cell(row, column)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What does guided backpropagation of a large volume keep?  PlainConvUNet, 128³."""
+"""Guided backpropagation of a large volume: time and peak memory of a PlainConvUNet at 128³."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ ROWS, COLUMNS = list(GOALS), list(MAKERS)
 
 
 def cell(row: str, column: str) -> dict[str, Any]:
-    """One library; one timed round, as a call takes long."""
+    """Measure one library in a single timed round, because a call takes long."""
     case = CASES["nnU-Net 128³, bottleneck"]
     return measure.cell(case, MAKERS[column], budget=0, least=1, count_saved=False)

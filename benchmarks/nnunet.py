@@ -1,9 +1,9 @@
-"""What does a map cost beside ``nnUNetv2_predict``, when two fifths of the windows hold the target?
+"""A whole case through nnU-Net: time of a map relative to ``nnUNetv2_predict``.
 
-Runs the commands as users do, on a network of nnU-Net's own shape with random weights:
-``python benchmarks/nnunet.py``. Starting the program is part of it. nnunetv2-cam (``pip install
---no-deps nnunetv2-cam``) is measured beside if it is installed; it makes no prediction file, so its
-time is that of its maps alone.
+``python benchmarks/nnunet.py`` runs the command lines as users do, start of the program included.
+The network has nnU-Net's architecture and random weights; two fifths of the windows contain the
+target. nnunetv2-cam is measured, too, if it is installed (``pip install --no-deps nnunetv2-cam``).
+It writes no prediction, so its time is that of the maps alone.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+import cases  # noqa: F401  # makes `support` importable
+import run
+from support.nnunet_toy import make_folder
 
-import cases  # noqa: E402, F401  # lets torchvision import beside a torch of another index
-import run  # noqa: E402  # found by the line above
-from support.nnunet_toy import make_folder  # noqa: E402  # found by the line above
-
-GOAL = {"medcam": " (goal: ≤ 1.6×)"}
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+GOALS = {"medcam": " (goal: ≤ 1.6×)"}
 SHAPE, PATCH = (120, 120, 120), (40, 40, 40)
 
-PEER = """
+NNUNETV2_CAM = """
 import sys, torch, warnings
 warnings.simplefilter("ignore")
-for name in ("nms", "qnms"):
-    torch.library.define(f"torchvision::{name}", "(Tensor d, Tensor s, float i) -> Tensor")
+sys.path.append(sys.argv[4])
+from support.torchvision_shim import make_importable
+make_importable()
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_cam.api import run_cam_for_prediction
 predictor = nnUNetPredictor(use_mirroring=False, perform_everything_on_device=False,
@@ -47,7 +46,7 @@ run_cam_for_prediction(predictor, sys.argv[2], sys.argv[3], "encoder.stages.2", 
 
 
 def prepare(folder: Path) -> dict[str, str]:
-    """A trained folder, a case and a region that two fifths of the windows hold."""
+    """Make a trained folder, a case, and a target mask that two fifths of the windows contain."""
     trained = make_folder(
         folder / "trained", channels=1, folds=(0,), mirror=(), patch=PATCH, spacing=(1.0, 1.0, 1.0),
         transpose=(0, 1, 2), features=(16, 32, 64),
@@ -64,7 +63,11 @@ def prepare(folder: Path) -> dict[str, str]:
 
 
 def timed(command: list[str]) -> float:
-    """The seconds of a command."""
+    """Return the seconds that a command takes.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
     environment = {**os.environ, "nnUNet_compile": "false"}
     start = time.perf_counter()
     done = subprocess.run(  # noqa: S603  # our own commands
@@ -77,50 +80,53 @@ def timed(command: list[str]) -> float:
 
 
 def main() -> None:
-    """The table, printed and put beside the other figures (`run.add`)."""
+    """Measure, print the figures and add them to the last results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs (default: 3)")
     rounds = parser.parse_args().rounds
     tools = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as name:
-        made = prepare(Path(name))
+        paths = prepare(Path(name))
         out = Path(name) / "out"
-        theirs = [
-            str(tools / "nnUNetv2_predict_from_modelfolder"), "-i", made["images"], "-o",
-            str(out / "theirs"), "-m", made["trained"], "-f", "0", "-device", "cpu", "-npp", "1",
+        predict = [
+            str(tools / "nnUNetv2_predict_from_modelfolder"), "-i", paths["images"], "-o",
+            str(out / "predict"), "-m", paths["trained"], "-f", "0", "-device", "cpu", "-npp", "1",
             "-nps", "1",
         ]  # fmt: skip
-        ours = [
-            str(tools / "medcam"), "nnunet", "explain", "-m", made["trained"], "-i", made["images"],
-            "-o", str(out / "ours"), "--label", "PZ", "--target", made["region"], "--device", "cpu",
+        explain = [
+            str(tools / "medcam"), "nnunet", "explain", "-m", paths["trained"],
+            "-i", paths["images"], "-o", str(out / "explain"), "--label", "PZ",
+            "--target", paths["region"], "--device", "cpu",
         ]  # fmt: skip
-        peer = [sys.executable, "-c", PEER, made["trained"],
-                f"{made['images']}/case_0000.nii.gz", str(out / "peer")]  # fmt: skip
+        peer = [
+            sys.executable, "-c", NNUNETV2_CAM, paths["trained"],
+            f"{paths['images']}/case_0000.nii.gz", str(out / "peer"), str(TESTS),
+        ]  # fmt: skip
         ratios: dict[str, list[float]] = {"medcam": [], "nnunetv2-cam": []}
         seconds = []
         for _ in range(rounds):
-            plain = timed(theirs)
-            seconds.append(plain)
-            ratios["medcam"].append(timed(ours) / plain)
+            predict_time = timed(predict)
+            seconds.append(predict_time)
+            ratios["medcam"].append(timed(explain) / predict_time)
             try:
-                ratios["nnunetv2-cam"].append(timed(peer) / plain)
+                ratios["nnunetv2-cam"].append(timed(peer) / predict_time)
             except RuntimeError as error:
                 print(f"nnunetv2-cam: {str(error).splitlines()[-1]}", file=sys.stderr)
-        record = json.loads((out / "ours" / "case.json").read_text())
+        record = json.loads((out / "explain" / "case.json").read_text())
     windows = record["windows"]
     result = {
         "seconds of nnUNetv2_predict": round(statistics.median(seconds), 1),
         "windows": windows["windows"],
         "windows that hold the target": windows["windows_explained"],
         **{
-            f"{name}{GOAL.get(name, '')}": f"{statistics.median(r):.2f}×"
-            for name, r in ratios.items()
-            if r
+            f"{name}{GOALS.get(name, '')}": f"{statistics.median(values):.2f}×"
+            for name, values in ratios.items()
+            if values
         },
     }
     for key, value in result.items():
         print(f"{key:32} {value}")
-    run.add("nnunet", result)
+    run.add_figures("nnunet", result)
 
 
 if __name__ == "__main__":

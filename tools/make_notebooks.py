@@ -1,9 +1,9 @@
-"""Makes docs/notebooks/*.ipynb of the scripts in tools/notebooks, and runs them.
+"""Converts the scripts in tools/notebooks to docs/notebooks/*.ipynb, and runs the notebooks.
 
     python tools/make_notebooks.py [NAME ...]
 
-The scripts are in percent format: ``# %%`` begins a cell, ``# %% [markdown]`` one of text, and
-``# %name`` is a magic. What is stored names no times and no paths and holds no state of widgets.
+The scripts are in percent format: ``# %%`` begins a code cell, ``# %% [markdown]`` a text cell, and
+``# %name`` is a magic command. The stored notebooks contain no times and no widget state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCRIPTS = ROOT / "tools" / "notebooks"
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 
 _CELL = re.compile(r"^# %%(?P<kind> \[markdown\])?\n(?P<body>.*?)(?=^# %%|\Z)", re.M | re.S)
-_WIDTH = 900  # pixels of a figure, at most
+_MAX_WIDTH = 900  # pixels of a figure
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -36,12 +36,12 @@ _METADATA = {
 
 
 def names() -> list[str]:
-    """The notebooks there are."""
+    """Return the names of the notebooks, sorted."""
     return sorted(path.stem for path in SCRIPTS.glob("*.py"))
 
 
 def build(name: str) -> nbformat.NotebookNode:
-    """The notebook of a script, without outputs."""
+    """Return the notebook of a script, without outputs."""
     text = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
     cells = list(_cells(text))
     for number, cell in enumerate(cells):
@@ -50,16 +50,23 @@ def build(name: str) -> nbformat.NotebookNode:
 
 
 def _cells(text: str) -> Iterator[nbformat.NotebookNode]:
-    for found in _CELL.finditer(text):
-        body = found["body"].strip("\n")
-        if found["kind"]:
+    for match in _CELL.finditer(text):
+        body = match["body"].strip("\n")
+        if match["kind"]:
             yield new_markdown_cell(re.sub(r"^# ?", "", body, flags=re.M))
         else:
             yield new_code_cell(re.sub(r"^# (?=%\w)", "", body, flags=re.M))
 
 
 def run(notebook: nbformat.NotebookNode, timeout: float = 600) -> nbformat.NotebookNode:
-    """Runs a notebook in a folder of its own, beside the modules that notebooks import.
+    """Run a notebook in a temporary folder, next to the modules that notebooks import.
+
+    Args:
+        notebook: The notebook of `build`; it is changed in-place.
+        timeout: The seconds that one cell may take.
+
+    Returns:
+        The same notebook, with outputs; figures are at most 900 pixels wide.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
@@ -88,18 +95,18 @@ def run(notebook: nbformat.NotebookNode, timeout: float = 600) -> nbformat.Noteb
 
 
 def _smaller(png: str) -> str:
-    """A figure at the width of the page, to keep the repository small."""
+    """Return a figure at the width of the page, which keeps the repository small."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    width = min(image.width, _WIDTH)
-    written = io.BytesIO()
+    width = min(image.width, _MAX_WIDTH)
+    buffer = io.BytesIO()
     image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS).save(
-        written, "PNG", optimize=True
+        buffer, "PNG", optimize=True
     )
-    return base64.b64encode(written.getvalue()).decode()
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def main() -> None:
-    """The command line."""
+    """Convert and run the notebooks given on the command line; by default all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=names(), metavar="NAME")
     NOTEBOOKS.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Reads the constants of a frozen TensorFlow graph without TensorFlow.
+"""Reader of the constants of a frozen TensorFlow graph; it does not need TensorFlow.
 
 A frozen ``graph.pb`` is one protobuf message, and its weights are the tensors of its ``Const``
 nodes. The few fields read here, with their numbers::
@@ -24,13 +24,16 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def read_float_constants(path: Path) -> dict[str, np.ndarray]:
-    """Reads every float32 constant of a frozen graph.
+    """Read every float32 constant of a frozen graph.
 
     Args:
-        path: The ``graph.pb``.
+        path: The file ``graph.pb``.
 
     Returns:
-        The arrays in TensorFlow's own axis order, by node name.
+        The arrays by node name, in TensorFlow's axis order.
+
+    Raises:
+        ValueError: The file is not a protobuf message, or a tensor is incomplete.
     """
     constants = {}
     for node in _submessages(path.read_bytes(), 1):
@@ -45,9 +48,9 @@ def read_float_constants(path: Path) -> dict[str, np.ndarray]:
 
 def _to_array(tensor: bytes) -> np.ndarray:
     dims = _submessages(_first(tensor, 2, b""), 2)
-    # protobuf leaves out a field that holds its default, so an absent size is 0
+    # protobuf omits a field with its default value, so an absent size is 0
     shape = tuple(_first(dim, 1, 0) for dim in dims)
-    # one scalar is written as float_val (packed or not), everything else as raw little-endian bytes
+    # a scalar is stored in float_val (packed or not), all other tensors as little-endian bytes
     raw = _first(tensor, 4, b"") or _first(tensor, 5, b"")
     values = np.frombuffer(raw, dtype="<f4")
     if values.size == 1:
@@ -67,30 +70,33 @@ def _first(message: bytes, number: int, default: Any = None) -> Any:
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yields (field number, value): an int for a varint, bytes for everything else."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
+    offset = 0
+    while offset < len(message):
+        key, offset = _varint(message, offset)
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:
-            value, at = _varint(message, at)
+            value, offset = _varint(message, offset)
             yield number, value
             continue
         if wire_type == _BYTES:
-            size, at = _varint(message, at)
+            size, offset = _varint(message, offset)
         elif wire_type in (_FIXED32, _FIXED64):
             size = 4 if wire_type == _FIXED32 else 8
         else:
-            raise ValueError(f"Wire type {wire_type} at byte {at}: this is not a protobuf message.")
-        yield number, message[at : at + size]
-        at += size
+            raise ValueError(
+                f"Wire type {wire_type} at byte {offset}: this is not a protobuf message."
+            )
+        yield number, message[offset : offset + size]
+        offset += size
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def _varint(message: bytes, offset: int) -> tuple[int, int]:
+    """Return the integer at the offset, and the offset behind it."""
     value = shift = 0
     while True:
-        byte = message[at]
-        at += 1
+        byte = message[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
+            return value, offset
         shift += 7

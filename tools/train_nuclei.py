@@ -1,6 +1,6 @@
-"""Trains the nuclei segmenter of the demo on one half of a micrograph; the other half is packaged.
+"""Training of the demo's nuclei segmenter on one half of a micrograph; the other is packaged.
 
-Part of ``make_demo_assets.py``. The micrograph and its nuclei, outlined one by one, come with
+Part of ``make_demo_assets.py``. The micrograph and the instance labels of its nuclei come with
 stardist 0.9.2; they are from the 2018 Data Science Bowl.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medcam.demo.networks import NucleiUNet
 
-_WHOLE, _SIDE = 512, 128  # pixels of the micrograph, and of a packaged tile
+_WHOLE, _TILE = 512, 128  # side of the micrograph and of a packaged tile, in pixels
 # The package divides grey levels by this, so that most nuclei are near 1.
 _GREY_SCALE = 64.0
 _STEPS, _BATCH, _CROP, _LEARNING_RATE = 400, 8, 96, 4e-3
@@ -25,17 +25,25 @@ _STEPS, _BATCH, _CROP, _LEARNING_RATE = 400, 8, 96, 4e-3
 
 @dataclass(frozen=True)
 class Half:
-    """Grey levels and numbered nuclei (0 is none), both uint8 ``[256, 512]``."""
+    """Half of the micrograph.
+
+    Attributes:
+        image: The grey levels, uint8 ``[256, 512]``.
+        instances: One number per nucleus, 0 for the background, uint8 ``[256, 512]``.
+    """
 
     image: Tensor
     instances: Tensor
 
 
 def read_nuclei(stardist: Path) -> tuple[Half, Half]:
-    """Reads the upper half of the micrograph, for training, and the lower one, held out.
+    """Read the upper half of the micrograph, for training, and the lower half, held out.
 
     Args:
-        stardist: The package's folder.
+        stardist: The folder of the package.
+
+    Raises:
+        SystemExit: The files are not those of stardist 0.9.2.
     """
     folder = stardist / "data" / "images"
     image, instances = (_read(folder / name) for name in ("img2d.tif", "mask2d.tif"))
@@ -44,26 +52,26 @@ def read_nuclei(stardist: Path) -> tuple[Half, Half]:
 
 
 def _read(path: Path) -> Tensor:
-    with Image.open(path) as picture:
-        values = np.asarray(picture)
-    # 16-bit files, though no number in them is above 235
+    with Image.open(path) as image:
+        values = np.asarray(image)
+    # the files are 16-bit, but their largest value is 235
     if values.shape != (_WHOLE, _WHOLE) or values.max() > 255:
         raise SystemExit(f"{path} is not the file of stardist 0.9.2.")
     return torch.from_numpy(values.astype(np.uint8))
 
 
 def train_nuclei_segmenter(half: Half) -> NucleiUNet:
-    """Trains with the sum of cross-entropy and Dice loss, on turned and shaded crops."""
+    """Train with the sum of cross-entropy and Dice loss, on augmented crops."""
     pair = torch.stack([half.image.float() / _GREY_SCALE, (half.instances > 0).float()])
     net = NucleiUNet()
     optimiser = torch.optim.AdamW(net.parameters(), lr=_LEARNING_RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=_STEPS)
     for _ in range(_STEPS):
-        pictures, truth = _draw(pair)
-        logits = net(pictures)
-        found = logits.sigmoid()
-        dice = (2 * (found * truth).sum() + 1) / (found.sum() + truth.sum() + 1)
-        loss = F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice
+        crops, masks = _draw_crops(pair)
+        logits = net(crops)
+        predicted = logits.sigmoid()
+        dice = (2 * (predicted * masks).sum() + 1) / (predicted.sum() + masks.sum() + 1)
+        loss = F.binary_cross_entropy_with_logits(logits, masks) + 1 - dice
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -71,13 +79,17 @@ def train_nuclei_segmenter(half: Half) -> NucleiUNet:
     return net.eval()
 
 
-def _draw(pair: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch of crops ``[B, 1, 96, 96]``: turned by right angles, mirrored, shaded, noisy."""
+def _draw_crops(pair: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw a batch of crops and masks ``[B, 1, 96, 96]``: rotated, mirrored, brightened, noisy.
+
+    Args:
+        pair: The image and its mask, ``[2, height, width]``.
+    """
     crops = []
     for _ in range(_BATCH):
-        turns, mirror = (int(torch.randint(n, ())) for n in (4, 2))
+        rotations, mirror = (int(torch.randint(n, ())) for n in (4, 2))
         top, left = (int(torch.randint(n - _CROP + 1, ())) for n in pair.shape[1:])
-        crop = pair[:, top : top + _CROP, left : left + _CROP].rot90(turns, dims=(1, 2))
+        crop = pair[:, top : top + _CROP, left : left + _CROP].rot90(rotations, dims=(1, 2))
         crops.append(crop.flip(2) if mirror else crop)
     batch = torch.stack(crops)
     brightness = torch.empty(_BATCH, 1, 1, 1).uniform_(-0.5, 0.5).exp()
@@ -86,20 +98,20 @@ def _draw(pair: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def save_nuclei(half: Half, path: Path) -> None:
-    """Saves a half as tiles ``[8, 1, 128, 128]``, row by row, as the package reads them."""
+    """Save a half as tiles ``[8, 1, 128, 128]``, row by row, as `load_nuclei` reads them."""
     tiles = {"images": _tiles(half.image), "instances": _tiles(half.instances)}
     np.savez_compressed(path, **{name: values.numpy() for name, values in tiles.items()})
 
 
 def _tiles(half: Tensor) -> Tensor:
-    rows = half.unflatten(0, (-1, _SIDE)).unflatten(2, (-1, _SIDE))
+    rows = half.unflatten(0, (-1, _TILE)).unflatten(2, (-1, _TILE))
     return rows.transpose(1, 2).flatten(0, 1)[:, None].contiguous()
 
 
 @torch.no_grad()
 def score_nuclei(net: NucleiUNet, half: Half) -> str:
-    """The Dice coefficient of all nuclei of the packaged tiles together, in words."""
-    found = net(_tiles(half.image).float() / _GREY_SCALE) > 0
-    truth = _tiles(half.instances) > 0
-    dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    """Return a text with the Dice coefficient over all packaged tiles together."""
+    predicted = net(_tiles(half.image).float() / _GREY_SCALE) > 0
+    masks = _tiles(half.instances) > 0
+    dice = 2 * (predicted & masks).sum() / (predicted.sum() + masks.sum())
     return f"Dice {dice:.3f}"

@@ -1,6 +1,7 @@
-"""medcam: attention maps of CNN-based PyTorch models, 2D and 3D, in one line.
+"""Attention maps of CNN-based PyTorch models, 2D and 3D, in one line.
 
-``model = medcam.inject(model)`` and go on as usual; or ask once: ``medcam.explain(model, image)``.
+``model = medcam.inject(model)`` records maps in all later calls of the model;
+``medcam.explain(model, image)`` explains a single call.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ _LAZY = {
     "montage": "medcam.explanation.figure",
     "save": "medcam.explanation.single_file",
 }
-"""Names whose modules write files or draw: imported on first use, so that medcam imports fast."""
+"""Names and their modules, imported on first use because they load costly packages."""
 
 _LAZY_MODULES = {
     "monai": "medcam.frameworks.monai",
     "nnunet": "medcam.frameworks.nnunet",
     "torchio": "medcam.frameworks.torchio",
 }
-"""Modules that need an optional package: imported on first use."""
+"""Modules that need an optional package, imported on first use."""
 
 
 def __getattr__(name: str) -> Any:

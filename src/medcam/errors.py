@@ -1,21 +1,21 @@
-"""Errors and warnings of medcam: what to catch, and what each stands for.
+"""Errors and warnings of medcam: what to catch, and what each one means.
 
 Each message says what was given, what is allowed and what to do. One ``except MedcamError`` catches
 every error::
 
     MedcamError
     ├── InputError       (ValueError)    a value that cannot be explained, scored or saved
-    │   ├── UnknownNameError             an unknown layer, method, metric: with the nearest names
+    │   ├── UnknownNameError             an unknown layer, method or metric; lists the nearest names
     │   ├── TargetError                  a class, region or callable that does not fit the output
     │   └── MaskError                    a mask of another shape, or not 0/1
-    ├── InputTypeError   (TypeError)     an object of a kind that is not accepted
+    ├── InputTypeError   (TypeError)     an object of a type that is not accepted
     ├── NoMapError       (RuntimeError)  the model ran, but no valid map can be made of it
     ├── SaveError        (OSError)       a file could not be written; nothing half-written is left
     └── MissingPackageError (ImportError) an optional package, with the command that installs it
 
-    MedcamWarning        (UserWarning)   the map is right, but you should know something about it
+    MedcamWarning        (UserWarning)   the map is valid, but has to be read with care
 
-`warn`, `unknown_name` and `require` build them; they are used by the rest of the package only.
+`warn`, `unknown_name` and `require` issue or build them; they are private to the package.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MaskError(InputError):
 
 
 class InputTypeError(MedcamError, TypeError):
-    """An object of a kind that is not accepted."""
+    """An object of a type that is not accepted."""
 
 
 class NoMapError(MedcamError, RuntimeError):
@@ -78,52 +78,50 @@ class MissingPackageError(MedcamError, ImportError):
 
 
 class MedcamWarning(UserWarning):
-    """The result is right, but there is something its reader should know."""
+    """The result is valid, but has to be read with care."""
 
 
 def warn(message: str) -> None:
-    """Warn, pointing at the line of the user's own code that led here."""
+    """Issue a `MedcamWarning` at the line of the user's code that called medcam."""
+    internal = ("medcam", "torch.", "jaxtyping", "contextlib", "functools")
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(internal):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, MedcamWarning, stacklevel=level)
 
 
-_BETWEEN = ("medcam", "torch.", "jaxtyping", "contextlib", "functools")
-
-
 def unknown_name(
-    kind: str, given: object, known: Iterable[str], *, more: str = ""
+    kind: str, name: object, known: Iterable[str], *, more: str = ""
 ) -> UnknownNameError:
     """Return the error for a name that does not exist, with the nearest names that do.
 
     Args:
-        kind: What the name stands for, e.g. ``"Layer"``.
-        given: The name as given.
+        kind: The kind of name, e.g. ``"Layer"``.
+        name: The name as given.
         known: The names that exist.
         more: A closing sentence, e.g. how to list the names.
     """
     names = list(known)
-    folded = {name.casefold(): name for name in names}
-    same = folded.get(str(given).casefold())
-    near = [same] if same else difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    by_folded = {known_name.casefold(): known_name for known_name in names}
+    same = by_folded.get(str(name).casefold())
+    near = [same] if same else difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     if near:
-        hint = f"Did you mean {' or '.join(repr(name) for name in near)}?"
+        hint = f"Did you mean {' or '.join(map(repr, near))}?"
     elif len(names) <= 24:
         hint = f"Known: {', '.join(names)}."
     else:
         hint = f"{len(names)} names are known, among them {', '.join(names[:6])}."
-    return UnknownNameError(f"{kind} {given!r} does not exist. {hint} {more}".rstrip())
+    return UnknownNameError(f"{kind} {name!r} does not exist. {hint} {more}".rstrip())
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional package, or raise the error that says how to install it.
+    """Import an optional package; if it is missing, raise the error with the install command.
 
-    Call it inside the function that needs the package, so that medcam imports without it.
+    Call it inside the function that needs the package, so that medcam can be imported without it.
 
     Args:
         module: The module to import, e.g. ``"highdicom"``.
-        extra: The extra of this distribution that installs it, e.g. ``"dicom"``.
+        extra: The extra of the m3d-cam distribution that installs it, e.g. ``"dicom"``.
 
     Raises:
         MissingPackageError: The package is not installed.

@@ -1,4 +1,4 @@
-"""Attention maps as plain values, and the one rule that resamples a map."""
+"""Attention maps as plain values, and the one rule that resamples them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 MapKey = str | None | tuple[str, str | None]
-"""A layer's name; ``(method, layer)`` if several methods were asked for. The layer is None for
+"""A layer's name; ``(method, layer)`` if several methods were requested. The layer is None for
 methods without a layer, such as guided backpropagation."""
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -21,14 +21,14 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 @dataclass(frozen=True, eq=False)
 class ResolvedTarget:
-    """What was explained.
+    """A target resolved on the output: the classes and voxels that were explained.
 
     Attributes:
-        description: In words.
+        description: The target in words.
         task: "classification" or "segmentation", by the shape of the output.
-        classes: The class of each map, ``[batch, targets]``; None if it is no class.
+        classes: The class of each map, ``[batch, targets]``; None if the target is not a class.
         voxels: The number of voxels that the score is the mean over, ``[batch, targets]``; None
-            without voxels.
+            in a classification.
     """
 
     description: str
@@ -42,19 +42,19 @@ class ResolvedTarget:
 
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """One method's map of one layer, for every sample and target.
+    """Map of one method and one layer, for every sample and target.
 
     Attributes:
         values: ``[batch, targets, *space]``, in the raw units of the method, on the device of
             the model.
         method: The method's name, e.g. ``"gcam"``.
         layer: The layer's name; None for methods without a layer.
-        target: What was explained.
+        target: The resolved target.
         signed: Whether negative values carry meaning (evidence against the target).
-        positive_part: Whether, in a signed map, only the positive part points at the target
-            (HiResCAM); otherwise the magnitude does (guided backpropagation).
+        positive_part: Whether attention is the positive part of a signed map (HiResCAM); otherwise
+            it is the magnitude (guided backpropagation).
         channels: For maps of the input itself, the signed values of each input channel before
-            they were reduced to ``values``, ``[batch, targets, channels, *space]``.
+            the reduction to ``values``, ``[batch, targets, channels, *space]``.
         method_title: The method's name in the literature, e.g. ``"Grad-CAM"``; empty if unknown.
     """
 
@@ -73,7 +73,7 @@ class AttentionMap:
         return self.method_title or self.method
 
     def normalized(self) -> Float[Tensor, "batch targets *space"]:
-        """Return the map scaled for display, each sample and target by itself.
+        """Return the map scaled for display, each sample and target separately.
 
         Positive maps are scaled to [0, 1] by minimum and maximum; signed maps to [-1, 1],
         symmetric about zero. A constant map becomes zeros, never NaN.
@@ -83,24 +83,24 @@ class AttentionMap:
         low = torch.zeros_like(values).amin(axes, True) if self.signed else values.amin(axes, True)
         high = values.abs().amax(axes, True) if self.signed else values.amax(axes, True)
         span = high - low
-        # resampling leaves rounding on a constant, which is no contrast
+        # resampling a constant leaves differences by rounding, which are not contrast
         varies = span > 8 * torch.finfo(values.dtype).eps * values.abs().amax(axes, True)
         return torch.where(varies, (values - low) / span.where(varies, 1.0), 0.0)
 
     def attention(self) -> Float[Tensor, "batch targets *space"]:
-        """Return where the network looks, without a sign: what is scored against a mask."""
+        """Return where the network looks: the map without a sign, as scored against a mask."""
         if not self.signed:
             return self.values
         return self.values.clamp(min=0) if self.positive_part else self.values.abs()
 
     def numpy(self) -> Float[np.ndarray, "batch targets *space"]:
-        """Return the raw values as a numpy array on the CPU."""
+        """Return the raw values as a NumPy array on the CPU."""
         return self.values.cpu().numpy()
 
     def __repr__(self) -> str:
         shape = ", ".join(str(extent) for extent in self.values.shape)
-        where = "the input" if self.layer is None else f"layer {self.layer!r}"
-        return f"AttentionMap({self.method} of {where}, [{shape}], {self.target})"
+        source = "the input" if self.layer is None else f"layer {self.layer!r}"
+        return f"AttentionMap({self.method} of {source}, [{shape}], {self.target})"
 
 
 def resample(
@@ -108,10 +108,10 @@ def resample(
 ) -> Float[Tensor, "batch maps *resampled"]:
     """Return maps at another spatial shape: area means where an axis shrinks, linear elsewhere.
 
-    The only rule by which medcam resamples a map: for maps on the input's grid, for scores against
-    a mask, and for pictures. Both grids cover the same extent (``align_corners=False``). An axis
-    that shrinks is averaged over areas, so no value is lost between two sampling points; an axis
-    that grows is interpolated linearly.
+    medcam resamples maps by this rule only: for maps on the input's grid, for scores against a
+    mask, and for pictures. Both grids cover the same extent (``align_corners=False``). An axis that
+    shrinks is averaged over areas, so every value contributes; an axis that grows is interpolated
+    linearly.
 
     Args:
         values: The maps, with 1 to 3 spatial axes.
@@ -137,7 +137,11 @@ def resample(
 def resample_array(
     values: Float[np.ndarray, "*space"], shape: Sequence[int]
 ) -> Float[np.ndarray, "*resampled"]:
-    """Return one map, a numpy array, resampled by `resample`.
+    """Return one map as a NumPy array, resampled as by `resample`.
+
+    Args:
+        values: The map, with 1 to 3 axes.
+        shape: The new extents of the axes.
 
     Example:
         >>> resample_array(np.array([[0.0, 8.0, 0.0, 0.0]]), (1, 2)).tolist()

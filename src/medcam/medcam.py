@@ -1,4 +1,4 @@
-"""``from medcam import medcam``, as the original M3d-CAM is imported; no logic of its own."""
+"""The names of the original M3d-CAM's ``from medcam import medcam``, re-exported."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What is explained: targets for ``target=`` of `medcam.explain` and its kin.
+"""Targets for ``target=`` of `medcam.explain`, `medcam.inject` and the other entry points.
 
 A target is any callable from the output tensor to scores ``[batch]`` or ``[batch, targets]``, or
-to a boolean mask over the output. The ones built here also know which class they stand for. In a
+to a boolean mask over the output. The targets built here also record which class they explain. In a
 segmentation the score is the **mean** logit over a set of voxels.
 """
 

@@ -252,7 +252,7 @@ def test_own_preprocessing(here):
         (["--method", "gradcm"], "Method 'gradcm' does not exist"),
         (["--scale", "log"], "choose none, zscore, unit or 255"),
         (["--roi", "8", "0", "8"], "give positive whole numbers"),
-        (["--roi", "8", "8"], "names 2 axes; 3 are needed"),
+        (["--roi", "8", "8"], "has 2 numbers; 3 are needed"),
         (["--roi", "8", "8", "8", "--mode", "linear"], "choose 'gaussian' or 'constant'"),
         (["--mask", "nowhere.nii.gz"], "does not exist"),
         (["--arg", "channels=3"], "The model does not run on an input of shape"),

@@ -107,7 +107,7 @@ def test_an_error_is_one_line_and_the_code_2(medcam_command, args, message):
 
 
 def test_a_failure_that_is_not_about_what_was_given_has_the_code_1(medcam_command, monkeypatch):
-    import medcam.explanation.overview as module
+    import medcam.explanation.layer_table as module
     from medcam.errors import SaveError
 
     def full(*_):

@@ -18,7 +18,7 @@ from medcam.errors import InputError
 from medcam.explanation.case.reading import read_case
 from medcam.files import read_image, save_map, save_nifti, save_png, write_sidecar
 from medcam.files.record.contents import provenance
-from support.report_cases import RAS, SHAPE, volume
+from support.scenes import RAS, SHAPE, volume
 from support.viewing import Viewer
 
 Visit = Callable[..., Viewer]
@@ -155,7 +155,7 @@ def _change(folder: Path, **parts: Any) -> None:
         (_damage_map, "case_gcam.nii.gz"),
         (_remove_image, "does not exist"),
         (_other_grid, "bring it to the image's grid"),
-        (lambda folder: _change(folder, files={"map": ["a.npy"]}), "2 maps and names 1 files"),
+        (lambda folder: _change(folder, files={"map": ["a.npy"]}), "2 maps but names 1 files"),
         (lambda folder: _change(folder, files={}, maps=[], inputs=[]), "names no image"),
         (lambda folder: _change(folder, maps=[{}, {}]), "is damaged"),
         (lambda folder: _change(folder, files=[]), "is damaged"),

@@ -1,4 +1,4 @@
-"""The demonstration runs once for all of its tests."""
+"""Fixture that runs ``medcam demo`` once for all tests of the folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medcam.cli import app
 
 @pytest.fixture(scope="package")
 def written(tmp_path_factory):
-    """The folder of ``medcam demo``, and what it said."""
+    """The folder that ``medcam demo`` wrote, and its output on the terminal."""
     folder = tmp_path_factory.mktemp("demo")
     result = CliRunner().invoke(
         app, ["demo", "--output", str(folder)], catch_exceptions=False, env={"COLUMNS": "200"}

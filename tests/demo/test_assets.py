@@ -1,4 +1,4 @@
-"""The packaged scans lie where they say, and the networks do what they were trained for."""
+"""Packaged scans and networks: affines, masks, and scores on held-out data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parameters(net: nn.Module) -> int:
 
 @torch.no_grad()
 def dice(net: nn.Module, head: demo.Head) -> float:
-    """On the scan's own grid: the answer is brought to the mask, not the mask to the answer."""
+    """Return the Dice coefficient on the scan's grid: the logits are resampled, not the mask."""
     logits = F.interpolate(net(head.image), head.volume.shape, mode="trilinear")[0, 0]
     brain = logits.numpy() > 0
     return 2 * (brain & head.mask).sum() / (brain.sum() + head.mask.sum())
@@ -49,7 +49,8 @@ def test_segmenter_finds_the_brain(head: demo.Head) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_random_weights_do_not_find_the_brain(head: demo.Head, seed: int) -> None:
-    # An untrained net says mostly 'brain' or mostly 'not', and all 'brain' would give 0.42.
+    # Untrained networks predict brain almost everywhere or almost nowhere. Brain everywhere has a
+    # Dice coefficient of 0.42.
     torch.manual_seed(seed)
     assert dice(demo.BrainUNet().eval(), head) < 0.45
 
@@ -60,18 +61,18 @@ def test_segmenter_takes_sides_that_do_not_halve_evenly() -> None:
 
 
 def test_upsampling_crops_as_tensorflow_does() -> None:
-    # TensorFlow defines conv3d_transpose(padding="SAME") as the gradient of the stride-2
-    # convolution whose padding, for an even length and kernel 3, is one zero at the far end.
+    # TensorFlow defines conv3d_transpose(padding="SAME") as the gradient of a stride-2 convolution.
+    # Its padding is one zero at the far end, for an even length and kernel size 3.
     decoder = demo.load_brain_segmenter().decoder1
     x = torch.rand(1, 16, 3, 4, 5)
     fine = torch.zeros(1, 8, 6, 8, 10, requires_grad=True)
     coarse = F.conv3d(F.pad(fine, (0, 1) * 3), decoder.up.weight, stride=2)
     (expected,) = torch.autograd.grad(coarse, fine, x)
-    seen: list[Tensor] = []
-    handle = decoder.conv.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    inputs: list[Tensor] = []
+    handle = decoder.conv.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     decoder(x, torch.zeros_like(fine))
     handle.remove()
-    torch.testing.assert_close(seen[0][:, :8], expected)
+    torch.testing.assert_close(inputs[0][:, :8], expected)
 
 
 def test_head_is_what_other_readers_find(head: demo.Head) -> None:
@@ -83,8 +84,8 @@ def test_head_is_what_other_readers_find(head: demo.Head) -> None:
     index = (10, 20, 30)
     lps = np.array([-1, -1, 1])
     for image in (scan, mask):
-        found = np.array(image.TransformIndexToPhysicalPoint(index)) * lps
-        np.testing.assert_allclose(found, nib.affines.apply_affine(head.affine, index))
+        position = np.array(image.TransformIndexToPhysicalPoint(index)) * lps
+        np.testing.assert_allclose(position, nib.affines.apply_affine(head.affine, index))
 
 
 def test_image_is_what_the_segmenter_was_trained_on(head: demo.Head) -> None:
@@ -95,24 +96,24 @@ def test_image_is_what_the_segmenter_was_trained_on(head: demo.Head) -> None:
 
 
 def test_network_grid_covers_the_same_millimetres(head: demo.Head) -> None:
-    # Outer faces of the first and the last voxel, in each grid's indices.
-    for side, corner in ((0.0, -0.5), (1.0, -0.5)):
-        ours = np.full(3, corner) + side * np.array(head.image.shape[2:])
-        theirs = np.full(3, corner) + side * np.array(head.volume.shape)
+    # the outer corners of the first and the last voxel, in the indices of each grid
+    for share, corner in ((0.0, -0.5), (1.0, -0.5)):
+        network_index = np.full(3, corner) + share * np.array(head.image.shape[2:])
+        stored_index = np.full(3, corner) + share * np.array(head.volume.shape)
         np.testing.assert_allclose(
-            nib.affines.apply_affine(head.network_affine, ours),
-            nib.affines.apply_affine(head.affine, theirs),
+            nib.affines.apply_affine(head.network_affine, network_index),
+            nib.affines.apply_affine(head.affine, stored_index),
         )
 
 
 def test_network_voxels_lie_where_their_values_come_from(head: demo.Head) -> None:
-    # A volume that holds its own x, y or z in mm must hold each new voxel's after resampling.
+    # Resampling a volume of coordinates in mm gives the coordinates of the network's voxels.
     indices = np.stack(np.indices(head.volume.shape), axis=-1)
     mm = torch.from_numpy(nib.affines.apply_affine(head.affine, indices)).permute(3, 0, 1, 2)
     resampled = F.interpolate(mm[None], head.image.shape[2:], mode="trilinear")[0]
     network_indices = np.stack(np.indices(head.image.shape[2:]), axis=-1)
     expected = nib.affines.apply_affine(head.network_affine, network_indices)
-    inside = np.s_[2:-2, 2:-2, 2:-2]  # there is nothing to interpolate beyond the last centre
+    inside = np.s_[2:-2, 2:-2, 2:-2]  # beyond the outermost centres nothing can be interpolated
     np.testing.assert_allclose(resampled.permute(1, 2, 3, 0).numpy()[inside], expected[inside])
 
 
@@ -121,8 +122,8 @@ def test_network_mask_lies_on_the_same_brain(head: demo.Head) -> None:
     assert mask.dtype == torch.bool
     assert mask.shape == head.image.shape
 
-    def centre(of: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        return nib.affines.apply_affine(affine, np.argwhere(of).mean(axis=0))
+    def centre(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        return nib.affines.apply_affine(affine, np.argwhere(mask).mean(axis=0))
 
     ours = centre(mask[0, 0].numpy(), head.network_affine)
     np.testing.assert_allclose(ours, centre(head.mask, head.affine), atol=0.1)
@@ -168,7 +169,7 @@ def test_classifier_needs_the_lesion() -> None:
     net = demo.load_lesion_classifier()
     present = slices.labels == 1
     images, masks = slices.images[present], slices.masks[present]
-    # the grey level around the lesion in its place, soft edge included
+    # replace the lesion and its soft edge by the mean grey level around it
     wide = F.max_pool2d(masks.float(), kernel_size=5, stride=1, padding=2).bool()
     ring = F.max_pool2d(masks.float(), kernel_size=9, stride=1, padding=4).bool() & ~wide
     level = (images * ring).sum(dim=(2, 3)) / ring.sum(dim=(2, 3))
@@ -194,7 +195,7 @@ def test_tiles_of_nuclei_are_two_rows_of_four() -> None:
     beside = (tiles[:, :-1, :, -1], tiles[:, 1:, :, 0])
     below = (tiles[0, :, -1, :], tiles[1, :, 0, :])
     for end, start in (beside, below):
-        # a nucleus that goes on behind an edge keeps its number
+        # a nucleus across the border of two tiles has the same number in both
         both = (end > 0) & (start > 0)
         assert both.sum() > 40
         assert (end == start)[both].float().mean() > 0.9
@@ -207,8 +208,8 @@ def test_nuclei_segmenter_finds_nuclei_it_never_saw() -> None:
     assert not net.training
 
     def overlap(net: nn.Module) -> float:
-        found = net(nuclei.images) > 0
-        return float(2 * (found & nuclei.masks).sum() / (found.sum() + nuclei.masks.sum()))
+        predicted = net(nuclei.images) > 0
+        return float(2 * (predicted & nuclei.masks).sum() / (predicted.sum() + nuclei.masks.sum()))
 
     assert overlap(net) >= 0.93
     torch.manual_seed(0)
@@ -218,9 +219,9 @@ def test_nuclei_segmenter_finds_nuclei_it_never_saw() -> None:
 @torch.no_grad()
 def test_nuclei_segmenter_misses_hardly_any_nucleus() -> None:
     nuclei, net = demo.load_nuclei(), demo.load_nuclei_segmenter()
-    found = net(nuclei.images) > 0
+    predicted = net(nuclei.images) > 0
     numbers = nuclei.instances.unique()[1:]
-    shares = [found[nuclei.instances == number].float().mean() for number in numbers]
+    shares = [predicted[nuclei.instances == number].float().mean() for number in numbers]
     assert np.mean([share > 0.5 for share in shares]) >= 0.95
 
 

@@ -1,4 +1,4 @@
-"""The main job on the packaged data: it runs, it is right, and anybody can read what it wrote."""
+"""``medcam demo``: its tables, scores and files, and the maps of the packaged networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 import medcam
 from medcam import demo, methods
-from medcam.demo.tasks import tasks
+from medcam.demo.tasks import load_tasks
 
 METHODS = ["gbp", "gcam", "ggcam", "gcampp"]
 TITLES = ["2D classification", "2D segmentation", "3D segmentation"]
@@ -56,13 +56,13 @@ def test_3d_maps_lie_on_the_head(written, method):
     folder, _ = written
     (path,) = (folder / "brain_3d" / method).rglob("*.nii.gz")
     head = nib.load(demo.load_head().path)
-    saved, seen = nib.load(path), sitk.ReadImage(str(path))
+    saved, image = nib.load(path), sitk.ReadImage(str(path))
     assert saved.shape == head.shape
     assert saved.get_data_dtype() == np.float32
     np.testing.assert_allclose(saved.affine, head.affine)
     reference = sitk.ReadImage(str(demo.load_head().path))
-    np.testing.assert_allclose(seen.GetOrigin(), reference.GetOrigin())
-    np.testing.assert_allclose(seen.GetDirection(), reference.GetDirection())
+    np.testing.assert_allclose(image.GetOrigin(), reference.GetOrigin())
+    np.testing.assert_allclose(image.GetDirection(), reference.GetDirection())
     assert np.isfinite(saved.get_fdata()).all()
     assert saved.get_fdata().any()
 
@@ -83,15 +83,15 @@ def test_the_readmes_picture_is_the_figure_of_today(written):
     with Image.open(folder / "gallery.png") as made, Image.open(README_PICTURE) as shown:
         assert made.size == shown.size
         pixels = [np.asarray(picture.convert("RGB"), float) for picture in (made, shown)]
-    # other processors round otherwise; `make demo` and a copy make it new
-    apart = np.abs(pixels[0] - pixels[1]).mean(2)
-    rows, columns = (extent // 50 for extent in apart.shape)
-    patches = apart[: rows * 50, : columns * 50].reshape(rows, 50, columns, 50)
+    # Other processors round differently. To update the picture: `make demo`, then copy the file.
+    difference = np.abs(pixels[0] - pixels[1]).mean(2)
+    rows, columns = (extent // 50 for extent in difference.shape)
+    patches = difference[: rows * 50, : columns * 50].reshape(rows, 50, columns, 50)
     assert patches.mean((1, 3)).max() < 10
 
 
 def test_both_heads_have_the_patients_right_on_the_left():
-    lesion, _, brain = tasks()
+    lesion, _, brain = load_tasks()
     stored = demo.load_lesion_slices()
     present = stored.labels == 1
     # as stored, columns run from the left of the patient to the right
@@ -124,9 +124,9 @@ def test_the_brain_nets_segmentation_is_right_through_the_injected_model():
     model = medcam.inject(demo.load_brain_segmenter())
     with torch.no_grad():
         logits = model(head.image)
-    found = torch.nn.functional.interpolate(logits, head.mask.shape, mode="trilinear")[0, 0] > 0
+    predicted = torch.nn.functional.interpolate(logits, head.mask.shape, mode="trilinear")[0, 0] > 0
     truth = torch.from_numpy(head.mask)
-    dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    dice = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
     assert dice >= 0.95
 
 
@@ -142,7 +142,7 @@ def test_grad_cam_of_the_lesion_net_points_at_the_lesions():
     assert np.mean(hits) >= 0.8
 
 
-def test_an_untrained_lesion_net_does_not():
+def test_layercam_of_an_untrained_lesion_net_does_not_point_at_the_lesions():
     slices = demo.load_lesion_slices()
     present = slices.labels == 1
     hits = []

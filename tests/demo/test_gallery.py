@@ -1,8 +1,9 @@
-"""The gallery: square tiles of one size, undistorted, and the same bytes each time."""
+"""Gallery: square tiles of one size, undistorted pictures, reproducible bytes."""
 
 from __future__ import annotations
 
 from itertools import combinations
+from operator import itemgetter
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from medcam.demo.gallery import Row, Tile, gallery, save_gallery
+from medcam.demo.gallery import GalleryRow, GalleryTile, draw_gallery, save_gallery
 from medcam.demo.gallery_table import ScoreTable
 
 TABLE = ScoreTable(
@@ -27,17 +28,19 @@ def image(*shape):
 
 
 def rows(mask=True):
-    """A wide, a high and an anisotropic image, under a positive and a signed map."""
-    made = []
+    """A wide, a high and an anisotropic image, each with a positive and a signed map."""
+    gallery_rows = []
     for height, width, aspect in ((40, 60, 1.0), (60, 40, 1.0), (20, 40, 2.0)):
         values = image(height, width)
         truth = np.zeros((height, width), bool)
         truth[5:12, 8:20] = True
-        tiles = [Tile("Grad-CAM", values, False), Tile("Guided", values - 0.5, True)]
-        made.append(
-            Row(f"{height}", values, truth if mask else None, tiles, "a note", aspect, ("R", "L"))
+        tiles = [GalleryTile("Grad-CAM", values, False), GalleryTile("Guided", values - 0.5, True)]
+        gallery_rows.append(
+            GalleryRow(
+                f"{height}", values, truth if mask else None, tiles, "a note", aspect, ("R", "L")
+            )
         )
-    return made
+    return gallery_rows
 
 
 def pictures(figure, columns=3):
@@ -51,7 +54,7 @@ def pixels(figure):
 
 
 def test_the_same_rows_make_the_same_bytes_whatever_the_users_settings(tmp_path):
-    first = save_gallery(tmp_path / "a.png", gallery(rows(), TABLE)).read_bytes()
+    first = save_gallery(tmp_path / "a.png", draw_gallery(rows(), TABLE)).read_bytes()
     settings = {
         "font.size": 30,
         "axes.facecolor": "red",
@@ -59,7 +62,7 @@ def test_the_same_rows_make_the_same_bytes_whatever_the_users_settings(tmp_path)
         "lines.color": "b",
     }
     with mpl.rc_context({**settings, "savefig.facecolor": "black", "font.family": "monospace"}):
-        second = save_gallery(tmp_path / "b.png", gallery(rows(), TABLE)).read_bytes()
+        second = save_gallery(tmp_path / "b.png", draw_gallery(rows(), TABLE)).read_bytes()
     assert first == second
     with Image.open(tmp_path / "a.png") as picture:
         assert set(picture.info) <= {"dpi"}
@@ -68,16 +71,16 @@ def test_the_same_rows_make_the_same_bytes_whatever_the_users_settings(tmp_path)
 
 
 def test_tiles_are_squares_of_one_size():
-    figure = gallery(rows(), TABLE)
-    pixels(figure)  # drawing it settles where its axes are
+    figure = draw_gallery(rows(), TABLE)
+    pixels(figure)  # the positions of the axes are final after drawing
     sizes = np.array([axes.get_window_extent().size for axes in pictures(figure)])
     assert len(sizes) == 9
     np.testing.assert_allclose(sizes, 360, atol=0.5)
 
 
 def test_pictures_are_whole_and_undistorted():
-    figure = gallery(rows())
-    pixels(figure)  # drawing it settles where its axes are
+    figure = draw_gallery(rows())
+    pixels(figure)  # the positions of the axes are final after drawing
     for number, axes in enumerate(pictures(figure)):
         height, width = axes.images[0].get_array().shape[:2]
         corners = axes.transData.transform([(-0.5, height - 0.5), (width - 0.5, -0.5)])
@@ -95,11 +98,12 @@ def test_the_ground_truth_is_a_white_line_where_the_mask_ends():
     truth = np.zeros((20, 20), bool)
     truth[5:15, 5:15] = True
     lined, plain = (
-        pixels(gallery([Row("a", dark, mask, [Tile("b", dark, False)])])) for mask in (truth, None)
+        pixels(draw_gallery([GalleryRow("a", dark, mask, [GalleryTile("b", dark, False)])]))
+        for mask in (truth, None)
     )
     changed = np.abs(lined - plain).max(-1)
-    figure = gallery([Row("a", dark, truth, [Tile("b", dark, False)])])
-    pixels(figure)  # drawing it settles where its axes are
+    figure = draw_gallery([GalleryRow("a", dark, truth, [GalleryTile("b", dark, False)])])
+    pixels(figure)  # the positions of the axes are final after drawing
     for axes in figure.axes[:2]:
         at = axes.transData.transform([(4.5, 10), (10, 10), (2, 10)]).round().astype(int)
         values = [changed[changed.shape[0] - y - 3 : changed.shape[0] - y + 3, x - 3 : x + 3].max()
@@ -111,38 +115,40 @@ def test_the_ground_truth_is_a_white_line_where_the_mask_ends():
 def test_a_single_large_value_does_not_fade_a_signed_map():
     values = np.ones((20, 20))
     values[0, 0] = 1e6
-    shown = gallery([Row("a", np.zeros((20, 20)), None, [Tile("b", values, True)])])
-    red, _, blue = shown.axes[1].images[0].get_array()[10, 10].astype(int)
+    figure = draw_gallery(
+        [GalleryRow("a", np.zeros((20, 20)), None, [GalleryTile("b", values, True)])]
+    )
+    red, _, blue = figure.axes[1].images[0].get_array()[10, 10].astype(int)
     assert red - blue > 60
 
 
 def test_positive_maps_and_signed_maps_have_a_key_of_their_own():
     def keys(*signed):
-        tiles = [Tile("b", image(9, 9), one) for one in signed]
-        figure = gallery([Row("a", image(9, 9), None, tiles)])
-        return [shown.get_cmap().name for shown in figure.axes[-1].images]
+        tiles = [GalleryTile("b", image(9, 9), value) for value in signed]
+        figure = draw_gallery([GalleryRow("a", image(9, 9), None, tiles)])
+        return [image.get_cmap().name for image in figure.axes[-1].images]
 
     assert keys(False) == ["inferno"]
     assert keys(True) == ["coolwarm"]
     assert keys(False, True) == ["inferno", "coolwarm"]
 
 
-def test_letters_stand_at_the_sides_they_are_given_for():
-    figure = gallery(rows())
+def test_letters_of_the_sides_are_at_their_edges():
+    figure = draw_gallery(rows())
     placed = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts}
     assert placed["R"] < 0.1
     assert placed["L"] > 0.9
 
 
 def test_the_table_holds_every_number_under_its_title():
-    axes = gallery(rows(), TABLE).axes[-1]
+    axes = draw_gallery(rows(), TABLE).axes[-1]
     at = [(text.get_text(), *text.get_position()) for text in axes.texts]
 
     def line(y):
-        return [(text, x) for text, x, there in sorted(at, key=lambda one: one[1]) if there == y]
+        return [(text, x) for text, x, text_y in sorted(at, key=itemgetter(1)) if text_y == y]
 
     lines = [line(y) for y in sorted({y for _, _, y in at})]
-    texts = [[text for text, _ in one] for one in lines]
+    texts = [[text for text, _ in line] for line in lines]
     assert texts == [
         ["2D classification", "3D segmentation"],
         ["WIoA", "Mass", "WIoA", "Mass"],
@@ -152,17 +158,17 @@ def test_the_table_holds_every_number_under_its_title():
         ["How to read it."],
     ]
     titles = [x for _, x in lines[1]]
-    for one in lines[2:5]:
-        assert [x for _, x in one[1:]] == titles
+    for row in lines[2:5]:
+        assert [x for _, x in row[1:]] == titles
 
 
 def test_a_row_of_another_length_is_refused():
     short = ScoreTable(["a"], ["x", "y"], [("b", [0.5])])
     with pytest.raises(ValueError, match="shorter"):
-        gallery(rows(), short)
+        draw_gallery(rows(), short)
 
 
-def test_nothing_that_is_written_overlaps_or_is_cut_off():
+def test_no_text_overlaps_another_or_is_cut_off():
     table = ScoreTable(
         ["2D classification", "2D segmentation", "3D segmentation"],
         ["WIoA", "Mass", "Pointing"],
@@ -171,9 +177,11 @@ def test_nothing_that_is_written_overlaps_or_is_cut_off():
         ["Shares of a map inside the ground truth. WIoA: of what is above a threshold; mass: all."],
     )
     names = ("Guided Backpropagation", "Grad-CAM", "Guided Grad-CAM", "Grad-CAM++")
-    tiles = [Tile(name, image(9, 9), number % 2 == 0) for number, name in enumerate(names)]
-    row = Row("2D classification", image(9, 9), image(9, 9) > 0.5, tiles, "Where are the nuclei?")
-    figure = gallery([row, row], table)
+    tiles = [GalleryTile(name, image(9, 9), number % 2 == 0) for number, name in enumerate(names)]
+    row = GalleryRow(
+        "2D classification", image(9, 9), image(9, 9) > 0.5, tiles, "Where are the nuclei?"
+    )
+    figure = draw_gallery([row, row], table)
     renderer = FigureCanvasAgg(figure).get_renderer()
     texts = [text for axes in figure.axes for text in (*axes.texts, axes.title) if text.get_text()]
     boxes = [text.get_window_extent(renderer) for text in texts]

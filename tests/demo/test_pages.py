@@ -1,4 +1,4 @@
-"""The demonstration's pages: all that was made is linked, and a browser opens it from disk."""
+"""Pages of the demo: every file is linked, and a browser opens the pages from disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TITLES = ["Grad-CAM", "Grad-CAM++", "Guided Backpropagation", "Guided Grad-CAM"]
 
 
 class Links(HTMLParser):
-    """The addresses that a page names."""
+    """The links and the sources of images in a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -20,11 +20,11 @@ class Links(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
+        attributes = dict(attrs)
         if tag == "a":
-            self.links.append(unquote(found["href"]))
-        if "src" in found:
-            self.sources.append(found["src"])
+            self.links.append(unquote(attributes["href"]))
+        if "src" in attributes:
+            self.sources.append(attributes["src"])
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def index(written):
 
 def test_the_index_leads_to_every_file(written, index):
     folder, _ = written
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert set(index.links) == there - {"index.html"}
+    paths = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(index.links) == paths - {"index.html"}
 
 
 def test_the_index_holds_its_pictures(index):
@@ -47,7 +47,7 @@ def test_the_index_holds_its_pictures(index):
 
 @pytest.fixture
 def page(browser):
-    """An offline page, of which nothing may be reported and which may ask for files only."""
+    """An offline browser page: it may request files only, and report no problem on the console."""
     context = browser.new_context(offline=True, viewport={"width": 1366, "height": 768})
     page, problems, requests = context.new_page(), [], []
     page.set_default_timeout(60_000)

@@ -1,4 +1,4 @@
-"""Input that cannot be explained: what was given, what is allowed, what to do, and nothing else."""
+"""Errors for input that cannot be explained: what was given, what is allowed, what to do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OF_INPUT = [name for name, method in METHODS.items() if method.of_input and name
 
 
 def refused(error, said, net, x, **kwargs):
-    """`explain` raises that error, and its message holds all these words."""
+    """Assert that `explain` raises the error, with all these words in its message."""
     with pytest.raises(error) as raised:
         medcam.explain(net, x, **kwargs)
     assert type(raised.value) is error
@@ -140,7 +140,7 @@ def test_inputs(x, said):
 def test_an_input_that_is_not_finite(value, method):
     x = image()
     x[1, 0, 3, 4] = value
-    net, said = Classifier().eval(), ["input", "NaN or infinite", "clean"]
+    net, said = Classifier().eval(), ["input", "NaN or infinite", "replace these values"]
     refused(InputError, said, net, x, method=method, layer="features")
 
 
@@ -160,11 +160,11 @@ def test_keyword_and_second_inputs_count_too():
     assert "0: [2, 3]" in str(raised.value)
 
 
-# ------------------------------------------------------------------------- maps that cannot be
+# ------------------------------------------------------------------------ maps that are invalid
 
 
 class Overflowing(Classifier):
-    """Sample 1 overflows behind the first convolution, and only there."""
+    """Sample 1 overflows after the first convolution, and only there."""
 
     def forward(self, x):
         huge = torch.tensor([1.0, float("inf")]).reshape(-1, 1, 1, 1)
@@ -190,7 +190,7 @@ def test_an_input_gradient_that_overflows(method):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_one_voxel_that_is_not_finite(value):
-    """Also of a method that somebody else wrote."""
+    """A user's own method returns it."""
 
     def broken(activations):
         values = activations.mean(1)
@@ -232,7 +232,7 @@ def test_a_model_without_spatial_layers_still_has_maps_of_its_input(method):
 
 
 class Odd(Classifier):
-    """With a layer that never runs, a head that is not used, and parts that have no gradient."""
+    """A network with a layer that never runs, an unused head, and parts without a gradient."""
 
     def __init__(self, cut=None):
         super().__init__()
@@ -281,8 +281,8 @@ def test_an_input_without_a_gradient(method, cut):
     refused(NoMapError, ["no_grad", "detach"], Odd(cut).eval(), image(), method=method)
 
 
-def test_features_made_under_no_grad_are_explained_from_there_on():
-    """The graph begins at the layer, so a frozen backbone is no obstacle after it."""
+def test_layers_after_a_frozen_backbone_are_explained():
+    """The graph begins at the layer, so features computed under no_grad have a map."""
 
     class Frozen(Classifier):
         def forward(self, x):

@@ -1,4 +1,4 @@
-"""One forward pass whatever is asked; one backward pass for each target, from the layer on."""
+"""One forward pass for any request; one backward pass for each target, back to the layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORWARD = torch.ops.aten.convolution.default
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that reach the device."""
+    """Mode that counts the operations on the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ def test_no_operation_is_repeated_for_each_sample(net, method, target):
 
 @pytest.mark.parametrize("layer", ["down", "bottleneck", "decoder"])
 @pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.filterwarnings("ignore:A class asked for is nowhere predicted")
-def test_classes_cost_backward_passes_from_the_layer_on(layer, count):
+@pytest.mark.filterwarnings("ignore:A requested class is nowhere predicted")
+def test_each_class_costs_a_backward_pass_back_to_the_layer(layer, count):
     after = {"down": 3, "bottleneck": 2, "decoder": 1}[layer]  # convolutions after it
     counts = counted(UNet().eval(), image(), layer=layer, target=classes(*range(count)))
     assert counts[FORWARD] == 4

@@ -1,4 +1,4 @@
-"""Before an instance norm the gradients of each channel cancel: no map is made of what rounds."""
+"""Gradients before an instance norm cancel; their rounding errors must not become a map."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Net(nn.Module):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", ["gcam", "ggcam"])
-def test_the_map_is_zero_and_said_to_be_so(method, dtype, dims):
+def test_the_map_is_zero_with_a_warning(method, dtype, dims):
     net, x = Net(dims).to(dtype).eval(), image(dims, size=20).to(dtype)
     with pytest.warns(
         MedcamWarning, match=r"cancel at layer 'conv', .* sample\(s\) 0, 1\. .*instance norm"
@@ -54,7 +54,7 @@ def test_other_layers_and_methods_have_maps(layer, method):
     assert found.map.values.any()  # and a warning would be an error
 
 
-def test_many_layers_are_told_at_once():
+def test_one_warning_names_many_layers():
     with pytest.warns(MedcamWarning, match="cancel at layer 'conv'") as told:
         found = medcam.explain(Net(2).eval(), image(size=20), layer="full", target=class_score(1))
     assert len(told) == 1
@@ -64,19 +64,19 @@ def test_many_layers_are_told_at_once():
         medcam.explain(nets, image(size=30), layer="full", target=class_score(1))
 
 
-def test_elsewhere_than_on_the_cpu_each_layer_waits_with_a_finding_of_its_own():
+def test_on_other_devices_each_layer_has_a_pending_notice_of_its_own():
     told: list[str] = []
 
     class Noted:
         def add(self, flags: Tensor, meaning: str) -> None:
             told.append(meaning)
 
-    flags = torch.zeros(2, dtype=torch.bool, device="meta")  # a look at these would be an error
+    flags = torch.zeros(2, dtype=torch.bool, device="meta")  # reading these would raise an error
     notice_cancelling(Noted(), {"a": flags, "b": flags})
     assert ["at layer 'a'" in told[0], "at layer 'b'" in told[1]] == [True, True]
 
 
-def test_windows_tell_it_too():
+def test_windows_warn_too():
     net = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.InstanceNorm2d(3), nn.ReLU())
     with pytest.warns(MedcamWarning, match="cancel at layer '0'"):
         found = medcam.explain_volume(
@@ -85,13 +85,13 @@ def test_windows_tell_it_too():
     assert not found.map.values.any()
 
 
-def test_a_map_that_is_zero_for_another_reason_is_not_spoken_of():
+def test_no_warning_if_a_map_is_zero_for_another_reason():
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3)).eval()
     nn.init.constant_(net[2].weight, -1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = medcam.explain(net, image(), layer="1", target=class_score(1))
-        assert not found.map.values.any()  # everything speaks against it
+        assert not found.map.values.any()  # all evidence is against the target
         nn.init.zeros_(net[2].weight)
         assert not medcam.explain(net, image(), layer="1", target=class_score(1)).map.values.any()
 
@@ -100,7 +100,7 @@ def test_one_sample_does_not_change_another():
     cancel = torch.randn(1, 4, 1000)
     cancel -= cancel.double().mean(2, keepdim=True).float()
     other = torch.randn(1, 4, 1000)
-    other[:, 0] = cancel[:, 0]  # beside larger means it stays as it is
+    other[:, 0] = cancel[:, 0]  # kept, since other means are larger
     both = means(torch.cat([cancel, other]))
     assert not both[0].any()
     assert torch.equal(both[1], other.mean(2)[0])

@@ -1,4 +1,4 @@
-"""Nothing grows: a thousand calls hold as many tensors, and as much memory, as ten."""
+"""No leaks: after a thousand calls there are as many tensors, and as much memory, as after ten."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import medcam
 from support.nets import Classifier, UNet, image
 
 CALLS = 1000
-RSS_MB = 8  # the allocator's own unevenness; one map of each call would be ten times as much
+RSS_MB = 8  # fluctuation of the allocator; a map leaked by each call would take ten times as much
 OPTIONS = {
     "gcam, automatic": {"backend": "gcam"},
     "gbp": {"backend": "gbp"},
@@ -27,7 +27,9 @@ OPTIONS = {
 def live() -> int:
     gc.collect()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what isinstance touches in other packages
+        warnings.simplefilter(
+            "ignore"
+        )  # isinstance triggers deprecated properties of other packages
         return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
 
@@ -64,7 +66,7 @@ def test_inputs_of_many_sizes_are_not_kept():
     assert live() <= tensors
 
 
-def test_what_grows_is_noticed():
+def test_a_leak_is_detected():
     model, x = medcam.inject(Classifier().eval(), layer="features"), image()
     with torch.no_grad():
         model(x)

@@ -78,7 +78,7 @@ class Dense(nn.Module):
 
 
 def through(function, z, R):
-    """R ⊙ f'(z): the plain way back through an activation function."""
+    """Return R ⊙ f'(z), the plain gradient through an activation function."""
     z = z.detach().requires_grad_()
     return torch.autograd.grad(function(z), z, R)[0]
 
@@ -136,8 +136,8 @@ def test_without_a_rectifier_there_is_no_guided_map(kind):
 
 
 @pytest.mark.parametrize("kind", ["ReLU", "LeakyReLU", "PReLU", "ELU", "SELU", "CELU", "Softplus"])
-def test_of_growing_functions_clamping_before_and_after_is_the_same(kind):
-    """Springenberg's rule clamps what leaves; these derivatives are nowhere negative."""
+def test_for_monotonic_functions_clamping_before_and_after_is_the_same(kind):
+    """Springenberg's rule clamps after the derivative, which is never negative here."""
     f = RECTIFIERS[kind]
     R, z = torch.randn(2, 100).double()
     assert_same(
@@ -211,7 +211,7 @@ def test_guided_grad_cam_takes_the_plain_gradient_for_its_weights():
     assert product.any()
 
 
-# ------------------------------------------------------------- what hides rectifiers is named
+# ------------------------------------------------------------ nodes that may hide rectifiers
 
 
 class Twice(torch.autograd.Function):
@@ -234,7 +234,7 @@ def half(z):
     return torch.cat([z[:, :3].relu(), z[:, 3:]], 1)
 
 
-def test_in_place_rectifiers_on_views_are_seen():
+def test_in_place_rectifiers_on_views_are_found():
     net, x = network(half_in_place, F.relu)
     same, _ = network(half, F.relu)
     same.load_state_dict(net.state_dict())
@@ -242,7 +242,7 @@ def test_in_place_rectifiers_on_views_are_seen():
     assert_same(guided_map(Dense(half_in_place).double(), x) != 0, torch.ones_like(x) > 0)
 
 
-def test_a_warning_names_what_cannot_be_seen_into():
+def test_a_warning_names_opaque_nodes():
     net, x = network(Twice.apply, F.relu)
     with pytest.warns(MedcamWarning, match=r"TwiceBackward \(a custom autograd function\)"):
         found = guided_map(net, x)
@@ -256,7 +256,7 @@ def test_rectifiers_in_a_checkpointed_part_are_found():
     assert_same(guided_map(net, x), by_hand(net, x, 1))
 
 
-# ----------------------------------------------------------------- the graph is left as it was
+# ------------------------------------------------------------------- the graph is left unchanged
 
 
 def test_rectified_counts_the_rectifiers_and_ends():
@@ -276,7 +276,7 @@ def test_rectified_counts_the_rectifiers_and_ends():
 
 
 def test_the_user_s_own_backward_pass_stays_plain():
-    """When the output keeps its graph, as in training under `inject`, nothing is left on it."""
+    """If the output keeps its graph, as in training under `inject`, no prehook is left on it."""
     net, x = network(F.leaky_relu)
     expected = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
     injected = medcam.inject(net, backend="gbp", label=1)

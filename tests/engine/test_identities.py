@@ -1,4 +1,4 @@
-"""What has to hold exactly, whatever the weights are: closed forms, symmetries, equal ways."""
+"""Identities that hold for any weights: closed forms, symmetries, equivalent networks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def assert_same(found, expected, tolerance=1e-12):
 
 
 def maps_of(net, x, method, layer, target=0, shape=None):
-    """The maps of one target, ``[batch, *space]``."""
+    """Return the maps of one target, ``[batch, *space]``."""
     return medcam.explain(
         net, x, method=method, layer=layer, target=target, shape=shape
     ).map.values[:, 0]
 
 
 def positive(net):
-    """With a head of positive weights, Grad-CAM of the features is nowhere all zero."""
+    """Return a network with positive head weights, so no Grad-CAM map is zero."""
     net.head.weight.data.abs_()
     return net
 
@@ -59,7 +59,7 @@ def test_global_pooling_and_one_linear_layer(dims, positive):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_one_linear_layer_on_all_features(dims):
-    """HiResCAM sums to y - b; Grad-CAM, blind to the place, cannot."""
+    """HiResCAM sums to y - b; Grad-CAM, which averages over positions, does not."""
     net = nn.Sequential(conv(dims, 1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 4**dims, 3))
     net, x = net.double().eval(), image(dims, size=6).double()
     for c in range(3):
@@ -130,7 +130,7 @@ def test_maps_shift_with_the_input(method, dims):
 @pytest.mark.parametrize("make", [Classifier, UNet])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_logit_times_a_positive_number(method, make):
-    """Display does not change, but for Grad-CAM++; a power of two changes no bit of it."""
+    """Normalised maps do not change, except Grad-CAM++; powers of two are exact."""
     net, x = positive(make(2).double().eval()), image().double()
     layer, target = ("features", 1) if make is Classifier else ("bottleneck", class_score(1))
 
@@ -160,7 +160,7 @@ def test_channels_in_other_units(method):
     assert_same(function(A * c, G / c), function(A, G))
 
 
-# ------------------------------------------------------------------------- equal ways to one map
+# --------------------------------------------------------------------- equivalent networks
 
 
 class InPlace(nn.Module):
@@ -203,7 +203,7 @@ def test_every_way_to_write_a_relu_is_guided_alike(method, kind, dims):
 
 
 class Mixed(nn.Module):
-    """What else medical networks are built of."""
+    """Further operations that medical networks use."""
 
     def __init__(self, dims, *, inplace):
         super().__init__()
@@ -238,7 +238,7 @@ NETS = {
 
 
 def naive(net, x, layers):
-    """The whole graph, parameters included; copies go on, so that nothing stored is overwritten."""
+    """Compute maps with the whole graph, parameters included; the network gets copies."""
     kept, handles = {}, []
     for name in layers:
 

@@ -1,4 +1,4 @@
-"""Maps of many layers are made while the backward pass is there: one gradient at a time."""
+"""Maps of many layers are made during the backward pass: one gradient is alive at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FREE = ["gcam", "gcampp", "hirescam", "layercam", "xgradcam", "segxrescam", "eig
 
 
 def watched(monkeypatch, net: nn.Module, x: Tensor) -> tuple[list[int], medcam.Explanation]:
-    """How many gradients were there at each map of "full", and the maps."""
+    """Return the number of gradients alive at each map of "full", and the maps."""
     alive: set[int] = set()
     counts: list[int] = []
 
@@ -42,7 +42,7 @@ def watched(monkeypatch, net: nn.Module, x: Tensor) -> tuple[list[int], medcam.E
 def test_one_gradient_at_a_time(net, monkeypatch):
     counts, found = watched(monkeypatch, net().eval(), image())
     assert len(counts) >= 4
-    assert max(counts) <= 2  # the one that comes in, and the one that autograd has just used
+    assert max(counts) <= 2  # the new one, and the one that autograd has just used
     assert set(found.layer) == set(found.maps)
 
 
@@ -55,11 +55,11 @@ def test_a_sequence_shares_the_map_of_its_last_part():
     net.features[4].register_forward_hook(lambda m, a, out: copies.append(out))
     net.features.register_forward_hook(lambda m, a, out: copies.append(out))
     medcam.explain(net, x, layer="full")
-    assert copies[0] is copies[1]  # it was copied once
+    assert copies[0] is copies[1]  # one copy for both
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_values_are_copied_where_the_model_writes_to_them_only(inplace, monkeypatch):
+def test_copy_on_write(inplace, monkeypatch):
     pairs: list[tuple[Tensor, Tensor]] = []
 
     def spied(stored: Tensor) -> Tensor:
@@ -84,12 +84,12 @@ def test_memory_that_is_not_pytorchs_is_copied_at_once(layer):
     before = array.copy()
     medcam.explain(net, x, layer=layer)
     array[...] = 3
-    assert (x == 3).all()  # the two are still one
+    assert (x == 3).all()  # they still share memory
     x[...] = torch.from_numpy(before)
     assert (array == before).all()
 
 
-def test_a_module_that_changes_what_its_last_part_gave_has_a_map_of_its_own():
+def test_a_module_that_changes_the_output_of_its_last_child_has_its_own_map():
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -110,8 +110,8 @@ def test_a_module_that_changes_what_its_last_part_gave_has_a_map_of_its_own():
 
 
 @pytest.mark.parametrize("target", ["all", class_score(1)])
-@pytest.mark.filterwarnings("ignore:A class asked for is nowhere predicted")
-def test_it_is_the_same_as_all_gradients_kept(target, monkeypatch):
+@pytest.mark.filterwarnings("ignore:A requested class is nowhere predicted")
+def test_streamed_maps_equal_maps_of_kept_gradients(target, monkeypatch):
     net, x = UNet().eval(), image()
     ask = {"layer": "full", "method": FREE, "target": target, "shape": None}
     passing = medcam.explain(net, x, **ask)
@@ -124,15 +124,15 @@ def test_it_is_the_same_as_all_gradients_kept(target, monkeypatch):
     assert passing.skipped == kept.skipped
 
 
-def test_a_graph_that_begins_elsewhere_too_is_gone_through_as_a_whole():
+def test_a_graph_with_a_leaf_of_the_model_is_not_streamed():
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first, self.second = nn.Conv2d(1, 3, 3), nn.Conv2d(1, 3, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            own = torch.ones_like(x).requires_grad_()  # a leaf that is none of the layers'
-            return self.first(x).mean((2, 3)) + self.second(x * own).square().mean((2, 3))
+            leaf = torch.ones_like(x).requires_grad_()  # not an output of a layer
+            return self.first(x).mean((2, 3)) + self.second(x * leaf).square().mean((2, 3))
 
     net, x = Net().eval(), image()
     found = medcam.explain(net, x, layer="full", method="hirescam", target=1)
@@ -143,7 +143,7 @@ def test_a_graph_that_begins_elsewhere_too_is_gone_through_as_a_whole():
         assert alone.map.values.any()
 
 
-def test_an_error_of_a_method_is_told_as_it_is():
+def test_an_error_of_a_method_is_raised_unchanged():
     def broken(activations: Tensor, gradients: Tensor) -> Tensor:
         raise RuntimeError("too few channels")
 
@@ -153,7 +153,7 @@ def test_an_error_of_a_method_is_told_as_it_is():
     assert not isinstance(raised.value, NoMapError)
 
 
-def test_activations_are_let_go_once_their_last_map_is_made(monkeypatch):
+def test_activations_are_released_after_their_last_map(monkeypatch):
     found: list[Activation] = []
     chosen = Recorder.activations
 
@@ -176,7 +176,7 @@ def test_activations_are_let_go_once_their_last_map_is_made(monkeypatch):
 
 
 class Shortcut(nn.Module):
-    """What `same` passes on is used elsewhere, too."""
+    """A shortcut: the input of `same` is also used by `body`."""
 
     def __init__(self, same: nn.Module) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Shortcut(nn.Module):
 
 
 class Aux(nn.Module):
-    """A block that uses its part's output once more, and gives both away."""
+    """A block that returns its child's output and an auxiliary output computed from it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class WithAux(nn.Module):
     [lambda: Shortcut(nn.Identity()), lambda: Shortcut(nn.Dropout()), WithAux, Classifier, UNet],
 )
 @pytest.mark.parametrize("method", ["hirescam", "gcam"])
-def test_the_map_of_a_layer_is_the_same_whatever_else_is_asked(make, method):
+def test_a_layers_map_does_not_depend_on_other_layers_and_methods(make, method):
     net, x = make().eval(), image()
     ask = {"target": class_score(1), "shape": None}
     full = medcam.explain(net, x, layer="full", method=method, **ask)
@@ -245,7 +245,7 @@ def test_a_part_of_an_output_that_is_not_used():
     assert found.skipped["split"] == "the target does not depend on it"
 
 
-def test_a_function_that_gives_no_gradient():
+def test_a_custom_function_without_a_gradient():
     class Nothing(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x: Tensor) -> Tensor:

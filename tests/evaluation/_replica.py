@@ -1,4 +1,4 @@
-"""Every metric again, by loops over voxels, written from the definitions and not from the code."""
+"""Replicas of all metrics as loops over voxels, written from the definitions, not the code."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def edge(points, shape):
 
 
 def surface(a, m, threshold, spacing):
-    ours, theirs = edge(region(a, threshold), a.shape), edge(truth(m), a.shape)
-    there = [min(distance(p, q, spacing) for q in theirs) for p in ours]
-    back = [min(distance(p, q, spacing) for p in ours) for q in theirs]
-    return there, back
+    region_edge, mask_edge = edge(region(a, threshold), a.shape), edge(truth(m), a.shape)
+    from_region = [min(distance(p, q, spacing) for q in mask_edge) for p in region_edge]
+    from_mask = [min(distance(p, q, spacing) for p in region_edge) for q in mask_edge]
+    return from_region, from_mask
 
 
 def percentile95(values):
@@ -167,8 +167,8 @@ def hd95(a, m, threshold, spacing, **_):
 def assd(a, m, threshold, spacing, **_):
     if not region(a, threshold) or not truth(m):
         return nan
-    there, back = surface(a, m, threshold, spacing)
-    return sum(there + back) / len(there + back)
+    from_region, from_mask = surface(a, m, threshold, spacing)
+    return sum(from_region + from_mask) / len(from_region + from_mask)
 
 
 def centroid_distance(a, m, threshold, spacing, **_):
@@ -191,7 +191,7 @@ REPLICAS = {
 
 
 def sample(rng, shape, *, kind):
-    """A random map and mask: smooth values, or few distinct ones, so that there are ties."""
+    """A random map and mask: smooth values, or few distinct ones, which makes ties."""
     attention = rng.random(shape) if kind == "smooth" else rng.integers(0, 4, shape).astype(float)
     attention.flat[0], attention.flat[-1] = 0.0, 3.0  # never constant
     attention += 0.75  # nor zero at its lowest

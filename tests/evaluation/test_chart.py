@@ -14,30 +14,30 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from medcam.evaluation.chart import mean_scores_chart
-from medcam.evaluation.table import Row, mean_table
+from medcam.evaluation.table import ScoreRow, mean_table
 from medcam.views.figures import save_figure
 
 
 def means_of(layers, classes=(None,), *, chance=None):
-    """The mean of bar number i is i / 100."""
+    """Return means where that of bar number i is i / 100."""
     rows = []
     for layer in layers:
         for label in classes:
-            rows.append(Row(len(rows) / 100 % 1, layer, label, chance=chance))
+            rows.append(ScoreRow(len(rows) / 100 % 1, layer, label, chance=chance))
     return mean_table(rows, with_chance=chance is not None)
 
 
 def bars(figure):
-    """(label, length, colour) of every bar, by columns, from the top."""
-    found = []
+    """Return (label, length, colour) of every bar, by columns, from the top."""
+    drawn_bars = []
     for axes in figure.axes:
         labels = [tick.get_text() for tick in axes.get_yticklabels()]
         places = axes.get_yticks()
         assert axes.yaxis_inverted()
         for label, place, patch in zip(labels, places, axes.patches, strict=True):
             assert patch.get_y() < place < patch.get_y() + patch.get_height()
-            found.append((label, patch.get_width(), to_hex(patch.get_facecolor())))
-    return found
+            drawn_bars.append((label, patch.get_width(), to_hex(patch.get_facecolor())))
+    return drawn_bars
 
 
 def drawn(figure) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_bars_labels_and_order():
 
 
 def test_the_bar_is_drawn_as_long_as_its_mean():
-    means = mean_table([Row(0.25, "a"), Row(0.75, "b")], with_chance=False)
+    means = mean_table([ScoreRow(0.25, "a"), ScoreRow(0.75, "b")], with_chance=False)
     figure = mean_scores_chart(means, title="Dice")
     blue = (drawn(figure) == (0x3B, 0x6E, 0xA5)).all(axis=2)
     lengths = blue.sum(axis=1)
@@ -72,7 +72,13 @@ def test_the_bar_is_drawn_as_long_as_its_mean():
 
 
 def test_numbers_and_nan_counts_stand_beside_the_bars():
-    rows = [Row(0.5, "a"), Row(math.nan, "a"), Row(math.nan, "b"), Row(12.345, "c"), Row(1e-5, "d")]
+    rows = [
+        ScoreRow(0.5, "a"),
+        ScoreRow(math.nan, "a"),
+        ScoreRow(math.nan, "b"),
+        ScoreRow(12.345, "c"),
+        ScoreRow(1e-5, "d"),
+    ]
     figure = mean_scores_chart(mean_table(rows, with_chance=False), title="x", unit=None)
     assert [text.get_text() for text in figure.axes[0].texts] == [
         "0.500", "n = 1 (and 1 NaN)", "NaN", "n = 0 (and 1 NaN)", "12.35", "n = 1", "1e-05",
@@ -89,7 +95,7 @@ def test_chance_levels_are_ticks_at_their_place():
 
 
 def test_axes_by_unit():
-    means = mean_table([Row(-3.0, "a"), Row(7.0, "b")], with_chance=False)
+    means = mean_table([ScoreRow(-3.0, "a"), ScoreRow(7.0, "b")], with_chance=False)
     assert mean_scores_chart(means_of("ab"), title="x").axes[0].get_xlim() == (0, 1)
     low, high = mean_scores_chart(means, title="x", unit=None).axes[0].get_xlim()
     assert low < -3
@@ -118,7 +124,11 @@ def test_hundreds_of_layers_stay_readable():
 
 
 def test_all_texts_lie_within_the_picture():
-    rows = [Row(math.nan, "W" * 90, "M" * 30), Row(1234.5678, "b", 3), Row(-1.5e-7, "c", 3)]
+    rows = [
+        ScoreRow(math.nan, "W" * 90, "M" * 30),
+        ScoreRow(1234.5678, "b", 3),
+        ScoreRow(-1.5e-7, "c", 3),
+    ]
     figure = mean_scores_chart(mean_table(rows, with_chance=False), title="x" * 200, unit=None)
     figure.draw_without_rendering()
     width, height = figure.get_size_inches() * figure.dpi

@@ -1,4 +1,4 @@
-"""Evaluator: the rows and their means."""
+"""Evaluator: rows and means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from medcam.errors import InputError, MaskError, UnknownNameError
 from medcam.evaluation import compute_score
 from medcam.evaluation.evaluator import Evaluator
-from medcam.evaluation.table import Row, mean_table
+from medcam.evaluation.table import ScoreRow, mean_table
 from support.scored import EMPTY, MAP, MASK, filled
 
 
@@ -43,7 +43,7 @@ def test_means_skip_nan_and_count_it(tmp_path):
 def test_means_equal_those_of_pandas():
     rng = np.random.default_rng(0)
     rows = [
-        Row(value, f"layer{rng.integers(3)}", int(rng.integers(4)), chance=0.5)
+        ScoreRow(value, f"layer{rng.integers(3)}", int(rng.integers(4)), chance=0.5)
         for value in np.where(rng.random(200) < 0.2, math.nan, rng.random(200))
     ]
     means = mean_table(rows, with_chance=False).set_index(["layer", "class_label"])
@@ -56,7 +56,7 @@ def test_means_equal_those_of_pandas():
         assert means.loc[key, "nan_count"] == row["size"] - row["count"]
 
 
-def test_layers_come_in_the_order_wished_and_none_is_lost(tmp_path):
+def test_layer_ordering_keeps_all_layers(tmp_path):
     assert filled(tmp_path).mean_scores["layer"].tolist() == ["b", "a"]
     ordered = filled(tmp_path, layer_ordering=["a", "zzz", "b"])
     assert ordered.mean_scores["layer"].tolist() == ["a", "b"]
@@ -88,9 +88,9 @@ def test_the_settings_reach_the_score(tmp_path):
     ):
         options = {"spacing": spacing, "tolerance_mm": tolerance}
         evaluator = Evaluator(tmp_path, metric, threshold, **options)
-        given = [[0, 0], [1, 0]]
-        expected = compute_score(MAP, given, metric, threshold, **options)
-        assert evaluator.comp_score(MAP, given) == expected
+        mask = [[0, 0], [1, 0]]
+        expected = compute_score(MAP, mask, metric, threshold, **options)
+        assert evaluator.comp_score(MAP, mask) == expected
         assert evaluator.scores["evaluation"].tolist() == [expected]
 
 

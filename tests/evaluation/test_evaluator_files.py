@@ -42,18 +42,18 @@ def test_the_workbook_as_openpyxl_reads_it(tmp_path, ending):
 
 
 @pytest.mark.parametrize(
-    ("metric", "options", "told"),
+    ("metric", "options", "expected"),
     [
         ("wioa", {}, {"metric": medcam.evaluation.METRICS["wioa"].title, "threshold": "otsu"}),
         ("hd95", {"spacing": (0.5, 2)}, {"unit": "mm", "voxel size in mm": "0.5 x 2"}),
         (lambda a, m: 0.0, {"threshold": 0.3}, {"unit": "not known", "threshold": "0.3"}),
     ],
 )
-def test_the_workbook_says_what_was_measured(tmp_path, metric, options, told):
+def test_the_about_sheet_names_metric_and_options(tmp_path, metric, options, expected):
     evaluator = medcam.Evaluator(tmp_path, metric=metric, **options)
     evaluator.comp_score(np.array([[3.0, 1.0]]), np.array([[1, 0]]))
     about = pd.read_excel(evaluator.dump(), sheet_name="About").set_index("what")["value"]
-    assert {key: about[key] for key in told} == told
+    assert {key: about[key] for key in expected} == expected
     assert about["medcam"] == medcam.__version__
     assert ("chance" in about) == ("chance" in evaluator.scores)
 

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medcam.evaluation import METRICS
 from medcam.evaluation.metrics import Options
-from medcam.evaluation.thresholds import attended
+from medcam.evaluation.thresholds import attended_region
 
 from ._peers import monai_assd, monai_dice, monai_hd95, monai_iou
 from ._replica import REPLICAS, sample
@@ -59,7 +59,7 @@ def test_overlaps_and_distances_equal_monai(shape, threshold, spacing):
     mask.flat[0] = True  # at the image's corner, too
     sizes = None if spacing is None else (3.0, 0.7, 1.2)[: len(shape)]
     options = Options(threshold=threshold, spacing=sizes)
-    _, region = attended(attention, threshold)
+    _, region = attended_region(attention, threshold)
     assert 1 < region.sum() < mask.size
     for name, expected in {
         "dice": monai_dice(region, mask),

@@ -1,4 +1,4 @@
-"""compute_score: what it takes and how it brings map and mask together."""
+"""compute_score: accepted types, resampling, signs and options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MASS = 6 / 10.5
 
 
 @pytest.mark.parametrize(
-    "given",
+    "values",
     [
         MAP,
         MAP.astype(np.float16),
@@ -36,10 +36,10 @@ MASS = 6 / 10.5
         MetaTensor(torch.tensor(MAP)),
         MetaTensor(torch.tensor(MAP, dtype=torch.bfloat16)),
     ],
-    ids=lambda given: f"{type(given).__name__}-{getattr(given, 'dtype', '')}",
+    ids=lambda values: f"{type(values).__name__}-{getattr(values, 'dtype', '')}",
 )
-def test_maps_of_every_kind(given):
-    score = compute_score(given, MASK, "relevance_mass")
+def test_maps_of_every_kind(values):
+    score = compute_score(values, MASK, "relevance_mass")
     assert type(score) is float
     assert score == MASS
 
@@ -54,10 +54,10 @@ def test_whole_numbers_are_a_map():
     "dtype", [bool, np.uint8, np.int64, np.float16, np.float64, torch.bool, torch.bfloat16]
 )
 def test_masks_of_every_kind(dtype):
-    given = (
+    values = (
         torch.tensor(MASK, dtype=dtype) if isinstance(dtype, torch.dtype) else MASK.astype(dtype)
     )
-    assert compute_score(MAP, given, "relevance_mass") == MASS
+    assert compute_score(MAP, values, "relevance_mass") == MASS
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -104,9 +104,9 @@ def test_axes_that_grow_are_interpolated_as_scipy_does(size, grid):
         indexing="ij",
     )
     expected = map_coordinates(attention, at, order=1, mode="nearest")
-    seen = {}
-    compute_score(attention, np.ones(grid), lambda a, m: seen.update(map=a, mask=m) or 1.0)
-    np.testing.assert_allclose(seen["map"], expected, rtol=1e-12)
+    received = {}
+    compute_score(attention, np.ones(grid), lambda a, m: received.update(map=a, mask=m) or 1.0)
+    np.testing.assert_allclose(received["map"], expected, rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:The attention map has shape")
@@ -117,9 +117,9 @@ def test_axes_that_shrink_are_means_over_areas(size, grid):
     attention = np.random.default_rng(0).random(size)
     blocks = [n for g, s in zip(grid, size, strict=True) for n in (g, s // g)]
     expected = attention.reshape(blocks).mean(tuple(range(1, 2 * len(size), 2)))
-    seen = {}
-    compute_score(attention, np.ones(grid), lambda a, m: seen.update(map=a) or 1.0)
-    np.testing.assert_allclose(seen["map"], expected, rtol=1e-12)
+    received = {}
+    compute_score(attention, np.ones(grid), lambda a, m: received.update(map=a) or 1.0)
+    np.testing.assert_allclose(received["map"], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("corner", [(9, 9), (28, 37), (44, 51)])
@@ -203,17 +203,17 @@ def test_the_chance_level_comes_with_the_score():
 
 
 @pytest.mark.parametrize(
-    ("shape", "other", "told"),
+    ("shape", "other", "warned"),
     [
         ((91, 109), (80, 109), True), ((92, 110), (91, 109), False), ((12, 14), (91, 109), False),
         ((64, 64), (32, 64), False), ((128, 128), (91, 109), True), ((6, 7), (6, 7), False),
     ],
 )  # fmt: skip
-def test_a_mask_of_other_ground_is_told(shape, other, told):
+def test_a_warning_if_one_of_both_may_be_cropped(shape, other, warned):
     attention, mask = np.random.default_rng(0).random(shape), np.zeros(other, bool)
     mask[2:5] = True
-    if told:
-        with pytest.warns(MedcamWarning, match="as if both showed the same ground"):
+    if warned:
+        with pytest.warns(MedcamWarning, match="as if both covered the same region"):
             compute_score(attention, mask)
     else:
         compute_score(attention, mask)

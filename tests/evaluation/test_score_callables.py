@@ -1,4 +1,4 @@
-"""compute_score with a metric of one's own."""
+"""compute_score with a callable as metric."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MASK = np.array([[0, 1, 0], [1, 0, 0]])
 
 
 def test_a_callable_gets_the_raw_map_on_the_grid_and_the_mask():
-    seen = []
+    received = []
 
     def metric(attention, mask):
-        seen.append((attention.copy(), mask.copy()))
+        received.append((attention.copy(), mask.copy()))
         return np.float32(0.25)
 
     attention, mask = np.array([[-2.0, 1.0]]), np.array([[0, 0, 1, 0]], dtype=bool)
     score = compute_score(attention, mask, metric)
     assert type(score) is float
     assert score == 0.25
-    np.testing.assert_array_equal(seen[0][0], [[-2.0, -1.25, 0.25, 1.0]])
-    assert seen[0][0].dtype == np.float64
-    assert seen[0][1].dtype == bool
-    assert seen[0][1].tolist() == [[False, False, True, False]]
+    np.testing.assert_array_equal(received[0][0], [[-2.0, -1.25, 0.25, 1.0]])
+    assert received[0][0].dtype == np.float64
+    assert received[0][1].dtype == bool
+    assert received[0][1].tolist() == [[False, False, True, False]]
 
 
 @pytest.mark.parametrize(

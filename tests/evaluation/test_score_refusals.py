@@ -1,4 +1,4 @@
-"""compute_score: what it refuses, and what it says then."""
+"""compute_score: errors for invalid arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_map_that_is_not_finite(bad):
 
 
 @pytest.mark.parametrize(
-    ("mask", "found"),
+    ("mask", "message"),
     [
         (np.array([[0, 1, 2]]), r"\(int64\) holds 0, 1, 2\. .*mask == label"),
         (np.array([[0, 255, 0]], np.uint8), r"\(uint8\) holds 0, 255\."),
@@ -38,8 +38,8 @@ def test_a_map_that_is_not_finite(bad):
         (torch.tensor([[0, 0.25, 1]], dtype=torch.bfloat16), r"holds 0, 0\.25, 1\."),
     ],
 )
-def test_a_mask_that_is_not_0_and_1(mask, found):
-    with pytest.raises(MaskError, match=found):
+def test_a_mask_that_is_not_0_and_1(mask, message):
+    with pytest.raises(MaskError, match=message):
         compute_score(np.array([[1.0, 2.0, 3.0]]), mask)
 
 
@@ -80,12 +80,12 @@ def test_nothing_to_score(empty):
         compute_score(MAP, empty)
 
 
-@pytest.mark.parametrize("given", [None, "map", MAP + 1j, [[1.0], [1.0, 2.0]], object()])
-def test_what_is_no_array(given):
+@pytest.mark.parametrize("values", [None, "map", MAP + 1j, [[1.0], [1.0, 2.0]], object()])
+def test_inputs_that_are_no_numeric_array(values):
     with pytest.raises(InputTypeError, match="The attention map is a"):
-        compute_score(given, MASK)
+        compute_score(values, MASK)
     with pytest.raises(InputTypeError, match="The mask is a"):
-        compute_score(MAP, given)
+        compute_score(MAP, values)
 
 
 def test_unknown_metrics():

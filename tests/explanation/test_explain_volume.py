@@ -1,4 +1,4 @@
-"""What a user of `explain_volume` meets beside right numbers."""
+"""`explain_volume`: options, errors, progress and side effects; its numbers: engine/windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.stitched import net
 
 
 class Counted(nn.Module):
-    """Counts the windows that it is given."""
+    """Model that counts the windows of its input."""
 
     def __init__(self, model):
         super().__init__()
@@ -31,7 +31,7 @@ class Counted(nn.Module):
 
 
 def corner(space, k=1):
-    """A target in one corner of the volume."""
+    """Return a target in one corner of the volume."""
     region = torch.zeros(space)
     region[:3, :3] = 1
     return targets.region(region, k)
@@ -46,28 +46,28 @@ def model():
 
 def test_windows_without_the_target_are_skipped():
     counted = Counted(model())
-    found = medcam.explain_volume(
+    explanation = medcam.explain_volume(
         counted, X, 8, layer="model.coarse", target=corner((26, 26)), overlap=0
     )
-    assert found.details["windows"] == 16
-    assert found.details["windows_explained"] == 1
+    assert explanation.details["windows"] == 16
+    assert explanation.details["windows_explained"] == 1
     assert counted.windows == 16 + 1
 
 
 def test_skipping_changes_nothing():
-    found = medcam.explain_volume(model(), X, 8, method="saliency", target=corner((26, 26)))
-    assert found.details["windows_explained"] < found.details["windows"]
-    assert (found.map.values[0, 0, 12:, 12:] == 0).all()
-    assert found.map.values.max() > 0
+    explanation = medcam.explain_volume(model(), X, 8, method="saliency", target=corner((26, 26)))
+    assert explanation.details["windows_explained"] < explanation.details["windows"]
+    assert (explanation.map.values[0, 0, 12:, 12:] == 0).all()
+    assert explanation.map.values.max() > 0
 
 
 def test_a_known_prediction_is_not_computed_again():
     counted = Counted(model())
     first = medcam.explain_volume(counted, X, 8, layer="model.fine", target=1)
     counted.windows = 0
-    again = medcam.explain_volume(counted, X, 8, layer="model.fine", target=1, logits=first.output)
+    second = medcam.explain_volume(counted, X, 8, layer="model.fine", target=1, logits=first.output)
     assert counted.windows == first.details["windows_explained"]
-    assert torch.equal(again.map.values, first.map.values)
+    assert torch.equal(second.map.values, first.map.values)
     with pytest.raises(InputError, match=r"logits has shape \[1, 3, 25, 26\]"):
         medcam.explain_volume(counted, X, 8, logits=first.output[:, :, 1:])
 
@@ -75,38 +75,40 @@ def test_a_known_prediction_is_not_computed_again():
 def test_an_empty_target_is_a_zero_map_with_a_warning():
     empty = targets.region(torch.zeros(26, 26), 1)
     with pytest.warns(MedcamWarning, match="no voxel"):
-        found = medcam.explain_volume(
+        explanation = medcam.explain_volume(
             model(), X, 8, method=["gcam", "gbp", "ggcam"], layer="fine", target=empty
         )
-    for item in found.maps.values():
+    for item in explanation.maps.values():
         assert item.values.shape == (1, 1, 26, 26)
         assert not item.values.any()
-    assert found.maps["gbp", None].channels.shape == (1, 1, 1, 26, 26)
-    assert found.details["windows_explained"] == 0
+    assert explanation.maps["gbp", None].channels.shape == (1, 1, 1, 26, 26)
+    assert explanation.details["windows_explained"] == 0
 
 
 @pytest.mark.parametrize("layer", ["auto", "full", ["fine", "coarse"]])
 @pytest.mark.filterwarnings("ignore:The gradients of each channel cancel")
 def test_layers_are_chosen_as_in_explain(layer):
-    found = medcam.explain_volume(model(), X, 8, layer=layer, target=1)
+    explanation = medcam.explain_volume(model(), X, 8, layer=layer, target=1)
     plain = medcam.explain(model(), X[:, :, :8, :8], layer=layer, target=1)
-    assert found.layer == plain.layer
-    assert list(found.maps) == list(plain.maps)
+    assert explanation.layer == plain.layer
+    assert list(explanation.maps) == list(plain.maps)
 
 
 def test_methods_are_keyed_as_in_explain():
-    found = medcam.explain_volume(model(), X, 8, method=["gcam", "gbp"], layer="fine", target=1)
-    assert list(found.maps) == [("gcam", "fine"), ("gbp", None)]
+    explanation = medcam.explain_volume(
+        model(), X, 8, method=["gcam", "gbp"], layer="fine", target=1
+    )
+    assert list(explanation.maps) == [("gcam", "fine"), ("gbp", None)]
 
 
-def test_progress_is_told_to_the_end():
-    told = []
-    found = medcam.explain_volume(
+def test_progress_reaches_the_total():
+    calls = []
+    explanation = medcam.explain_volume(
         model(), X, 8, method=["gcam", "gbp", "eigencam"], layer="fine", target=1, sw_batch_size=3,
-        progress=lambda done, of: told.append((done, of)),
+        progress=lambda done, of: calls.append((done, of)),
     )  # fmt: skip
-    windows, explained = found.details["windows"], found.details["windows_explained"]
-    ends = [(done, of) for done, of in told if done == of]
+    windows, explained = explanation.details["windows"], explanation.details["windows_explained"]
+    ends = [(done, of) for done, of in calls if done == of]
     assert ends == [(windows, windows), (2 * explained + 2 * windows,) * 2]
     with pytest.raises(InputTypeError, match="progress='yes'"):
         medcam.explain_volume(model(), X, 8, progress="yes")
@@ -121,17 +123,17 @@ def test_the_bar_is_on_the_standard_error(capsys):
 
 
 def test_ctrl_c_leaves_the_model_as_it_was():
-    given = model()
-    before = [parameter.requires_grad for parameter in given.parameters()]
+    network = model()
+    before = [parameter.requires_grad for parameter in network.parameters()]
 
     def stop(done, of):
         if of and done > 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        medcam.explain_volume(given, X, 8, layer="fine", target=1, progress=stop)
-    assert [parameter.requires_grad for parameter in given.parameters()] == before
-    assert not any(module._forward_hooks for module in given.modules())
+        medcam.explain_volume(network, X, 8, layer="fine", target=1, progress=stop)
+    assert [parameter.requires_grad for parameter in network.parameters()] == before
+    assert not any(module._forward_hooks for module in network.modules())
     assert torch.is_grad_enabled()
 
 
@@ -145,21 +147,21 @@ def test_a_metatensor_is_read_as_a_tensor():
 def test_half_precision_is_summed_in_float32():
     ask = {"layer": "fine", "target": 1, "method": "layercam"}  # never zero, whatever the weights
     with torch.autocast("cpu", torch.bfloat16):
-        found = medcam.explain_volume(model(), X, 8, **ask)
-    assert found.map.values.dtype == found.output.dtype == torch.float32
+        explanation = medcam.explain_volume(model(), X, 8, **ask)
+    assert explanation.map.values.dtype == explanation.output.dtype == torch.float32
     exact = medcam.explain_volume(model(), X, 8, **ask)
-    a, b = found.map.values.flatten(), exact.map.values.flatten()
+    a, b = explanation.map.values.flatten(), exact.map.values.flatten()
     assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.95
 
 
 def test_a_classifier_has_nothing_to_stitch():
-    with pytest.raises(InputError, match=r"answers \[1, 3\]: its answers have no place"):
+    with pytest.raises(InputError, match=r"has the shape \[1, 3\]: it has no spatial axes"):
         medcam.explain_volume(Classifier().eval(), X, 8)
 
 
 def test_logits_of_half_size_are_refused():
     halved = nn.Sequential(model(), nn.AvgPool2d(2))
-    with pytest.raises(InputError, match=r"answers \[1, 3, 4, 4\]: stitching needs one logit"):
+    with pytest.raises(InputError, match=r"shape \[1, 3, 4, 4\]: stitching needs one logit"):
         medcam.explain_volume(halved, X, 8)
 
 
@@ -199,9 +201,9 @@ def test_a_model_in_training_is_explained_in_evaluation_mode_and_left_as_it_was(
     expected = medcam.explain_volume(deepcopy(net).eval(), x, 12, layer="2", target=class_score(1))
     state = torch.get_rng_state()
     with pytest.warns(MedcamWarning, match="training mode; it is explained in evaluation mode"):
-        found = medcam.explain_volume(net, x, 12, layer="2", target=class_score(1))
-    assert torch.equal(found.map.values, expected.map.values)
-    assert torch.equal(found.output, expected.output)
+        explanation = medcam.explain_volume(net, x, 12, layer="2", target=class_score(1))
+    assert torch.equal(explanation.map.values, expected.map.values)
+    assert torch.equal(explanation.output, expected.output)
     assert [module.training for module in net] == [True, False, True, True, True]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
@@ -210,10 +212,10 @@ def test_a_model_in_training_is_explained_in_evaluation_mode_and_left_as_it_was(
 def test_the_record_knows_the_model_and_the_input(tmp_path):
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     x = torch.rand(1, 1, 20, 20)
-    found = medcam.explain_volume(net, x, 12, layer="1", target=class_score(1))
-    assert found.model is net
-    assert found.inputs is x
-    *_, record = found.save(tmp_path / "case", report=False)
+    explanation = medcam.explain_volume(net, x, 12, layer="1", target=class_score(1))
+    assert explanation.model is net
+    assert explanation.inputs is x
+    *_, record = explanation.save(tmp_path / "case", report=False)
     assert json.loads(record.read_text())["model"]["state_sha256"]
     folds = medcam.explain_volume([net, deepcopy(net)], x, 12, layer="1", target=class_score(1))
     with pytest.warns(MedcamWarning, match="there are several"):

@@ -1,4 +1,4 @@
-"""A page in the browser, and a picture in a notebook."""
+"""`Explanation.show` opens a page in the browser; notebooks display a picture."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from support.nets import Classifier, UNet, balanced, image
 
 
 def picture(page):
-    found = re.search(r'src="data:image/png;base64,([^"]+)"', page)
-    return Pillow.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB")
+    match_ = re.search(r'src="data:image/png;base64,([^"]+)"', page)
+    return Pillow.open(io.BytesIO(base64.b64decode(match_[1]))).convert("RGB")
 
 
 class Tags(HTMLParser):
@@ -64,7 +64,7 @@ def test_the_page_opens_in_the_users_browser(tmp_path):
     assert "state_sha256" in text
 
 
-def test_where_no_browser_is_the_path_is_said(tmp_path):
+def test_without_a_browser_a_warning_names_the_path(tmp_path):
     code = (
         "import warnings, torch, medcam\n"
         "net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(1),\n"
@@ -78,7 +78,7 @@ def test_where_no_browser_is_the_path_is_said(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, env=env)  # noqa: S603
 
 
-def test_each_page_is_a_file_of_its_own(tmp_path):
+def test_each_call_writes_a_new_page(tmp_path):
     explanation = medcam.explain(net := Classifier(3).eval(), image(3, 1))
     first, second = (explanation.show(browser=False) for _ in range(2))
     assert first != second
@@ -99,14 +99,14 @@ def test_notebooks_get_a_small_picture_without_a_script(dims, layer):
     )
     page = explanation._repr_html_()
     assert len(page) < 300_000
-    seen = Tags(page)
-    assert set(seen.tags) == {"div", "b", "img"}
-    assert seen.attributes["src"].startswith("data:image/png;base64,")
-    said = " ".join(seen.text)
+    tags = Tags(page)
+    assert set(tags.tags) == {"div", "b", "img"}
+    assert tags.attributes["src"].startswith("data:image/png;base64,")
+    said = " ".join(tags.text)
     assert "Grad-CAM, Guided Backpropagation" in said
     assert "the first of 2 samples" in said
     assert str(explanation.target) in said
-    assert str(explanation.target) in seen.attributes["alt"]
+    assert str(explanation.target) in tags.attributes["alt"]
     drawn = np.asarray(picture(page)).astype(int)
     assert (np.ptp(drawn, axis=2) > 40).mean() > 0.01  # there are colours
     assert page == explanation._repr_html_()
@@ -125,7 +125,7 @@ def test_noise_everywhere_is_still_a_small_picture():
     assert f"{left_out} more maps" in page
 
 
-def test_names_stay_text():
+def test_names_are_escaped():
     net = torch.nn.Sequential()
     net.add_module("<script>alert(1)</script>", torch.nn.Conv2d(1, 2, 3))
     net.add_module("pool", torch.nn.AdaptiveAvgPool2d(1))
@@ -136,9 +136,9 @@ def test_names_stay_text():
     assert "<script>alert(1)</script>" in "".join(Tags(page).text)
 
 
-def test_what_cannot_be_drawn_is_said():
+def test_the_error_replaces_a_picture_that_cannot_be_drawn():
     explanation = medcam.explain(Classifier(3).eval(), image(3, 1))
     moved = dataclasses.replace(explanation, inputs=torch.zeros(1, 1, 3, 3))
-    assert "the same ground is not known" in moved._repr_html_()
+    assert "it is unknown whether they cover the same region" in moved._repr_html_()
     bare = dataclasses.replace(explanation, inputs=None)._repr_html_()
     assert picture(bare).size[0] > 100

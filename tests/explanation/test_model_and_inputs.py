@@ -1,4 +1,4 @@
-"""What an explanation holds of its model and its input: no copy, and no model kept alive."""
+"""An explanation holds its input without a copy, and its model by a weak reference."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_injected_model_does_not_hold_its_input():
     assert model.get_explanation().model is not None
 
 
-def test_without_its_model_the_record_says_so(tmp_path):
+def test_the_record_of_a_deleted_model_names_its_class(tmp_path):
     explanation = medcam.explain(Classifier().eval(), image(2, 1))
     gc.collect()
     with pytest.warns(MedcamWarning, match="the model no longer exists"):

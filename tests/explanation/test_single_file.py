@@ -25,8 +25,8 @@ def test_a_plane_is_a_picture(tmp_path, axes, name):
     path = save(torch.tensor(PLANE).reshape(*axes, 17, 23), tmp_path / name)
     assert path == tmp_path / (name if name.lower().endswith(".png") else name + ".png")
     top = np.percentile(PLANE, 99.9)
-    wanted = colormaps["inferno"](np.clip(PLANE.astype(float) / top, 0, 1))[..., :3]
-    np.testing.assert_allclose(io.imread(path), wanted * 255, atol=0.51)
+    expected = colormaps["inferno"](np.clip(PLANE.astype(float) / top, 0, 1))[..., :3]
+    np.testing.assert_allclose(io.imread(path), expected * 255, atol=0.51)
 
 
 def test_a_plane_over_its_image_has_the_images_size(tmp_path):
@@ -99,7 +99,7 @@ def tagged(*shape):
 @pytest.mark.parametrize(
     "image", [tagged(2, 4, 5, 6), nib.Nifti1Image(np.zeros((4, 5, 6)), AFFINE)]
 )
-def test_a_raw_input_that_knows_where_it_lies(tmp_path, image):
+def test_a_raw_input_with_the_maps_grid_gives_the_affine(tmp_path, image):
     read = nib.load(save(VOLUME, tmp_path / "a", raw_input=image))
     np.testing.assert_array_equal(read.affine, AFFINE)
     other = nib.load(save(VOLUME, tmp_path / "a", raw_input=image, reference=np.eye(4) * 1.0))
@@ -107,7 +107,7 @@ def test_a_raw_input_that_knows_where_it_lies(tmp_path, image):
 
 
 @pytest.mark.parametrize("image", [tagged(1, 8, 10, 12), torch.zeros(1, 4, 5, 6)])
-def test_a_raw_input_that_does_not(tmp_path, image):
+def test_a_raw_input_with_another_grid_gives_no_affine(tmp_path, image):
     with pytest.warns(MedcamWarning, match="identity affine"):
         read = nib.load(save(VOLUME, tmp_path / "a", raw_input=image))
     np.testing.assert_array_equal(read.affine, np.eye(4))
@@ -128,7 +128,7 @@ def test_a_raw_input_that_does_not(tmp_path, image):
         (np.zeros((2, 1, 4, 5)), "a", "each sample and channel"),
         (np.float32(3), "a", r"not \[\]"),
         (np.where(PLANE > 1, np.nan, 0), "a", "NaN"),
-        (np.zeros((0, 5)), "a", "0 values"),
+        (np.zeros((0, 5)), "a", r"empty: its shape is \[0, 5\]"),
     ],
 )
 def test_what_cannot_be_saved(tmp_path, values, name, message):

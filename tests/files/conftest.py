@@ -1,4 +1,4 @@
-"""What the tests of files share: one small map, one awkward affine, and the reading back."""
+"""Shared fixtures: a small map, a general affine, and a check of a saved NIfTI file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import SimpleITK
 
 @pytest.fixture
 def volume() -> np.ndarray:
-    """A positive map whose three extents differ, so that no transpose goes unseen."""
+    """A positive map with three different extents, so that every transpose changes its shape."""
     return np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32) ** 2
 
 
 @pytest.fixture
 def affine() -> np.ndarray:
-    """Oblique, left-handed, anisotropic, off the origin."""
+    """An affine that is oblique, left-handed, anisotropic and off the origin."""
     y = np.deg2rad(40)
     tilt = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
     affine = np.eye(4)
@@ -28,12 +28,12 @@ def affine() -> np.ndarray:
 
 
 @pytest.fixture
-def assert_lies() -> Callable[..., None]:
-    return _assert_lies
+def assert_saved() -> Callable[..., None]:
+    return _assert_saved
 
 
-def _assert_lies(path, affine, values):
-    """What nibabel (RAS) and SimpleITK (LPS) read is the affine and the values, bit by bit."""
+def _assert_saved(path, affine, values):
+    """Check the affine and the values that nibabel (RAS) and SimpleITK (LPS) read from a file."""
     read = nib.load(path)
     assert type(read) is nib.Nifti1Image
     assert read.get_data_dtype() == np.float32

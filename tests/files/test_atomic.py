@@ -1,4 +1,4 @@
-"""A file is whole or not there, whatever fails."""
+"""Atomic writes: after any failure either the old or the new file is there."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ def test_an_older_file_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("name", ["case.nii.gz", "map.png", "layer4.0.nii.gz", "x" * 240 + ".xlsx"])
 def test_the_temporary_file_lies_beside_and_keeps_the_format(tmp_path, name):
-    seen = []
-    write_atomically(tmp_path / name, lambda path: (seen.append(path), path.touch()))
-    assert seen[0].parent == tmp_path
-    assert seen[0].name != name
-    assert seen[0].name.startswith(".")
-    assert seen[0].name.endswith("".join(Path(name).suffixes[-2:]))
+    paths = []
+    write_atomically(tmp_path / name, lambda path: (paths.append(path), path.touch()))
+    (temporary,) = paths
+    assert temporary.parent == tmp_path
+    assert temporary.name != name
+    assert temporary.name.startswith(".")
+    assert temporary.name.endswith("".join(Path(name).suffixes[-2:]))
 
 
 def test_the_new_file_is_readable_like_any_other(tmp_path):

@@ -1,4 +1,4 @@
-"""A map is written where its image lies, in every format, or refused with the reason."""
+"""A map has the geometry of its image in every format, or is refused with the reason."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from PIL import Image as Pillow
 
 from medcam.errors import InputError, InputTypeError, MedcamWarning, SaveError
 from medcam.files import Image, read_image, save_map
-from medcam.files.formats.nifti import regrid, voxel_sizes
+from medcam.files.formats.nifti import reference_for_shape, voxel_sizes
 from support.images import (
     AFFINES,
     assert_agrees,
     itk_image,
     numbers,
+    rotated,
     tolerance,
-    turned,
     write_nifti,
 )
 
@@ -32,7 +32,7 @@ MAP = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
 
 
 def source(folder, ending, affine, shape=SHAPE):
-    """An image of that format on disk, read."""
+    """Write an image in the given format, and read it."""
     path = folder / f"image{ending}"
     if ending.startswith(".nii"):
         write_nifti(path, numbers(shape), affine)
@@ -46,11 +46,11 @@ def source(folder, ending, affine, shape=SHAPE):
 def test_from_every_format_to_every_other(tmp_path, before, after, name):
     image = source(tmp_path, before, AFFINES[name])
     path = save_map(tmp_path / f"map{after}", MAP, image)
-    back = read_image(path)
-    assert back.array.dtype == np.float32
-    np.testing.assert_array_equal(back.array[0], MAP)
-    np.testing.assert_allclose(back.affine, image.affine, rtol=1e-6, atol=1e-6)
-    assert_agrees(back, path)
+    saved = read_image(path)
+    assert saved.array.dtype == np.float32
+    np.testing.assert_array_equal(saved.array[0], MAP)
+    np.testing.assert_allclose(saved.affine, image.affine, rtol=1e-6, atol=1e-6)
+    assert_agrees(saved, path)
 
 
 @given(
@@ -64,13 +64,13 @@ def test_from_every_format_to_every_other(tmp_path, before, after, name):
 @example((0, 0, 179.99), (6, 0.2, -3), (500, -500, 3), ".mha", ".nii")  # near half a turn
 def test_any_affine_survives_any_way(tmp_path_factory, degrees, sizes, origin, before, after):
     folder = tmp_path_factory.mktemp("any")
-    affine = turned(degrees, sizes, origin)
+    affine = rotated(degrees, sizes, origin)
     path = save_map(folder / f"map{after}", MAP, source(folder, before, affine))
-    back = read_image(path)
+    saved = read_image(path)
     corners = np.array([(x, y, z, 1) for x in (0, 4) for y in (0, 5) for z in (0, 6)]).T
     atol = tolerance(affine, SHAPE, before, after)
-    np.testing.assert_allclose(back.affine @ corners, affine @ corners, rtol=0, atol=atol)
-    assert_agrees(back, path)
+    np.testing.assert_allclose(saved.affine @ corners, affine @ corners, rtol=0, atol=atol)
+    assert_agrees(saved, path)
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
@@ -84,10 +84,10 @@ def test_itk_keeps_its_geometry_to_the_last_bit(tmp_path, ending, affine):
     assert after.GetDirection() == before.GetDirection()
 
 
-def test_a_nifti_header_keeps_its_place_bit_by_bit(tmp_path, affine):
+def test_the_geometry_of_a_nifti_header_is_kept_bit_by_bit(tmp_path, affine):
     image = nib.Nifti1Image(numbers((*SHAPE, 3)), affine)
     image.set_sform(affine, 4)
-    image.set_qform(AFFINES["oblique"], 1)  # another place, which only the header knows
+    image.set_qform(AFFINES["oblique"], 1)  # another geometry, which is only in the header
     image.header["descrip"] = b"a name"
     image.header["cal_max"] = 12345
     nib.save(image, tmp_path / "a.nii")
@@ -108,15 +108,15 @@ def test_other_units_than_mm(tmp_path, unit, affine):
     nib.save(image, tmp_path / "a.nii")
     read = read_image(tmp_path / "a.nii")
     for ending in PLACED:
-        back = read_image(save_map(tmp_path / f"map{ending}", MAP, read))
-        np.testing.assert_allclose(back.affine, read.affine, rtol=1e-5, atol=1e-9)
+        saved = read_image(save_map(tmp_path / f"map{ending}", MAP, read))
+        np.testing.assert_allclose(saved.affine, read.affine, rtol=1e-5, atol=1e-9)
         np.testing.assert_allclose(
-            sitk.ReadImage(str(back.path)).GetSpacing(), read.spacing, rtol=1e-5
+            sitk.ReadImage(str(saved.path)).GetSpacing(), read.spacing, rtol=1e-5
         )
     scale = {"micron": 1e-3, "meter": 1e3}[unit]
     np.testing.assert_allclose(voxel_sizes(image), np.multiply((0.7, 1.1, 2.5), scale), rtol=1e-6)
     np.testing.assert_allclose(voxel_sizes(tmp_path / "a.nii"), read.spacing, rtol=1e-6)
-    half = regrid(image, (5, 6, 14), SHAPE)
+    half = reference_for_shape(image, (5, 6, 14), SHAPE)
     np.testing.assert_allclose(np.linalg.norm(half[:3, 2]), 1.25 * scale, rtol=1e-6)
 
 
@@ -125,15 +125,15 @@ def test_a_slice_keeps_its_place(tmp_path, shape, affine):
     image = read_image(write_nifti(tmp_path / "a.nii.gz", numbers(shape), affine))
     values = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     flat = values.reshape([extent for extent in shape if extent > 1])
-    for given_map in (values, flat):
-        back = read_image(save_map(tmp_path / "map.nii.gz", given_map, image))
-        assert back.array.shape == (1, *shape)
-        np.testing.assert_array_equal(back.array[0], values)
-        np.testing.assert_array_equal(back.affine, image.affine)
+    for map_values in (values, flat):
+        saved = read_image(save_map(tmp_path / "map.nii.gz", map_values, image))
+        assert saved.array.shape == (1, *shape)
+        np.testing.assert_array_equal(saved.array[0], values)
+        np.testing.assert_array_equal(saved.affine, image.affine)
         for ending in (".mha", ".nrrd"):
-            back = read_image(save_map(tmp_path / f"map{ending}", given_map, image))
-            np.testing.assert_array_equal(back.array[0].reshape(shape), values)
-            np.testing.assert_allclose(back.affine, image.affine, atol=1e-9)
+            saved = read_image(save_map(tmp_path / f"map{ending}", map_values, image))
+            np.testing.assert_array_equal(saved.array[0].reshape(shape), values)
+            np.testing.assert_allclose(saved.affine, image.affine, atol=1e-9)
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
@@ -145,11 +145,11 @@ def test_a_2d_image_of_itk(tmp_path, ending):
     sitk.WriteImage(flat, str(tmp_path / f"a{ending}"))
     image = read_image(tmp_path / f"a{ending}")
     path = save_map(tmp_path / f"map{ending}", MAP[..., 0], image)
-    seen = sitk.ReadImage(str(path))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(seen).T, MAP[..., 0])
-    assert seen.GetSpacing() == flat.GetSpacing()
-    assert seen.GetOrigin() == flat.GetOrigin()
-    assert seen.GetDirection() == flat.GetDirection()
+    reread = sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(reread).T, MAP[..., 0])
+    assert reread.GetSpacing() == flat.GetSpacing()
+    assert reread.GetOrigin() == flat.GetOrigin()
+    assert reread.GetDirection() == flat.GetDirection()
     with pytest.raises(InputError, match=r"not known where .* Save it as \.nrrd or \.mha"):
         save_map(tmp_path / "map.nii", MAP[..., 0], image)
 
@@ -157,15 +157,15 @@ def test_a_2d_image_of_itk(tmp_path, ending):
 def test_a_sheared_image_is_kept_by_nifti_and_refused_by_itk(tmp_path, affine):
     affine[0, 1] += 0.4
     image = read_image(write_nifti(tmp_path / "a.nii", numbers(SHAPE), affine))
-    back = read_image(save_map(tmp_path / "map.nii.gz", MAP, image))
-    np.testing.assert_array_equal(back.affine, image.affine)
+    saved = read_image(save_map(tmp_path / "map.nii.gz", MAP, image))
+    np.testing.assert_array_equal(saved.affine, image.affine)
     for ending in (".mha", ".nrrd"):
         with pytest.raises(InputError, match=r"not perpendicular .*save the map as \.nii\.gz"):
             save_map(tmp_path / f"map{ending}", MAP, image)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii", "map.nii.gz"]
 
 
-def test_a_nifti_without_a_place_gives_maps_without_one(tmp_path):
+def test_maps_of_a_nifti_without_a_geometry_have_none(tmp_path):
     image = nib.Nifti1Image(numbers(SHAPE), None)
     image.header["pixdim"][1:4] = 0.5, 0.6, 2
     nib.save(image, tmp_path / "a.nii")
@@ -185,9 +185,9 @@ def test_maps_of_pictures(tmp_path, ending):
     values = MAP[:, 0]
     path = save_map(tmp_path / f"map{ending}", values, image)
     np.testing.assert_array_equal(read_image(path).array, values[None])
-    seen = np.load(path) if ending == ".npy" else tifffile.imread(path)
-    assert seen.dtype == np.float32
-    np.testing.assert_array_equal(seen, values)
+    reread = np.load(path) if ending == ".npy" else tifffile.imread(path)
+    assert reread.dtype == np.float32
+    np.testing.assert_array_equal(reread, values)
     for refused in PLACED:
         with pytest.raises(InputError, match=r"not known where .* Save it as \.npy or \.tif"):
             save_map(tmp_path / f"map{refused}", values, image)
@@ -202,7 +202,7 @@ def test_a_map_of_a_stack_of_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".tif", ".npy"])
-def test_a_format_that_would_lose_the_place_is_refused(tmp_path, ending, affine):
+def test_a_format_that_would_lose_the_geometry_is_refused(tmp_path, ending, affine):
     image = source(tmp_path, ".nii.gz", affine)
     with pytest.raises(InputError, match=r"cannot hold where .* Save it as \.nii\.gz"):
         save_map(tmp_path / f"map{ending}", MAP, image)
@@ -226,7 +226,7 @@ def test_an_image_in_memory_is_placed_by_its_affine(tmp_path, affine):
         ("map", InputTypeError, "real numbers"),
     ],
 )
-def test_what_is_no_map_of_the_image(tmp_path, values, kind, message, affine):
+def test_values_that_do_not_fit_the_image(tmp_path, values, kind, message, affine):
     image = source(tmp_path, ".nii", affine)
     with pytest.raises(kind, match=message):
         save_map(tmp_path / "map.nii", values, image)
@@ -248,7 +248,7 @@ def test_nothing_half_written_is_left(tmp_path, ending, affine):
     assert [path.name for path in tmp_path.iterdir()] == [f"map{ending}"]
 
 
-def test_an_error_of_itk_is_one_of_ours(tmp_path, affine, monkeypatch):
+def test_itk_errors_become_save_errors(tmp_path, affine, monkeypatch):
     import medcam.files.formats.itk as itk
 
     monkeypatch.setitem(itk.FORMATS, ".mha", "NoSuchImageIO")

@@ -1,4 +1,4 @@
-"""Files of one channel each become one image if they lie on one grid, and not otherwise."""
+"""Files of one channel each are stacked to one image only if they lie on one grid."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_the_channels_are_in_the_order_given(tmp_path, affine):
     image = stack_images(paths)
     np.testing.assert_array_equal(image.array, [first, second])
     assert image.paths == tuple(paths)
-    back = read_image(save_map(tmp_path / "map.nii.gz", first, image))
-    np.testing.assert_array_equal(back.affine, read_image(paths[0]).affine)
+    saved = read_image(save_map(tmp_path / "map.nii.gz", first, image))
+    np.testing.assert_array_equal(saved.affine, read_image(paths[0]).affine)
     np.testing.assert_array_equal(stack_images(paths[::-1]).array, [second, first])
     np.testing.assert_array_equal(stack_images(paths[0]).array, [first])
 
@@ -44,7 +44,7 @@ def test_another_place_is_refused(tmp_path, shift, where, affine):
         stack_images(paths)
 
 
-def test_rounding_is_no_other_place(tmp_path, affine):
+def test_rounding_errors_of_the_affine_are_allowed(tmp_path, affine):
     moved = affine.copy()
     moved[:3] += 2e-5
     paths = [
@@ -55,7 +55,7 @@ def test_rounding_is_no_other_place(tmp_path, affine):
 
 
 def test_how_far_voxels_are_apart_counts_not_the_affines_entries(tmp_path):
-    """A difference of 0.0005 mm a voxel is 0.1 mm at the far end of 200."""
+    """A spacing that differs by 0.0005 mm moves the last of 200 voxels by 0.1 mm."""
     wide = np.diag([1.0005, 1, 1, 1])
     paths = [
         write_nifti(tmp_path / "t1.nii", numbers((200, 2, 2)), np.eye(4)),
@@ -74,7 +74,7 @@ def test_another_shape_is_refused(tmp_path, affine):
         stack_images(paths)
 
 
-def test_a_place_and_none_are_not_one_grid(tmp_path, affine):
+def test_an_affine_and_none_are_not_one_grid(tmp_path, affine):
     write_nifti(tmp_path / "t1.nii", numbers(SHAPE), affine)
     np.save(tmp_path / "t2.npy", numbers((1, *SHAPE)))
     nib.save(nib.Nifti1Image(numbers(SHAPE), None), tmp_path / "t2.nii")

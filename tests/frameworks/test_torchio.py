@@ -35,7 +35,7 @@ def subject(dtype=torch.float64, channels=1):
 
 
 def joined(sampler, function, mode="average", batch_size=2):
-    """What TorchIO's own loop makes of a function of the patches and their places."""
+    """Return a function of the patches, aggregated by TorchIO's own loop."""
     aggregator = tio.GridAggregator(sampler, overlap_mode=mode)
     for batch in tio.SubjectsLoader(sampler, batch_size=batch_size):
         places = batch[tio.LOCATION]
@@ -44,7 +44,7 @@ def joined(sampler, function, mode="average", batch_size=2):
 
 
 def seed_of(logits, k=1):
-    """The gradient of class k's mean logit, on the joined grid."""
+    """Return the gradient of class k's mean logit, on the aggregated grid."""
     seed = torch.zeros_like(logits)
     seed[k] = 1 / logits[k].numel()
     return seed
@@ -139,7 +139,7 @@ def test_on_monais_windows_it_is_explain_volume(method):
 
 
 def test_averaging_rectified_maps_would_be_something_else():
-    """Why there is a function for it, and not a loop around medcam.explain."""
+    """This is why a loop around `medcam.explain` does not replace `explain_subject`."""
     model, sampler = net(3), tio.GridSampler(subject(), 6, 4)
     naive = joined(
         sampler,
@@ -209,9 +209,9 @@ def test_several_images_are_the_networks_channels_in_the_order_given():
         **options,
     )
     assert torch.equal(found.map.values, expected.map.values)
-    with pytest.raises(InputError, match=r"2 scalar images \(t1, t2\): name those"):
+    with pytest.raises(InputError, match=r"2 scalar images \(t1, t2\): name the network's inputs"):
         medcam.torchio.explain_subject(model, sampler)
-    with pytest.raises(InputError, match="the subject has t1, t2, label"):
+    with pytest.raises(InputError, match="choose from the subject's t1, t2, label"):
         medcam.torchio.explain_subject(model, sampler, "t3")
 
 
@@ -254,9 +254,9 @@ def test_what_does_not_fit_is_refused():
     model, given = net(3), subject()
     sampler = tio.GridSampler(given, 6, 2)
     explain = medcam.torchio.explain_subject
-    with pytest.raises(InputError, match="With 'crop' each voxel belongs to one patch"):
+    with pytest.raises(InputError, match="With 'crop' each voxel belongs to only one patch"):
         explain(model, sampler, overlap_mode="crop")
-    with pytest.raises(InputError, match="maps are known for a number"):
+    with pytest.raises(InputError, match="is not supported: choose a number"):
         explain(model, tio.GridSampler(given, 6, 2, padding_mode="mean"))
     with pytest.raises(InputError, match=r"slice_axis=2, patch_size=\[6, 6, 6\]"):
         explain(model, sampler, slice_axis=2)

@@ -1,4 +1,4 @@
-"""What cannot work is refused, when it can be known, with what is allowed and what to do."""
+"""Options that do not fit are refused as early as possible, with what is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as they come: scripted parts, patched forwards, kept tensors, shared modules, geometry."""
+"""Unusual models: scripted parts, patched forwards, kept tensors, shared modules, geometry."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_shared_layer_gives_the_same_map_in_every_call():
     assert torch.equal(first, second)
 
 
-def test_a_target_of_another_branch_is_said():
+def test_a_target_of_another_branch_gives_a_warning():
     class Branches(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -179,9 +179,9 @@ def test_a_model_with_any_target_can_be_saved(target):
     stream, x = io.BytesIO(), image()
     torch.save(model, stream)
     stream.seek(0)
-    again = torch.load(stream, weights_only=False)
-    model(x), again(x)
-    assert (again.get_attention_map() == model.get_attention_map()).all()
+    loaded = torch.load(stream, weights_only=False)
+    model(x), loaded(x)
+    assert (loaded.get_attention_map() == model.get_attention_map()).all()
 
 
 def test_integers_of_every_kind_are_classes():
@@ -197,13 +197,13 @@ def test_explaining_an_injected_model_explains_the_model():
     assert torch.equal(found.map.values, medcam.explain(net, x).map.values)
 
 
-def test_methods_are_known_by_their_titles():
+def test_methods_are_found_by_their_titles():
     net, x = Classifier().eval(), image()
     for given, name in [("Grad-CAM++", "gcampp"), ("GCAM", "gcam"), ("Guided Grad-CAM", "ggcam")]:
         assert medcam.explain(net, x, method=given).map.method == name
 
 
-def test_names_of_inject_are_hinted_at():
+def test_argument_names_of_inject_get_a_hint():
     with pytest.raises(TypeError, match=r"target= where inject\(\) takes label="):
         medcam.explain(Classifier().eval(), image(), label=1)
 
@@ -285,17 +285,18 @@ def test_one_raw_input_for_one_sample(tmp_path):
         model(image(batch=3), raw_input=torch.rand(2, 1, 12, 12))
 
 
-def test_a_mask_that_is_not_used_is_said():
+def test_a_mask_without_evaluate_gives_a_warning():
     with pytest.warns(MedcamWarning, match="evaluate=True"):
         medcam.inject(Classifier().eval())(image(), torch.ones(2, 1, 12, 12))
 
 
-def test_what_is_no_class_is_named_in_the_table(tmp_path):
+def test_a_target_that_is_no_class_is_described_in_the_table(tmp_path):
     model = medcam.inject(UNet().eval(), tmp_path, evaluate=True, save_scores=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MedcamWarning)
         model(image(), torch.eye(12).expand(2, 12, 12))
-    assert set(model._medcam._evaluator.scores["class_label"]) == {"the predicted foreground"}
+    scores = model._medcam._recording._evaluator.scores
+    assert set(scores["class_label"]) == {"the predicted foreground"}
 
 
 def test_one_map_can_be_saved_as_it_is(tmp_path):
@@ -313,6 +314,6 @@ def test_a_missing_key_lists_the_keys():
 
 
 def test_a_warning_points_at_the_users_line():
-    with pytest.warns(MedcamWarning) as told:
+    with pytest.warns(MedcamWarning) as warned:
         medcam.explain(nn.Sequential(Classifier(), nn.Softmax(1)).eval(), image())
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__

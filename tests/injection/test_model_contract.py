@@ -1,4 +1,4 @@
-"""The user's model is sacred: what it returns and what it holds is the same as without medcam."""
+"""The user's model is never changed: its outputs and state are the same as without medcam."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NETS = [
 
 
 def fingerprint(model: nn.Module) -> dict[str, object]:
-    """Everything about a model that a call could leave changed."""
+    """Return the state of a model that a call could change."""
     return {
         "flags": [module.training for module in model.modules()],
         "requires": [p.requires_grad for p in model.parameters()],
@@ -314,7 +314,7 @@ def test_moving_after_injecting_moves_the_maps():
     assert output.dtype == attention.dtype == torch.float64
 
 
-def test_a_model_with_a_method_of_our_name_keeps_it(caplog):
+def test_a_model_that_has_a_method_dump_keeps_it(caplog):
     class Own(Classifier):
         def dump(self) -> str:
             return "mine"

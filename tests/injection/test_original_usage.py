@@ -1,4 +1,4 @@
-"""Programs written for the original package go on working without a changed line."""
+"""Programs written for the original package work unchanged."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_score_is_that_of_the_map_against_the_mask(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The map is saved without:medcam.errors.MedcamWarning")
-def test_gandlf_injects_before_training_and_looks_afterwards(tmp_path):
+def test_gandlf_injects_before_training_and_makes_maps_afterwards(tmp_path):
     """The calls of mlcommons' GaNDLF, in its order."""
     model = medcam.inject(
         UNet(3), output_dir=str(tmp_path), backend="gcam", layer="auto", save_maps=False,
@@ -186,7 +186,7 @@ def test_several_layers_come_as_a_dict():
     assert all(values.shape == (2, 1, 12, 12) for values in found.values())
 
 
-def test_maps_are_handed_out_scaled_or_raw():
+def test_maps_are_returned_scaled_or_raw():
     net, x = Classifier().eval(), image()
     scaled, raw = medcam.inject(net, label=0), medcam.inject(net, label=0, normalize=False)
     scaled(x), raw(x)

@@ -1,4 +1,4 @@
-"""Maps as values: display, what is scored, sizes, and how an explanation hands them out."""
+"""Attention maps as values: display, scoring, resampling, and access by an explanation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_is_scored_against_a_mask():
 
 
 def matrix(old, new):
-    """One axis: averaged over the cells that shrink, else linear between their centres."""
+    """Resample one axis: area means if it shrinks, else linear between the centres of cells."""
     rows = torch.zeros(new, old).double()
     for i in range(new):
         if new <= old:

@@ -1,4 +1,4 @@
-"""The one contract that every method meets, as a function and inside `medcam.explain`."""
+"""The contract of every method, as a pure function and inside `medcam.explain`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def assert_same(found, expected, tolerance=1e-12):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_sample_in_a_batch_is_the_sample_alone(method, space):
     given = evidence(space)
-    given["activations"][1] *= 1e6  # a loud neighbour
+    given["activations"][1] *= 1e6  # a sample with far larger values
     given["gradients"][2] = 0
     together = apply(method, given)
     for i in range(3):
@@ -84,7 +84,7 @@ def test_maps_turn_with_the_layer(method, axes):
 
 @pytest.mark.parametrize("method", [name for name in AT_LAYER if name != "segxrescam"])
 def test_voxels_in_any_order(method):
-    """All but Seg-XRes-CAM, which pools over neighbours, know no neighbourhood."""
+    """Only Seg-XRes-CAM depends on neighbouring voxels, which it pools over."""
     given, order = at_layer((3, 4)), torch.randperm(12)
 
     def shuffle(tensor):
@@ -136,7 +136,7 @@ def test_a_zero_gradient_gives_a_zero_map(method, space):
 
 
 def lively(net):
-    """Heads of positive weights, so that no Grad-CAM is zero; a class 1 that is predicted."""
+    """Networks with positive head weights, so no Grad-CAM map is zero, that predict class 1."""
     net.head.weight.data.abs_()
     net.head.bias.data = torch.tensor([0.0, 0.4, 0.2])
     return net.eval()
@@ -173,7 +173,7 @@ def test_explaining_a_batch_is_explaining_each_sample(case, method):
 
 
 class Normed(nn.Module):
-    """Every kind of normalisation that is found in medical networks."""
+    """A network with every kind of normalisation used in medical networks."""
 
     def __init__(self):
         super().__init__()
@@ -228,7 +228,7 @@ def test_half_precision_gives_float32_maps(method, dtype):
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "gcampp"])
 def test_gradients_too_small_for_float16_are_not_lost(method):
-    """As of a mean over a million voxels; Grad-CAM++ alone is not proportional to them."""
+    """As with a mean over a million voxels; only Grad-CAM++ is not proportional to them."""
     net, x = lively(Classifier()).half(), image().half()
     ask = {"method": method, "layer": "features"}
     large = medcam.explain(net, x, target=lambda z: z[:, 1], **ask).map.normalized()
@@ -250,7 +250,7 @@ def test_a_constant_image_gives_finite_maps(case, method, value):
 
 
 def counted(net, x, watched, target, **ask):
-    """`explain`, with the numbers of forward passes, calls of a layer, and backward passes."""
+    """Run `explain`; count the forward passes, runs of a layer, and backward passes."""
     calls = {"forward": 0, "layer": 0, "backward": 0}
 
     def count(kind):
@@ -272,13 +272,13 @@ def counted(net, x, watched, target, **ask):
 
 
 def mean_of(*labels):
-    """The classes' mean logits over the whole image, in a classification and a segmentation."""
+    """Return the classes' mean logits over the whole image."""
     return lambda logits: (
         logits.flatten(2).mean(2)[:, labels] if logits.ndim > 2 else logits[:, labels]
     )
 
 
-def test_several_methods_are_the_separate_calls(case):
+def test_several_methods_equal_separate_calls(case):
     net, x, layer = case
     ask = {"target": mean_of(1)}
     found, calls = counted(net, x, layer, method=list(METHODS), layer=layer, **ask)
@@ -293,7 +293,7 @@ def test_several_methods_are_the_separate_calls(case):
 
 
 @pytest.mark.parametrize("method", OF_LAYER)
-def test_several_layers_are_the_separate_calls(case, method):
+def test_several_layers_equal_separate_calls(case, method):
     net, x, layer = case
     layers = [layer, "features.0" if isinstance(net, Classifier) else "down"]
     ask = {"method": method, "target": mean_of(1)}
@@ -309,7 +309,7 @@ def test_several_layers_are_the_separate_calls(case, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_several_classes_are_the_separate_calls(case, method):
+def test_several_classes_equal_separate_calls(case, method):
     net, x, layer = case
     ask = {"method": method, "layer": layer}
     found, calls = counted(net, x, layer, target=mean_of(0, 2, 1), **ask)
@@ -335,7 +335,7 @@ def test_the_layer_of_the_automatic_choice_costs_no_second_forward(case):
     assert torch.equal(found.map.values, named.map.values)
 
 
-def test_class_score_and_the_mean_over_the_image_are_one(case):
+def test_class_score_equals_the_mean_over_the_image(case):
     net, x, layer = case
     if isinstance(net, UNet):
         found = medcam.explain(net, x, layer=layer, target=class_score(1)).map.values

@@ -67,7 +67,7 @@ def x_grad_cam_of_paper(A, G):
 
 
 def seg_xres_cam_of_paper(A, G, h=2, pool=np.mean):
-    """Each voxel's weight is the pooled gradient of the window that it is in."""
+    """Seg-XRes-CAM: each voxel's weight is the pooled gradient of its window."""
     cam = np.zeros(A.shape[1:])
     for u in np.ndindex(cam.shape):
         window = tuple(slice(i // h * h, i // h * h + h) for i in u) if h else ...
@@ -83,7 +83,7 @@ def eigen_cam_of_paper(A):
 
 
 def linear(old, new):
-    """The matrix of linear interpolation, align_corners=False."""
+    """Return the matrix of linear interpolation, align_corners=False."""
     matrix = np.zeros((new, old))
     for i in range(new):
         at = min(max((i + 0.5) * old / new - 0.5, 0), old - 1)
@@ -118,7 +118,7 @@ REPLICAS = {
 
 
 def evidence(space, batch=3, channels=6):
-    """Signed activations and gradients of a layer, and an input of twice its size, and one more."""
+    """Return signed activations and gradients, and an input of twice the layer's size plus one."""
     whole = [2 * extent + 1 for extent in space]
     layer = {n: torch.randn(batch, channels, *space) for n in ("activations", "gradients")}
     names = ("inputs", "input_gradients", "guided_gradients")
@@ -151,7 +151,7 @@ def test_replica(method, space):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("method", ["gcam", "gcampp", "hirescam", "layercam", "xgradcam"])
 def test_replica_on_a_network(method, dims):
-    """The evidence is taken by hooks of this test, so capture and target count too."""
+    """This test's own hooks record the evidence, so capture and target are tested, too."""
     net = UNet(dims).double().eval()
     x, kept = image(dims, size=8).double(), []
     with net.bottleneck.register_forward_hook(lambda m, i, out: kept.append(out)):
@@ -237,7 +237,7 @@ def test_grad_cam_pp_neither_underflows_nor_cancels(scale):
 
 def test_grad_cam_pp_in_float32_with_gradients_whose_square_underflows():
     A, G = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4) * 1e-30
-    w = G.double().flatten(2).sum(2) / 2  # S·G is nothing beside 2
+    w = G.double().flatten(2).sum(2) / 2  # S·G is negligible next to 2
     expected = torch.einsum("bk,bk...->b...", w, A.double())
     torch.testing.assert_close(grad_cam_pp(A, G).double(), expected, rtol=1e-5, atol=0)
 

@@ -1,7 +1,7 @@
-"""The peers' own calls, each as one function that returns raw maps and leaves no trace.
+"""Calls of other libraries (the peers): one function each, which returns raw maps.
 
-The peers leave hooks behind or flip flags, so each call gets a copy of the network. Warnings that
-a peer raises about itself are silenced here by their text, and nothing else is.
+Some peers leave hooks in the network or change flags, so each call gets a copy of the network. The
+peers' warnings about their own calls are ignored by their text; all others are errors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _GRAD_CAM = {
 _TORCHCAM = {"gcam": "GradCAM", "layercam": "LayerCAM", "xgradcam": "XGradCAM"}
 
 
-# What peers warn of in their own calls, by library.
+# Warnings of the peers about their own calls, by library.
 _CAPTUM = (
     "Setting backward hooks on ReLU activations",
     "Input Tensor 0 did not already require gradients",
@@ -117,7 +117,7 @@ def monai_grad_cam_at_input(net: nn.Module, layer: str, x: Tensor, target: list[
 
 
 def monai_saliency(net: nn.Module, x: Tensor, target: list[int]) -> Tensor:
-    """``[batch, channels, *space]``: a fresh object and input each time, for .grad adds up."""
+    """``[batch, channels, *space]``: a new object and input each time, as .grad accumulates."""
     maps = [
         monai_visualize.VanillaGrad(copy.deepcopy(net))(x[i : i + 1].clone(), index=k)
         for i, k in enumerate(target)
@@ -154,7 +154,7 @@ def pytorch_grad_cam_map(
     net = copy.deepcopy(net)
     with _GRAD_CAM[method](net, [net.get_submodule(layer)]) as cam:
         cam(x, targets=[ClassifierOutputTarget(k) for k in target])
-        found = cam.activations_and_grads
-        activations, grads = found.activations[0].numpy(), found.gradients[0].numpy()
+        recorded = cam.activations_and_grads
+        activations, grads = recorded.activations[0].numpy(), recorded.gradients[0].numpy()
         raw = cam.get_cam_image(None, None, None, activations, grads, False)
     return torch.from_numpy(raw)

@@ -48,17 +48,17 @@ class ReluUNet(nn.Module):
         return self.head(self.decoder(torch.cat([skip, deep], 1)))
 
     def balance(self, x: Tensor) -> None:
-        """Shifts the head's bias so that every class is predicted somewhere in each sample."""
+        """Shift the head's bias so that every class is predicted somewhere in each sample."""
         with torch.no_grad():
             self.head.bias -= self(x).flatten(2).mean((0, 2))
 
 
 class MaskedMeans(nn.Module):
-    """A segmentation as peers want it: ``[batch, targets]`` means of logits over fixed voxels.
+    """A segmentation as a classifier for the peers: mean logits over fixed voxels.
 
     Args:
         net: The segmentation network.
-        voxels: Which logits each target is the mean of, ``[batch, targets, classes, *space]``.
+        voxels: The mask of the logits of each target, ``[batch, targets, classes, *space]``.
     """
 
     def __init__(self, net: nn.Module, voxels: Tensor) -> None:
@@ -73,18 +73,18 @@ class MaskedMeans(nn.Module):
 
 
 def predicted_as_each_class(logits: Tensor) -> Tensor:
-    """Target k is class k's logit over the voxels predicted as k."""
+    """Return the masks of `MaskedMeans`: target k is class k's logit over voxels predicted as k."""
     count = logits.shape[1]
     picked = nn.functional.one_hot(logits.argmax(1), count).movedim(-1, 1)
     voxels = torch.zeros(len(logits), count, *logits.shape[1:])
     for k in range(count):
         voxels[:, k, k] = picked[:, k]
-    assert (voxels.flatten(3).sum(3).diagonal(dim1=1, dim2=2) > 0).all(), "a class is nowhere"
+    assert (voxels.flatten(3).sum(3).diagonal(dim1=1, dim2=2) > 0).all(), "a class is not predicted"
     return voxels
 
 
 def predicted_foreground(logits: Tensor) -> Tensor:
-    """The one target is each foreground voxel's logit of its predicted class."""
+    """Return the mask of the predicted classes' logits over the foreground, as a single target."""
     picked = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1)
     picked[:, 0] = 0
     assert picked.flatten(1).any(1).all(), "nothing is foreground"

@@ -1,7 +1,7 @@
-"""Maps of a layer, raw, in float64, against the libraries that are right there.
+"""Raw maps of a layer in float64 against other libraries, for the methods that they get right.
 
-Where a peer adds an epsilon to a denominator, the numbers are scaled until it no longer counts:
-then the formulas agree to rounding.
+If a library adds an epsilon to a denominator, the values are scaled until the epsilon is
+negligible. Then the formulas agree up to rounding.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def x(net):
 
 
 def raw(net, x, method, layer, shape=None):
-    found = medcam.explain(net, x, method=method, layer=layer, target=TARGET, shape=shape)
-    return found.map.values[:, 0]
+    explanation = medcam.explain(net, x, method=method, layer=layer, target=TARGET, shape=shape)
+    return explanation.map.values[:, 0]
 
 
 def agree(ours, theirs, tolerance=1e-12):
@@ -77,7 +77,7 @@ def test_maps_are_pytorch_grad_cams(net, x, method, layer):
 
 @pytest.mark.parametrize("layer", ["first", "last"])
 def test_xgradcam_is_torchcams_and_pytorch_grad_cams(net, x, layer):
-    bright = x * 1e7  # their epsilons, 1e-8 and 1e-7, stand beside the sum of the activations
+    bright = x * 1e7  # their epsilons, 1e-8 and 1e-7, are added to the sum of activations
     ours = raw(net, bright, "xgradcam", layer)
     agree(ours, peers.torchcam_map("xgradcam", net, layer, bright, TARGET))
     agree(ours, peers.pytorch_grad_cam_map("xgradcam", net, layer, bright, TARGET).relu())
@@ -86,7 +86,7 @@ def test_xgradcam_is_torchcams_and_pytorch_grad_cams(net, x, layer):
 @pytest.mark.parametrize("layer", ["first", "last"])
 def test_grad_cam_pp_is_pytorch_grad_cams(net, x, layer):
     with torch.no_grad():
-        net.head.weight *= 1e7  # its epsilon, 1e-6, stands beside squared gradients
+        net.head.weight *= 1e7  # its epsilon, 1e-6, is added to squared gradients
     theirs = peers.pytorch_grad_cam_map("gcampp", net, layer, x, TARGET).relu()
     agree(raw(net, x, "gcampp", layer), theirs, 1e-9)
 

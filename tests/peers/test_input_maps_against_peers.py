@@ -1,4 +1,4 @@
-"""Maps of the input: guided backprop, Guided Grad-CAM, saliency, input × gradient."""
+"""Maps of the input against other libraries: guided maps, saliency, input × gradient."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def x(net):
 
 
 def channels(net, x, method, layer="last"):
-    """The signed values of each input channel, before their reduction to one map."""
+    """Return the signed values of each input channel, before the reduction to one map."""
     return medcam.explain(net, x, method=method, layer=layer, target=TARGET).map.channels[:, 0]
 
 
@@ -53,10 +53,10 @@ def test_guided_backprop_differs_from_the_plain_gradient_here(net, x):
 def test_guided_grad_cam_is_captums_with_linear_interpolation(net, x, layer):
     theirs = peers.captum_guided_grad_cam(net, layer, x, TARGET)
     ours = channels(net, x, "ggcam", layer)
-    some = theirs.flatten(1).any(1)  # a Grad-CAM of zeros makes zeros
-    assert some.sum() >= 2
-    agree(ours[some], theirs[some])
-    assert not ours[~some].any()
+    nonzero = theirs.flatten(1).any(1)  # if Grad-CAM is zero, so is Guided Grad-CAM
+    assert nonzero.sum() >= 2
+    agree(ours[nonzero], theirs[nonzero])
+    assert not ours[~nonzero].any()
 
 
 def test_saliency_is_captums_and_monais(net, x):
@@ -71,13 +71,13 @@ def test_input_x_gradient_is_captums(net, x):
 
 def test_saliency_is_the_largest_magnitude_over_the_channels(net, x):
     theirs = peers.captum_saliency(net, x, TARGET)
-    found = medcam.explain(net, x, method="saliency", target=TARGET).map
-    agree(found.values[:, 0], theirs.abs().amax(1))
+    map_ = medcam.explain(net, x, method="saliency", target=TARGET).map
+    agree(map_.values[:, 0], theirs.abs().amax(1))
 
 
 def test_signed_maps_keep_the_value_of_largest_magnitude(net, x):
     theirs = peers.captum_guided_backprop(net, x, TARGET)
     largest = theirs.gather(1, theirs.abs().argmax(1, keepdim=True))[:, 0]
-    found = medcam.explain(net, x, method="gbp", target=TARGET).map
+    map_ = medcam.explain(net, x, method="gbp", target=TARGET).map
     assert (largest < 0).any()
-    agree(found.values[:, 0], largest)
+    agree(map_.values[:, 0], largest)

@@ -1,4 +1,4 @@
-"""Segmentations: the peers explain classifiers, so they get the masked means as class scores."""
+"""Maps of segmentations against other libraries, which get masked mean logits as class scores."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def net(dims, x):
 
 @pytest.fixture
 def wrapped(net, x):
-    """The network as peers see it: output ``[batch, 3]``, each class over its own voxels."""
+    """The network as a classifier: output ``[batch, 3]``, each class over its own voxels."""
     with torch.no_grad():
         return MaskedMeans(net, predicted_as_each_class(net(x)))
 
 
 def raw(net, x, method, layer, target=TARGET):
-    found = medcam.explain(net, x, method=method, layer=layer, target=target, shape=None)
-    return found.map.values[:, 0]
+    explanation = medcam.explain(net, x, method=method, layer=layer, target=target, shape=None)
+    return explanation.map.values[:, 0]
 
 
 def agree(ours, theirs, tolerance=1e-12):
@@ -75,7 +75,7 @@ def test_hirescam_is_captums_and_pytorch_grad_cams(net, wrapped, x, layer):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_xgradcam_is_torchcams(net, x, layer):
-    bright = x * 1e7  # its epsilon stands beside the sum of the activations
+    bright = x * 1e7  # its epsilon is added to the sum of activations
     net.balance(bright)
     with torch.no_grad():
         wrapped = MaskedMeans(net, predicted_as_each_class(net(bright)))
@@ -85,7 +85,7 @@ def test_xgradcam_is_torchcams(net, x, layer):
 
 def test_grad_cam_pp_is_pytorch_grad_cams(net, x):
     with torch.no_grad():
-        net.head.weight *= 1e9  # its epsilon stands beside squared gradients
+        net.head.weight *= 1e9  # its epsilon is added to squared gradients
         net.head.bias *= 1e9
         wrapped = MaskedMeans(net, predicted_as_each_class(net(x)))
     theirs = peers.pytorch_grad_cam_map("gcampp", wrapped, "net.bottleneck", x, TARGET)
@@ -96,21 +96,21 @@ def test_grad_cam_is_monais_one_sample_at_a_time(net, x):
     with torch.no_grad():
         voxels = predicted_as_each_class(net(x))
     theirs = [
-        peers.monai_grad_cam(MaskedMeans(net, own[None]), "net.bottleneck", sample[None], [k])
-        for sample, own, k in zip(x, voxels, TARGET, strict=True)
+        peers.monai_grad_cam(MaskedMeans(net, mask[None]), "net.bottleneck", sample[None], [k])
+        for sample, mask, k in zip(x, voxels, TARGET, strict=True)
     ]
     agree(raw(net, x, "gcam", "bottleneck"), torch.cat(theirs))
 
 
 def test_guided_maps_and_gradients_are_captums(net, wrapped, x):
-    found = medcam.explain(
+    maps = medcam.explain(
         net,
         x,
         method=["gbp", "ggcam", "saliency", "inputxgradient"],
         layer="bottleneck",
         target=TARGET,
     ).maps
-    ours = {method: item.channels[:, 0] for (method, _), item in found.items()}
+    ours = {method: item.channels[:, 0] for (method, _), item in maps.items()}
     agree(ours["gbp"], peers.captum_guided_backprop(wrapped, x, TARGET))
     theirs = peers.captum_guided_grad_cam(wrapped, "net.bottleneck", x, TARGET)
     agree(ours["ggcam"], theirs)

@@ -1,4 +1,4 @@
-"""The messages that the pages quote are those that medcam says."""
+"""Messages that the docs quote exist in the source."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-QUOTE = re.compile(r"^> (.+)$", re.MULTILINE)
+QUOTE = re.compile(r"(?:^> .+\n)+", re.MULTILINE)  # a quote may be wrapped
 QUOTES = [
-    pytest.param(quote, id=f"{page.stem}-{number}")
+    pytest.param(" ".join(quote.replace("> ", "").split()), id=f"{page.stem}-{number}")
     for page in sorted((ROOT / "docs").rglob("*.md"))
     for number, quote in enumerate(QUOTE.findall(page.read_text(encoding="utf-8")))
 ]
-HOLE = "\0"  # where a value is put into a message, or words are left out of a quote
+HOLE = "\0"  # stands for a value in a message
 
 
 def _messages() -> list[list[str]]:
-    """The words of all texts of the source, with a hole for each value."""
-    found = []
+    """Return the words of each string in the source, with a hole for each value."""
+    strings = []
     for path in (ROOT / "src" / "medcam").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [p.value if isinstance(p, ast.Constant) else HOLE for p in node.values]
-                found.append("".join(parts))
+                strings.append("".join(parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(re.sub(r"\{\w+\}", HOLE, node.value))
-    texts = [text.split() for text in found]
+                strings.append(re.sub(r"\{\w+\}", HOLE, node.value))
+    texts = [text.split() for text in strings]
     return [words for words in texts if any(HOLE not in word for word in words)]
 
 
 MESSAGES = _messages()
 
 
-def _says(message: list[str], words: list[str]) -> bool:
-    """Whether the words stand in the message, one after the other; a hole is any words."""
-    return any(_goes_on(message[start:], words) for start in range(len(message)))
+def _contains(message: list[str], words: list[str]) -> bool:
+    """Return whether the words occur in the message in this order; a hole matches any words."""
+    return any(_starts_with(message[start:], words) for start in range(len(message)))
 
 
-def _goes_on(message: list[str], words: list[str]) -> bool:
+def _starts_with(message: list[str], words: list[str]) -> bool:
     if not words or not message:
         return not words
     if HOLE not in message[0]:
-        return message[0] == words[0] and _goes_on(message[1:], words[1:])
+        return message[0] == words[0] and _starts_with(message[1:], words[1:])
     value = re.compile(".*".join(re.escape(part) for part in message[0].split(HOLE)))
     return any(
-        value.fullmatch(" ".join(words[:count])) and _goes_on(message[1:], words[count:])
+        value.fullmatch(" ".join(words[:count])) and _starts_with(message[1:], words[count:])
         for count in range(1, len(words) + 1)
     )
 
@@ -57,9 +57,11 @@ def test_there_are_quotes():
 
 
 @pytest.mark.parametrize("quote", QUOTES)
-def test_a_quoted_message_is_said(quote):
+def test_a_quoted_message_exists(quote):
     for part in quote.split("..."):
         if sentence := part.strip():
             words = sentence.split()
             assert len(words) > 3
-            assert any(_says(message, words) for message in MESSAGES), f"nobody says {sentence!r}"
+            assert any(_contains(message, words) for message in MESSAGES), (
+                f"no message: {sentence!r}"
+            )

@@ -1,4 +1,4 @@
-"""The notebooks of the docs: made of their scripts, fit to be stored, and they run."""
+"""Notebooks of the docs: equal to their scripts, without paths and times, and they run."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ ROOT = Path(__file__).parents[2]
 STORED = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in STORED]
 MOST_BYTES = 1_500_000
-PLACES = re.compile(
+PATHS = re.compile(
     r"(?<![\w.:/<])/(?:home|root|tmp|usr|work|Users|var|opt|mnt)/|\b[A-Z]:\\\\?[A-Z]"
 )
 TIMES = re.compile(r"\b20\d\d-\d\d-\d\d|\b\d\d:\d\d:\d\d\b")
 
 
 def _maker() -> ModuleType:
-    found = importlib.util.spec_from_file_location(
+    spec = importlib.util.spec_from_file_location(
         "make_notebooks", ROOT / "tools" / "make_notebooks.py"
     )
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
 MAKER = _maker()
 
 
-def _words(notebook):
-    """All text of a notebook, without pictures."""
+def _texts(notebook):
+    """Yield all text of a notebook, without pictures."""
     for cell in notebook["cells"]:
         yield "".join(cell["source"])
         for output in cell.get("outputs", ()):
@@ -51,14 +51,14 @@ def test_each_script_has_its_notebook():
 @pytest.mark.parametrize("path", STORED, ids=NAMES)
 def test_the_stored_cells_are_those_of_the_script(path):
     stored = json.loads(path.read_text(encoding="utf-8"))
-    wanted = MAKER.build(path.stem)
+    expected = MAKER.build(path.stem)
     assert [(c["cell_type"], c["id"], "".join(c["source"])) for c in stored["cells"]] == [
-        (c["cell_type"], c["id"], c["source"]) for c in wanted.cells
+        (c["cell_type"], c["id"], c["source"]) for c in expected.cells
     ], "run tools/make_notebooks.py"
 
 
 @pytest.mark.parametrize("path", STORED, ids=NAMES)
-def test_what_is_stored_was_executed_in_order_and_without_an_error(path):
+def test_stored_cells_were_executed_in_order_without_an_error(path):
     code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
@@ -68,12 +68,12 @@ def test_what_is_stored_was_executed_in_order_and_without_an_error(path):
 
 
 @pytest.mark.parametrize("path", STORED, ids=NAMES)
-def test_what_is_stored_is_small_and_names_no_place_and_no_time(path):
+def test_stored_notebooks_are_small_and_contain_no_path_and_no_time(path):
     assert path.stat().st_size < MOST_BYTES
     notebook = json.loads(path.read_text(encoding="utf-8"))
     assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
-    for text in _words(notebook):
-        assert not PLACES.search(text), PLACES.search(text)
+    for text in _texts(notebook):
+        assert not PATHS.search(text), PATHS.search(text)
         assert not TIMES.search(text), TIMES.search(text)
     for cell in notebook["cells"]:
         assert cell["metadata"] == {}

@@ -1,4 +1,4 @@
-"""What the package as a whole promises: public names, cheap import, no leftovers in the tree."""
+"""The package as a whole: public names, cheap import, content of the wheel."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_the_public_names():
         _ = medcam.nonsense
 
 
-def test_the_version_is_said_once_more():
-    said = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert said[1] == medcam.__version__
+def test_the_version_is_that_of_pyproject():
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version[1] == medcam.__version__
 
 
 def test_medcam_itself_never_imports_torchvision():

@@ -1,4 +1,4 @@
-"""The site is built strictly, and a reader needs no network for it."""
+"""The documentation site: it builds without warnings, and its pages load nothing external."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOADS = {  # what a browser fetches by itself, by tag
+LOADS = {  # the attribute with the address that a browser loads by itself, by tag
     "script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src",
     "object": "data", "video": "src", "audio": "src", "embed": "src", "image": "href",
 }  # fmt: skip
@@ -21,7 +21,7 @@ IN_STYLES = re.compile(r"(?:url\(\s*['\"]?|@import\s+['\"])((?:\w+:)?//[^'\")\s]
 
 
 class Page(HTMLParser):
-    """What a page loads, its ids, its classes and its text."""
+    """The addresses, links, ids, classes and tags of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -33,17 +33,17 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
+        values = dict(attributes)
         self.tags.append(tag)
-        self.classes |= set((given.get("class") or "").split())
-        if "id" in given:
-            self.ids.add(given["id"])
-        if tag == "a" and given.get("href"):
-            self.links.append(given["href"])
-        if tag in LOADS and given.get(LOADS[tag]):
-            self.loads.append(given[LOADS[tag]])
-        self.loads += [part.split()[0] for part in (given.get("srcset") or "").split(",") if part]
-        self.loads += IN_STYLES.findall(given.get("style") or "")
+        self.classes |= set((values.get("class") or "").split())
+        if "id" in values:
+            self.ids.add(values["id"])
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag in LOADS and values.get(LOADS[tag]):
+            self.loads.append(values[LOADS[tag]])
+        self.loads += [part.split()[0] for part in (values.get("srcset") or "").split(",") if part]
+        self.loads += IN_STYLES.findall(values.get("style") or "")
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +77,14 @@ def test_every_page_of_the_docs_is_a_page_of_the_site(site, pages):
 
 
 def test_pages_load_nothing_from_elsewhere(pages):
-    found = {
+    external = {
         (name, url) for name, page in pages.items() for url in page.loads if ELSEWHERE.match(url)
     }
-    assert found == set()
-    assert all(page.loads for page in pages.values())  # the reading works
-    assert all("mermaid" not in page.classes for page in pages.values())  # it would be fetched
+    assert external == set()
+    assert all(page.loads for page in pages.values())  # the parser finds addresses
+    assert all(
+        "mermaid" not in page.classes for page in pages.values()
+    )  # its script would be loaded from elsewhere
 
 
 def test_what_pages_load_is_there(site, pages):
@@ -122,15 +124,15 @@ def test_formulas_are_mathml_and_none_is_left_as_tex(site, pages):
 def test_doctests_of_the_reference_are_shown_as_code(site):
     text = (site / "reference.html").read_text(encoding="utf-8")
     assert text.count('<span class="gp">') > 30  # prompts, coloured
-    assert "<blockquote>" not in text  # what Markdown makes of a bare prompt
+    assert "<blockquote>" not in text  # Markdown makes one of a >>> outside code
 
 
 def test_every_public_name_is_in_the_reference(pages):
     import medcam
 
-    known = pages["reference.html"].ids
+    ids = pages["reference.html"].ids
     for name in medcam.__all__:
-        assert any(name in one.split(".") for one in known), name
+        assert any(name in id_.split(".") for id_ in ids), name
 
 
 def test_notebooks_are_shown_with_their_figures(site, pages):
@@ -138,5 +140,5 @@ def test_notebooks_are_shown_with_their_figures(site, pages):
         page = pages[f"notebooks/{path.stem}.html"]
         figures = [url for url in page.loads if url.startswith(f"{path.stem}-")]
         assert len(figures) >= 2
-        assert path.name in page.links  # to be downloaded
+        assert path.name in page.links  # the link for download
         assert "notebook-output" not in (site / f"notebooks/{path.stem}.html").read_text()

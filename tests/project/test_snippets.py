@@ -1,4 +1,4 @@
-"""Every Python snippet of the README and the docs runs, in order, in an empty folder."""
+"""Snippets, links and commands of the README and the docs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def _name(page: Path) -> str:
 @pytest.mark.parametrize("page", [p for p in PAGES if SNIPPET.search(p.read_text())], ids=_name)
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"model": Classifier().eval()}  # "your model", where none is made
-    if page.name == "nnunet.md":  # "your trained folder", and a case of yours
+    names: dict[str, object] = {
+        "model": Classifier().eval()
+    }  # the reader's model, for pages that define none
+    if page.name == "nnunet.md":  # the reader's trained folder and case
         names = {"medcam": medcam, "folder": make_folder(tmp_path / "trained", folds=(0,))}
         write_case(tmp_path, make_image(), oblique())
     for snippet in SNIPPET.findall(page.read_text()):
@@ -67,4 +69,4 @@ def test_commands_are_understood(line):
         name = arguments.pop(0)
         command = command.get_command(click.Context(command), name)
         assert command is not None, name
-    command.make_context(command.name, arguments)  # options that do not exist, or are missing
+    command.make_context(command.name, arguments)  # raises for unknown or missing options

@@ -1,4 +1,4 @@
-"""What the maps are made of, from plain hooks and autograd, to re-derive them independently."""
+"""Independent references: activations and gradients from hooks and autograd, and CAM formulas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def evidence(
     net: nn.Module, layer: str, x: Tensor, score: Callable[[Any], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """What the layer put out in its last call, and the gradient of the score with respect to it.
+    """Return the output of the layer's last call, and the gradient of the score.
 
     The network must not change that tensor in place.
     """
@@ -27,13 +27,13 @@ def evidence(
 
 
 def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """``[batch, 1, *layer]``."""
+    """Return Grad-CAM, ``[batch, 1, *layer]``."""
     weights = gradients.mean(tuple(range(2, gradients.ndim)), keepdim=True)
     return (weights * activations).sum(1, keepdim=True).clamp(min=0)
 
 
 def grad_cam_pp(activations: Tensor, gradients: Tensor, *, divided: bool = True) -> Tensor:
-    """The paper's Eq. 19, term by term; ``divided=False`` leaves its denominator out."""
+    """Return Grad-CAM++ by Eq. 19 of its paper; ``divided=False`` omits the denominator."""
     axes = tuple(range(2, gradients.ndim))
     total = activations.sum(axes, keepdim=True)
     denominator = 2 * gradients**2 + total * gradients**3
@@ -44,7 +44,7 @@ def grad_cam_pp(activations: Tensor, gradients: Tensor, *, divided: bool = True)
 
 
 def x_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """``[batch, 1, *layer]``."""
+    """Return XGrad-CAM, ``[batch, 1, *layer]``."""
     axes = tuple(range(2, gradients.ndim))
     total = activations.sum(axes, keepdim=True)
     share = torch.where(total == 0, 0, activations / torch.where(total == 0, 1, total))
@@ -53,12 +53,12 @@ def x_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 class GuidedLeakyReLU(torch.autograd.Function):
-    """A leaky ReLU whose backward pass lets only positive gradients in; slope 0 is the ReLU."""
+    """A leaky ReLU whose backward pass clamps negative gradients to zero; slope 0 is the ReLU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
-        one = torch.ones_like(x)
-        derivative = torch.where(x > 0, one, slope * one)
+        ones = torch.ones_like(x)
+        derivative = torch.where(x > 0, ones, slope * ones)
         ctx.save_for_backward(derivative)
         return x * derivative
 

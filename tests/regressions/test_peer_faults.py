@@ -1,7 +1,7 @@
-"""Each fault that was found in a peer library, as what goes right here: maps and models.
+"""Faults of other libraries in maps and models, each as a test that medcam does not have it.
 
-The libraries and what they do instead are named in each test's comment. Scores and files are in
-test_peer_faults_in_files.py.
+The comment of each test names the libraries and what they do wrong; "original" is the M3d-CAM of
+the paper's authors. Scores and files are in test_peer_faults_in_files.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def close(ours, expected, tolerance=1e-12):
 
 
 def hooks(net):
-    """How many hooks of any kind the modules hold."""
+    """Return the number of hooks of any kind in all modules."""
     kinds = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
     assert len(kinds) > 5
     return sum(len(getattr(module, kind)) for module in net.modules() for kind in kinds)
@@ -56,7 +56,7 @@ def hooks(net):
 
 
 def different_classes():
-    """A classifier and a batch that it puts into three different classes."""
+    """Return a classifier and a batch of three samples, each predicted as another class."""
     torch.manual_seed(0)
     net, x = Classifier().double().eval(), image(batch=64, size=8).double() * 3
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_every_sample_gets_the_map_it_gets_alone(method):
     options = {"method": method, "layer": "features.1"}
     together = explained(net, x, **options)
     alone = [explained(net, sample[None], **options) for sample in x]
-    assert all(one.any() for one in alone)
+    assert all(map_.any() for map_ in alone)
     assert close(together, torch.cat(alone))
 
 
@@ -84,9 +84,9 @@ def test_display_values_of_a_sample_are_its_own(net, x, method):
     model = medcam.inject(net, backend=method, layer="features.4", label=1)
     model(x)
     together = model.get_attention_map()
-    for sample, own in zip(x, together, strict=True):
+    for sample, map_ in zip(x, together, strict=True):
         model(sample[None])
-        assert abs(model.get_attention_map()[0] - own).max() < 1e-10
+        assert abs(model.get_attention_map()[0] - map_).max() < 1e-10
 
 
 def test_best_takes_batches():
@@ -103,7 +103,7 @@ def test_best_takes_batches():
 
 def test_best_of_a_segmentation_is_chosen_for_each_sample():
     net, x = UNet().double().eval(), image(batch=32).double()
-    with torch.no_grad():  # class 1 is t, class 2 is -t, the background wins where |t| is small
+    with torch.no_grad():  # logits of class 1: t, of class 2: -t; small |t| is background
         net.head.weight[0], net.head.weight[2] = 0, -net.head.weight[1]
         net.head.bias.zero_()
         t = net(x)[:, 1]
@@ -163,8 +163,8 @@ def test_default_target_of_a_segmentation_is_not_all_classes_summed():
         predicted = net(x).argmax(1, keepdim=True)
 
     def foreground(logits):
-        own = logits.gather(1, predicted)
-        return torch.stack([z[m].mean() for z, m in zip(own, predicted > 0, strict=True)])
+        highest = logits.gather(1, predicted)
+        return torch.stack([z[m].mean() for z, m in zip(highest, predicted > 0, strict=True)])
 
     activations, gradients = evidence(net, "bottleneck", x, foreground)
     ours = explained(net, x, "bottleneck", method="hirescam", shape=None)
@@ -178,7 +178,8 @@ def test_default_target_of_a_segmentation_is_not_all_classes_summed():
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_gradcampp_divides_by_its_denominator(dims):
-    # torchcam: divides a copy; MONAI: broadcasts wrongly; pytorch-grad-cam: an epsilon that counts
+    # torchcam: divides a copy; MONAI: broadcasts wrongly; pytorch-grad-cam: adds an epsilon that is
+    # not negligible
     net, x = Classifier(dims).double().eval(), image(dims, batch=3).double()
     activations, gradients = evidence(net, "features.4", x, lambda z: z[:, 1])
     ours = explained(net, x, method="gcampp", target=1, shape=None)
@@ -191,7 +192,7 @@ def test_gradcampp_divides_by_its_denominator(dims):
 def test_gradcampp_of_a_multi_class_segmentation(dims):
     # original: crashes
     net, x = UNet(dims, classes=4).double().eval(), image(dims).double()
-    net.bottleneck[1] = nn.ReLU()  # the formula as printed is for activations that are not negative
+    net.bottleneck[1] = nn.ReLU()  # the formula of the paper holds for non-negative activations
     target = medcam.targets.class_score(3)
     activations, gradients = evidence(net, "bottleneck", x, lambda z: z[:, 3].flatten(1).mean(1))
     ours = explained(net, x, "bottleneck", method="gcampp", target=target, shape=None)
@@ -200,7 +201,7 @@ def test_gradcampp_of_a_multi_class_segmentation(dims):
 
 @pytest.mark.parametrize("bias", [95.0, 1000.0])
 def test_large_logits_do_not_overflow(bias):
-    # original and MONAI: weights times exp(logit), which is infinite from 89 on in float32
+    # original and MONAI: weights times exp(logit), which overflows in float32 from 89 on
     net, x = Classifier().eval(), image()
     before = explained(net, x, method="gcampp", target=1)
     with torch.no_grad():
@@ -212,7 +213,7 @@ def test_large_logits_do_not_overflow(bias):
 
 
 def test_xgradcam_in_3d():
-    # pytorch-grad-cam: the axes of the sums were those of 2D
+    # pytorch-grad-cam: sums over the axes of a 2D map
     net, x = Classifier(3).double().eval(), image(3, batch=2, size=8).double()
     activations, gradients = evidence(net, "features.4", x, lambda z: z[:, 0])
     ours = explained(net, x, method="xgradcam", target=0, shape=None)
@@ -239,7 +240,7 @@ class Rectified(nn.Module):
 
 
 def guided_by_hand(net, x, slope, target):
-    """The input's gradient with every activation replaced by the guided one."""
+    """Return the input gradient with every activation replaced by `GuidedLeakyReLU`."""
     hand = Rectified(lambda z: GuidedLeakyReLU.apply(z, slope), dims=x.ndim - 2).double()
     hand.convs.load_state_dict(net.convs.state_dict())
     return input_gradient(hand, x, target)
@@ -268,7 +269,7 @@ KINDS = {
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_kind_of_rectifier_is_guided(kind, dims):
     # original: nn.ReLU modules only; MONAI: modules with "relu" in their name, not PReLU; captum:
-    # no functional ones. What is missed gives the plain gradient.
+    # no functional ones. A rectifier that is missed gives the plain gradient.
     activation, slope = KINDS[kind]
     net = Rectified(activation, dims=dims).double().eval()
     x = image(dims, batch=2, size=6, channels=2).double() - 0.5
@@ -322,7 +323,7 @@ def test_guided_grad_cam_interpolates_linearly(net, x):
 
 
 def test_users_rectifiers_stay_where_they_are(net, x):
-    # pytorch-grad-cam: replaces the ReLU modules, and keeps its own after an exception
+    # pytorch-grad-cam: replaces the ReLU modules, and does not restore them after an exception
     before = dict(net.named_modules())
     medcam.explain(net, x, method=["gbp", "ggcam"], layer="features.4", target=1)
 
@@ -360,7 +361,7 @@ def test_gradients_of_parameters_and_input_are_untouched(net, x, requires_grad):
 
 @pytest.mark.parametrize("method", ["saliency", "gbp"])
 def test_a_second_call_does_not_add_to_the_first(net, x, method):
-    # MONAI: VanillaGrad reads input.grad, which adds up: the second call returns g0 + g1
+    # MONAI: VanillaGrad reads input.grad, which accumulates: the second call returns g0 + g1
     x.requires_grad_()
     first = medcam.explain(net, x, method=method, target=0).map.channels
     second = medcam.explain(net, x, method=method, target=0).map.channels
@@ -369,7 +370,7 @@ def test_a_second_call_does_not_add_to_the_first(net, x, method):
 
 
 def test_training_flags_and_frozen_batch_norm_stay():
-    # original: puts the children in eval mode; MONAI: root.train() thaws a frozen batch norm
+    # original: puts the children in eval mode; MONAI: root.train() unfreezes a frozen batch norm
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 2, 3)
     )
@@ -387,7 +388,7 @@ def test_training_flags_and_frozen_batch_norm_stay():
 
 
 def test_a_training_call_moves_the_running_statistics_once():
-    # original: twice at the first call; a library that runs the model itself: once more
+    # original: twice at the first call; libraries that run the model themselves: once more
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 10))
     plain, x = copy.deepcopy(net), image()
     expected = plain(x)
@@ -412,7 +413,7 @@ def test_first_call_runs_the_model_once(net, x, layer, method):
 
 
 class Reversed(nn.Module):
-    """Layers of equal shape, registered in another order than they run in."""
+    """Layers of equal shape, registered in a different order from that of their calls."""
 
     def __init__(self):
         super().__init__()
@@ -426,7 +427,7 @@ class Reversed(nn.Module):
 
 @pytest.mark.parametrize("layers", [["first", "third", "second"], ["third", "first"], "full"])
 def test_gradients_belong_to_their_layers(x, layers):
-    # several: matched to the layers by their place in a list
+    # several: matched to the layers by their position in a list
     net = Reversed().double().eval()
     found = medcam.explain(net, x, method="hirescam", layer=layers, target=1, shape=None).maps
     assert set(found) == ({"first", "second", "third"} if layers == "full" else set(layers))
@@ -477,7 +478,7 @@ def test_module_called_twice_pairs_its_own_gradient():
 
 
 class Returns(nn.Module):
-    """A classifier that returns its logits inside something."""
+    """A classifier that returns its logits inside a container."""
 
     def __init__(self, wrap):
         super().__init__()
@@ -605,12 +606,12 @@ def test_a_case_of_several_channels_has_a_map_of_each():
     assert all(expected[:, channel].any() for channel in range(4))
 
 
-# ---------------------------------------------------------------------------------- what is left
+# ------------------------------------------------------------------------- hooks, memory, errors
 
 
 def test_hooks_are_gone_after_the_call_and_after_exceptions(net, x):
     # MONAI: never removed
-    own = net.features[1].register_forward_hook(lambda module, inputs, output: None)
+    user_hook = net.features[1].register_forward_hook(lambda module, inputs, output: None)
     before = hooks(net)
     assert before == 1
     methods = [*CAMS, *OF_INPUT]
@@ -627,7 +628,7 @@ def test_hooks_are_gone_after_the_call_and_after_exceptions(net, x):
         medcam.explain(net, x, layer="features.4")
     assert hooks(net) == before
     assert all(parameter.requires_grad for parameter in net.parameters())
-    own.remove()
+    user_hook.remove()
     assert hooks(net) == 0
 
 
@@ -637,7 +638,7 @@ def test_nothing_grows_with_the_calls(net, x):
 
     def alive():
         gc.collect()
-        kinds = map(type, gc.get_objects())  # isinstance() would wake lazy objects
+        kinds = map(type, gc.get_objects())  # isinstance() would load lazy objects
         return sum(issubclass(kind, torch.Tensor) for kind in kinds), hooks(net)
 
     def call():
@@ -669,7 +670,7 @@ def test_an_index_error_of_the_model_comes_through(net, x):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_auto_on_a_segmentation_is_not_the_logits(dims):
-    # original: the last layer, whose Grad-CAM is the logits themselves
+    # original: the last layer, whose Grad-CAM map equals the logits
     net, x = UNet(dims).double().eval(), image(dims).double()
     options = {"method": "hirescam", "target": medcam.targets.class_score(1), "shape": None}
     found = medcam.explain(net, x, **options)
@@ -722,14 +723,14 @@ def test_constant_sample_is_zero_not_nan():
 
 
 def test_hot_is_hot():
-    # MONAI: the default display is 1 - minmax
+    # MONAI: the default display is inverted, 1 - minmax
     net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with torch.no_grad():
         net[0].weight.fill_(1)
         net[0].bias.zero_()
     x = torch.zeros(1, 1, 9, 9)
     x[0, 0, 6, 2] = 1
-    model = medcam.inject(net, layer="1", label=1)  # the one logit's positive side
+    model = medcam.inject(net, layer="1", label=1)  # class 1 of a single logit: its positive side
     model(x)
     found = model.get_attention_map()[0, 0]
     assert found[6, 2] == 1
@@ -738,7 +739,7 @@ def test_hot_is_hot():
 
 @pytest.mark.parametrize("method", ["gcam", "gcampp", "layercam", "xgradcam"])
 def test_a_3d_map_never_overshoots(method):
-    # pytorch-grad-cam: cubic zoom goes below zero
+    # pytorch-grad-cam: cubic interpolation gives values below zero
     net, x = Classifier(3).double().eval(), image(3, size=16).double()
     raw = explained(net, x, "features.3", method=method, target=[0, 1], shape=None)
     full = explained(net, x, "features.3", method=method, target=[0, 1])
@@ -748,7 +749,7 @@ def test_a_3d_map_never_overshoots(method):
 
 
 def test_raw_maps_keep_their_scale_so_that_windows_can_be_joined():
-    # nnunetv2-cam: min-max in each window before stitching, and factors of its own
+    # nnunetv2-cam: min-max scaling in each window before stitching
     net, x = UNet(3).double().eval(), image(3).double()
     target = medcam.targets.class_score(1)
     once = explained(net, x, "bottleneck", method="hirescam", target=target)
@@ -769,8 +770,8 @@ def test_data_shape_sets_the_shape_of_the_maps(net, x):
         model(x)
         return torch.from_numpy(model.get_attention_map())
 
-    own = shaped(None)
-    assert tuple(own.shape[2:]) == (6, 6)
+    unresized = shaped(None)
+    assert tuple(unresized.shape[2:]) == (6, 6)
     linear = {"mode": "bilinear", "align_corners": False}
-    assert close(shaped("default"), F.interpolate(own, (12, 12), **linear))
-    assert close(shaped((24, 18)), F.interpolate(own, (24, 18), **linear))
+    assert close(shaped("default"), F.interpolate(unresized, (12, 12), **linear))
+    assert close(shaped((24, 18)), F.interpolate(unresized, (24, 18), **linear))

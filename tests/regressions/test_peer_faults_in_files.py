@@ -1,4 +1,4 @@
-"""Each fault that was found in a peer library, as what goes right here: scores and files."""
+"""Faults of other libraries in scores and files, each as a test that medcam does not have it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def mask():
 
 
 def mass(net, x, mask, **options):
-    """The relevance mass of each sample's raw map, by its definition."""
-    found = medcam.explain(net, x, layer="features.4", **options).map.numpy().clip(min=0)
-    return ((found * mask.numpy()).sum((1, 2, 3)) / found.sum((1, 2, 3))).tolist()
+    """Return the relevance mass of each sample's raw map, by its definition."""
+    maps = medcam.explain(net, x, layer="features.4", **options).map.numpy().clip(min=0)
+    return ((maps * mask.numpy()).sum((1, 2, 3)) / maps.sum((1, 2, 3))).tolist()
 
 
 # --------------------------------------------------------------------------------------- scores

@@ -27,10 +27,10 @@ _FLAGS = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser with a fresh profile; where there is none, CI fails and a user's machine skips."""
+    """Yield a browser with a fresh profile; without Chromium, fail in CI and skip elsewhere."""
     from playwright.sync_api import sync_playwright
 
-    path = next((found for name in _NAMES if (found := shutil.which(name))), None)
+    path = next((path for name in _NAMES if (path := shutil.which(name))), None)
     if path is None:
         missing = "Pages are tested in Chromium: apt-get install chromium, or Google Chrome."
         if os.environ.get("CI"):

@@ -1,4 +1,4 @@
-"""Images on disk, and what other programs say of them."""
+"""Images on disk, and a comparison with what SimpleITK reads from them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import SimpleITK as sitk
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def turned(degrees, spacing, origin=(-91.25, 37.5, 412.125)):
-    """An affine: rotations about z, y and x, voxel sizes (negative: mirrored) and an origin."""
+def rotated(degrees, spacing, origin=(-91.25, 37.5, 412.125)):
+    """Return an affine: rotations about z, y and x, voxel sizes (negative: mirrored), an origin."""
     z, y, x = np.deg2rad(degrees)
     rotation = (
         np.array([[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]])
@@ -24,12 +24,12 @@ def turned(degrees, spacing, origin=(-91.25, 37.5, 412.125)):
 
 
 AFFINES = {
-    "anisotropic": turned((0, 0, 0), (0.5, 0.75, 5)),
-    "oblique": turned((20, -11, 33), (0.9, 0.8, 3)),
-    "left-handed": turned((0, 0, 0), (-1, 1, 1)),
-    "left-handed oblique": turned((15, 40, -25), (-0.7, 1.1, 2.5)),
-    "coronal": turned((90, 0, 90), (1, 1, 4)),
-    "upside down": turned((180, 0, 0), (1, 2, 3)),
+    "anisotropic": rotated((0, 0, 0), (0.5, 0.75, 5)),
+    "oblique": rotated((20, -11, 33), (0.9, 0.8, 3)),
+    "left-handed": rotated((0, 0, 0), (-1, 1, 1)),
+    "left-handed oblique": rotated((15, 40, -25), (-0.7, 1.1, 2.5)),
+    "coronal": rotated((90, 0, 90), (1, 1, 4)),
+    "upside down": rotated((180, 0, 0), (1, 2, 3)),
 }
 
 
@@ -46,7 +46,7 @@ def write_nifti(path, values, affine, **header):
 
 
 def itk_image(values, affine, *, vector=False):
-    """A SimpleITK image of x, y, z[, t] values, placed by a RAS affine."""
+    """Return a SimpleITK image of values in the order x, y, z[, t], with a RAS affine."""
     # components are the last axis of SimpleITK's arrays, the first of the values
     image = sitk.GetImageFromArray(values.T, isVector=vector)
     lps = LPS @ affine
@@ -62,11 +62,11 @@ def itk_image(values, affine, *, vector=False):
 
 
 def tolerance(affine, shape, *endings):
-    """How far, in mm, a voxel may be moved by what these formats can hold.
+    """Return the largest rounding error, in mm, of a voxel's position in the given formats.
 
-    NRRD and MetaImage hold doubles. NIfTI holds float32: twelve numbers of the affine, and three of
-    a quaternion whose first part is the root of what is left of 1, so that near half a turn a
-    rounding error of eps becomes one of sqrt(eps).
+    NRRD and MetaImage store float64. NIfTI stores float32: twelve numbers of the affine, and three
+    components of a unit quaternion. Its first component is recovered from them, as
+    sqrt(1 - b² - c² - d²): near a rotation by 180 degrees an error of eps becomes sqrt(eps).
     """
     if not any(ending.startswith(".nii") for ending in endings):
         return 1e-9
@@ -82,18 +82,18 @@ def tolerance(affine, shape, *endings):
 
 
 def assert_agrees(image, path, *, channel=0, seed=0):
-    """SimpleITK has the same numbers at the same points, as nearly as the format can hold them."""
+    """Check that SimpleITK reads the same values at the same positions, up to rounding."""
     atol = tolerance(image.affine, image.space, "".join(path.suffixes[-2:]))
-    seen = sitk.ReadImage(str(path))
+    other = sitk.ReadImage(str(path))
     values = image.array[channel]
-    assert seen.GetSize()[:3] == values.shape
+    assert other.GetSize()[:3] == values.shape
     rng = np.random.default_rng(seed)
     voxels = [tuple(int(rng.integers(n)) for n in values.shape) for _ in range(20)]
     voxels += [(0, 0, 0), tuple(n - 1 for n in values.shape)]
-    further = (channel,) * (seen.GetDimension() - 3)
+    volume_index = (channel,) * (other.GetDimension() - 3)
     for voxel in voxels:
-        point = seen.TransformIndexToPhysicalPoint(voxel + further)[:3]
+        point = other.TransformIndexToPhysicalPoint(voxel + volume_index)[:3]
         np.testing.assert_allclose((LPS @ image.affine @ (*voxel, 1))[:3], point, rtol=0, atol=atol)
-        pixel = seen.GetPixel(voxel + further)
+        pixel = other.GetPixel(voxel + volume_index)
         assert values[voxel] == (pixel[channel] if isinstance(pixel, tuple) else pixel)
-    np.testing.assert_allclose(image.spacing, seen.GetSpacing()[:3], rtol=1e-6)
+    np.testing.assert_allclose(image.spacing, other.GetSpacing()[:3], rtol=1e-6)

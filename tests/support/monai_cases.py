@@ -15,7 +15,7 @@ RADIUS = 7.0  # in mm
 
 
 class Finder(nn.Module):
-    """Class 1 where it is bright: its features are what is bright in the smoothed image."""
+    """Segments bright voxels as class 1; its features are the smoothed image's bright part."""
 
     def __init__(self, dims: int = 3) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Finder(nn.Module):
 
 
 def oblique() -> np.ndarray:
-    """A rotated, anisotropic, left-handed affine."""
+    """Return a rotated, anisotropic, left-handed affine."""
     a, b = np.deg2rad(17), np.deg2rad(-9)
     about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
     about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
@@ -47,12 +47,12 @@ def oblique() -> np.ndarray:
 
 
 def spot_mm() -> np.ndarray:
-    """Where the spot is, in mm."""
+    """Return the spot's centre in mm."""
     return (oblique() @ [*SPOT, 1])[:3]
 
 
 def write_volume(path: Path) -> Path:
-    """A dim box in an empty margin, with a bright ball in it."""
+    """Write a volume with a bright ball in a dim box in an empty margin; return its path."""
     rng = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
     offset = (grid - SPOT) @ oblique()[:3, :3].T
@@ -65,7 +65,7 @@ def write_volume(path: Path) -> Path:
 
 
 def centre_mm(image: nibabel.Nifti1Image) -> np.ndarray:
-    """Where the energy of a map lies, in mm."""
+    """Return the centre of a map's high values in mm."""
     values = image.get_fdata()
     values = values * (values > values.max() / 2)
     grid = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1)
@@ -74,7 +74,7 @@ def centre_mm(image: nibabel.Nifti1Image) -> np.ndarray:
 
 
 def inside(image: nibabel.Nifti1Image) -> float:
-    """The part of a map's energy that lies in the spot and 1.5 voxels around it."""
+    """Return the share of a map's energy in the spot and a rim of 4 mm around it."""
     values = image.get_fdata()
     grid = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1)
     place = np.concatenate([grid, np.ones((*values.shape, 1))], -1) @ image.affine.T

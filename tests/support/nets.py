@@ -64,7 +64,7 @@ def image(dims: int = 2, batch: int = 2, size: int = 12, channels: int = 1) -> T
 
 @torch.no_grad()
 def balanced(net: UNet, dims: int, channels: int = 1) -> UNet:
-    """The network with a head that predicts every class somewhere."""
+    """Return the network with a new head, for which every class is predicted somewhere."""
     torch.nn.init.normal_(net.head.weight)
     logits = net(image(dims, 4, channels=channels)).transpose(0, 1).flatten(1)
     net.head.bias -= logits.mean(1)

@@ -1,7 +1,7 @@
-"""A trained nnU-Net v2 folder, made with nnunetv2's own classes, as awkward as real ones are.
+"""A small trained nnU-Net v2 folder, made with nnunetv2's own classes, and a case for it.
 
-Two channels, a transposition, anisotropic spacing, an oblique affine, an empty margin: every step
-of the way to the network's grid and back does something.
+It has two channels, a transposition, anisotropic spacing, an oblique affine and an empty margin, so
+that each step of preprocessing, and of the way back, changes the image.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def make_folder(
     extra=None,
     features=(6, 8, 10),
 ):
-    """Writes plans.json, dataset.json and the folds; returns the folder."""
+    """Write plans.json, dataset.json and the folds; return the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     dims = 2 if configuration == "2d" else 3
@@ -140,17 +140,17 @@ def make_folder(
 
 @torch.no_grad()
 def _balance(network, patch):
-    """Gives every class mean 0 and deviation 1 on noise, so that each is predicted somewhere."""
+    """Scale the head to logits of mean 0 and deviation 1, so that each class is predicted."""
     channels = next(network.parameters()).shape[1]
-    answer = network.eval()(torch.randn(4, channels, *patch)).transpose(0, 1).flatten(1)
+    logits = network.eval()(torch.randn(4, channels, *patch)).transpose(0, 1).flatten(1)
     head = network.decoder.seg_layers[-1]
-    mean, deviation = answer.mean(1), answer.std(1)
+    mean, deviation = logits.mean(1), logits.std(1)
     head.weight /= deviation.reshape(-1, *[1] * (head.weight.ndim - 1))
     head.bias.copy_((head.bias - mean) / deviation)
 
 
 def build(plans, dataset, configuration):
-    """The network, as nnunetv2's trainer builds it."""
+    """Return the network as nnunetv2's trainer builds it."""
     with contextlib.redirect_stdout(io.StringIO()):
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
         from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -166,7 +166,7 @@ def build(plans, dataset, configuration):
 
 
 def oblique(spacing=(0.9, 1.1, 1.6)):
-    """A left-handed, rotated, anisotropic affine."""
+    """Return a left-handed, rotated, anisotropic affine."""
     a, b = 0.3, -0.2
     rotation = np.array(
         [[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]
@@ -178,7 +178,7 @@ def oblique(spacing=(0.9, 1.1, 1.6)):
 
 
 def make_image(shape=(19, 23, 17), channels=2, margin=2, seed=0):
-    """Smooth noise in an empty margin, ``[channels, X, Y, Z]``."""
+    """Return smooth noise within an empty margin, ``[channels, X, Y, Z]``."""
     generator = np.random.default_rng(seed)
     inner = [n - 2 * margin for n in shape]
     coarse = torch.from_numpy(generator.random((1, channels, 5, 5, 5), np.float32))
@@ -189,7 +189,7 @@ def make_image(shape=(19, 23, 17), channels=2, margin=2, seed=0):
 
 
 def write_case(folder, image, affine, name="case", ending=".nii.gz"):
-    """One NIfTI file per channel; returns the first."""
+    """Write one NIfTI file per channel; return the first."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for channel, values in enumerate(image):

@@ -1,4 +1,4 @@
-"""Trains a small nnU-Net with nnunetv2's own commands, on the packaged head and its brain mask."""
+"""Training of a small nnU-Net with nnunetv2's own commands, on the packaged head."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from medcam.demo import load_head
+from support import torchvision_shim
 
 TRAINER = '''
 import random
@@ -35,20 +36,8 @@ class nnUNetTrainerShort(nnUNetTrainer):
 '''
 
 
-# timm, which nnU-Net looks through, imports torchvision, whose compiled part may not fit torch
-SITE = """
-import contextlib
-import torch
-for name in ("nms", "qnms"):
-    with contextlib.suppress(RuntimeError):
-        torch.library.define(
-            f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-"""
-
-
 def command(name, *arguments, environment):
-    """Runs one of nnU-Net's commands."""
+    """Run one of nnU-Net's commands; return what it printed."""
     path = Path(sys.executable).with_name(name)
     done = subprocess.run(  # noqa: S603  # nnU-Net's own commands
         [str(path), *map(str, arguments)], capture_output=True, text=True, check=False,
@@ -59,7 +48,7 @@ def command(name, *arguments, environment):
 
 
 def coarse(mm=5.0):
-    """The packaged head and its brain mask on coarse voxels, with the affine."""
+    """Return the packaged head and its brain mask on coarse voxels, with the affine."""
     head = load_head()
     factor = abs(float(np.linalg.norm(head.affine[:3, 0]))) / mm
     image = ndimage.zoom(head.volume.astype(np.float32), factor, order=1)
@@ -70,7 +59,7 @@ def coarse(mm=5.0):
 
 
 def write_dataset(raw):
-    """Six views of the head, mirrored and shifted, as a dataset; returns the held-out one."""
+    """Write six mirrored and shifted views of the head as a dataset; return the held-out image."""
     folder = Path(raw) / "Dataset999_Brain"
     for part in ("imagesTr", "labelsTr", "imagesTs"):
         (folder / part).mkdir(parents=True)
@@ -80,8 +69,8 @@ def write_dataset(raw):
         for values, order in ((image, 1), (mask, 0)):
             turned = values[::-1] if number % 2 else values
             views.append(ndimage.shift(turned, (number - 2, 0, 1 - number // 2), order=order))
-        seen = views[0] * (1 + 0.1 * number)
-        nib.save(nib.Nifti1Image(seen, affine), folder / f"imagesTr/head{number}_0000.nii.gz")
+        brightened = views[0] * (1 + 0.1 * number)
+        nib.save(nib.Nifti1Image(brightened, affine), folder / f"imagesTr/head{number}_0000.nii.gz")
         nib.save(nib.Nifti1Image(views[1], affine), folder / f"labelsTr/head{number}.nii.gz")
     held = folder / "imagesTs" / "held_0000.nii.gz"
     nib.save(nib.Nifti1Image(ndimage.shift(image, (1, -2, 0), order=1), affine), held)
@@ -98,12 +87,14 @@ def write_dataset(raw):
 
 
 def train(folder):
-    """Plans, preprocesses and trains; returns the trained folder, an image and the environment."""
+    """Plan, preprocess and train; return the trained folder, an image and the environment."""
     folder = Path(folder)
     (folder / "trainers").mkdir(parents=True)
     (folder / "trainers" / "short.py").write_text(TRAINER)
     (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(SITE)
+    # nnU-Net imports timm, which imports torchvision.
+    shim = Path(torchvision_shim.__file__).read_text()
+    (folder / "site" / "sitecustomize.py").write_text(f"{shim}\n\nmake_importable()\n")
     environment = {
         "nnUNet_raw": str(folder / "raw"), "nnUNet_preprocessed": str(folder / "preprocessed"),
         "nnUNet_results": str(folder / "results"), "nnUNet_extTrainer": str(folder / "trainers"),
@@ -127,7 +118,7 @@ def train(folder):
 
 
 def _shrink(path):
-    """A network and patches small enough for two CPU cores."""
+    """Make the network and its patches small enough for two CPU cores."""
     plans = json.loads(path.read_text())
     chosen = plans["configurations"]["3d_fullres"]
     chosen["patch_size"], chosen["batch_size"] = [24, 24, 24], 2

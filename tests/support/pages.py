@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium, with a fresh profile."""
+    """Yield the system's Chromium, with a fresh profile."""
     with chromium() as browser:
         yield browser
 
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Viewer]]:
-    """Opens a file from disk without a network; after the test, nothing may have gone wrong."""
+    """Yield a function that opens a file offline; fail after the test if the page had problems."""
     from support.viewing import Viewer
 
     opened: list[Viewer] = []
@@ -46,11 +46,11 @@ def visit(browser: Browser) -> Iterator[Callable[..., Viewer]]:
 
 @pytest.fixture
 def show(visit: Callable[..., Viewer], tmp_path: Path) -> Callable[..., Viewer]:
-    """Writes the report of a case, opens it and waits until its data is unpacked."""
+    """Return a function that opens the report of a scene and waits until its data is unpacked."""
 
     from medcam.views.report import write_report
 
-    def write_and_open(case: Scene, **options: Any) -> Viewer:
-        return visit(write_report(tmp_path / "case.html", case), **options).ready()
+    def write_and_open(scene: Scene, **options: Any) -> Viewer:
+        return visit(write_report(tmp_path / "report.html", scene), **options).ready()
 
     return write_and_open

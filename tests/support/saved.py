@@ -1,4 +1,4 @@
-"""How many bytes PyTorch keeps for the backward pass."""
+"""Count of the bytes that PyTorch saves for the backward pass."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 
 def saved_bytes(model: nn.Module, call: Callable[[], Any]) -> int:
-    """The bytes of all storages saved for backward in a call, without parameters and buffers."""
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    """Return the bytes of all storages saved in a call, without parameters and buffers."""
+    model_storages = {
+        t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]
+    }
     sizes: dict[int, int] = {}
-    kept: list[Tensor] = []  # so that no address is used twice
+    kept: list[Tensor] = []  # keep storages alive so their addresses are not reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in model_storages:
             sizes[storage.data_ptr()] = storage.nbytes()
             kept.append(tensor)
         return tensor

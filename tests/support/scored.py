@@ -12,7 +12,10 @@ EMPTY = np.zeros((2, 2))
 
 
 def filled(folder, **options) -> Evaluator:
-    """Relevance masses: layer b, class 1: .75, NaN, .5; layer a, class 0: .25."""
+    """Return an evaluator with relevance masses.
+
+    Layer b, class 1: .75, NaN, .5. Layer a, class 0: .25.
+    """
     evaluator = Evaluator(folder, "relevance_mass", **options)
     for mask, layer, label, name in (
         (MASK, "b", 1, "first"),

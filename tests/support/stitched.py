@@ -1,4 +1,4 @@
-"""Stitching by hand: MONAI's own inferer, and loops over its windows."""
+"""References for stitched maps: MONAI's own inferer, and loops over its windows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def net(dims=2, channels=1, classes=3, dtype=torch.float64):
 
 
 def through_monai(model, x, roi, mode="gaussian", **options):
-    """The prediction with its graph."""
+    """Return the prediction of MONAI's sliding-window inference, with its graph."""
     return sliding_window_inference(x, roi, 1, model, mode=mode, **options)
 
 
@@ -54,20 +54,20 @@ class Sliding(nn.Module):
 
 
 def windows(space, roi, mode="gaussian", overlap=0.25):
-    """MONAI's windows, their weights, and these weights summed."""
+    """Return MONAI's windows, their weight map, and the sum and count of weights per voxel."""
     steps = _get_scan_interval(space, roi, len(space), [overlap] * len(space))
-    places = dense_patch_slices(space, roi, steps)
+    slices = dense_patch_slices(space, roi, steps)
     weight = compute_importance_map(tuple(roi), mode=mode).double()
     total = torch.zeros(space, dtype=torch.float64)
     count = torch.zeros(space, dtype=torch.float64)
-    for place in places:
-        total[place] += weight
-        count[place] += 1
-    return places, weight, total, count
+    for window in slices:
+        total[window] += weight
+        count[window] += 1
+    return slices, weight, total, count
 
 
 def evidence(model, layer, x, seed):
-    """One window's activations and gradients, by a plain hook."""
+    """Return a window's activations and gradients, by a forward hook and `backward`."""
     kept = {}
 
     def hook(module, inputs, output):

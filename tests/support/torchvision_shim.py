@@ -1,8 +1,12 @@
-"""torchvision's compiled extension does not load beside a CPU build of torch of another index.
+"""Import torchvision where its compiled extension does not load.
 
-Its Python side only needs two operators to be *declared* before it can be imported. timm,
-segmentation-models-pytorch, torchmetrics and grad-cam import it. Where the extension loads, the
-operators must not be declared: two declarations of one operator abort the process.
+The extension does not load if torch comes from another package index, e.g. a CPU build. Then the
+operators of the extension are missing, and the import of torchvision fails because its Python code
+registers more for them. Declaring two operators without an implementation is enough for the
+import. timm, segmentation-models-pytorch, torchmetrics and grad-cam import torchvision.
+
+Where the extension loads, it declares the operators itself. A second declaration raises in its
+static initialiser, which aborts the process. So they are declared only after a failed import.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ def make_importable() -> None:
 
     Raises:
         ImportError: torchvision is not installed.
-        RuntimeError: The import fails for another reason.
+        RuntimeError: The import failed for another reason.
     """
     try:
         importlib.import_module("torchvision")
@@ -30,6 +34,6 @@ def make_importable() -> None:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", _SCHEMA)
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", _SCHEMA)
         importlib.import_module("torchvision")

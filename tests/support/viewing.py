@@ -1,4 +1,4 @@
-"""A report in a browser, read and handled as a person does."""
+"""A report in a browser: read its pictures and texts, and operate it like a user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AXIAL, CORONAL, SAGITTAL = 0, 1, 2
 _READ = """([kind, number]) => {
   const slice = document.querySelectorAll(kind)[number];
   const copy = new OffscreenCanvas(slice.width, slice.height)
-    .getContext("2d", { willReadFrequently: true });  // reading the page's own would be warned of
+    .getContext("2d", { willReadFrequently: true });  // the page's own canvas would log a warning
   copy.drawImage(slice, 0, 0);
   const { data } = copy.getImageData(0, 0, slice.width, slice.height);
   let text = "";
@@ -32,8 +32,8 @@ class Viewer:
 
     Attributes:
         page: Playwright's page.
-        problems: Errors and warnings of the console, refusals of the policy among them.
-        requests: The addresses that were asked for, but for what the page's policy refused.
+        problems: The errors and warnings of the console, including violations of the policy.
+        requests: The addresses requested, without those that the policy blocked.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class Viewer:
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("dialog", lambda dialog: self.problems.append(dialog.message))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("requestfailed", self._forget_refused)
+        self.page.on("requestfailed", self._forget_blocked)
         if before:
             self.page.add_init_script(before)
         self.page.goto(path.as_uri())
 
     def ready(self) -> Viewer:
-        """Waits until the data is unpacked and painted."""
+        """Wait until the data is unpacked and painted."""
         self.page.wait_for_selector("body.ready")
         return self.settle()
 
     def settle(self) -> Viewer:
-        """Waits until what was asked for is painted."""
+        """Wait until the last change is painted."""
         self.page.evaluate(_FRAMES)
         return self
 
@@ -76,24 +76,24 @@ class Viewer:
         self.context.close()
 
     def pixels(self, plane: int) -> NDArray[np.uint8]:
-        """The picture of a plane as it is painted, one pixel a voxel, ``[H, W, 3]``."""
-        read = self._read(".slice", plane)
-        assert (read[..., 3] == 255).all()
-        return read[..., :3]
+        """Return the picture of a plane as it is painted, one pixel per voxel, ``[H, W, 3]``."""
+        picture = self._read(".slice", plane)
+        assert (picture[..., 3] == 255).all()
+        return picture[..., :3]
 
     def marks(self, plane: int) -> NDArray[np.uint8]:
-        """How opaque outline and crosshair are over a plane, in the screen's pixels, ``[H, W]``."""
+        """Return the opacity of outlines and crosshair, in pixels of the screen, ``[H, W]``."""
         return self.colours(plane)[..., 3]
 
     def colours(self, plane: int) -> NDArray[np.uint8]:
-        """The same, with its colours, ``[H, W, 4]``."""
+        """Return the colours of outlines and crosshair, ``[H, W, 4]``."""
         return self._read(".marks", plane).copy()
 
     def bar(self) -> NDArray[np.uint8]:
-        """The colour bar, ``[1, 256, 4]``."""
+        """Return the colour bar, ``[1, 256, 4]``."""
         return self._read("#bar", 0)
 
-    def _forget_refused(self, request: Request) -> None:
+    def _forget_blocked(self, request: Request) -> None:
         if request.failure == "csp":
             self.requests.remove(request.url)
 
@@ -102,7 +102,7 @@ class Viewer:
         return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)
 
     def point(self, plane: int, row: int, column: int) -> tuple[float, float]:
-        """Where a voxel of a plane is on the screen."""
+        """Return where a voxel of a plane is on the screen."""
         canvas = self.page.locator(".slice").nth(plane)
         box, size = canvas.bounding_box(), self.pixels(plane).shape
         assert box is not None
@@ -110,47 +110,47 @@ class Viewer:
         return x, box["y"] + (row + 0.5) / size[0] * box["height"]
 
     def click(self, plane: int, row: int, column: int) -> Viewer:
-        """Clicks at a voxel."""
+        """Click at a voxel."""
         self.page.mouse.click(*self.point(plane, row, column))
         return self.settle()
 
     def press(self, plane: int, *keys: str) -> Viewer:
-        """Presses keys while a plane has the focus."""
+        """Press keys while a plane has the focus."""
         for key in keys:
             self.page.locator(".slice").nth(plane).press(key)
         return self.settle()
 
     def slide(self, control: str, value: float) -> Viewer:
-        """Moves a slider."""
+        """Move a slider."""
         self.page.locator(control).fill(f"{value:g}")
         return self.settle()
 
     def choose(self, control: str, name: str) -> Viewer:
-        """Chooses from a list, and waits for its data."""
+        """Choose from a list."""
         self.page.select_option(control, label=name)
         return self.settle()
 
-    def text(self, what: str) -> str:
-        """What stands somewhere, with plain minus signs."""
-        return self.page.locator(what).first.inner_text().replace("\N{MINUS SIGN}", "-")
+    def text(self, selector: str) -> str:
+        """Return the text of an element, with hyphens for minus signs."""
+        return self.page.locator(selector).first.inner_text().replace("\N{MINUS SIGN}", "-")
 
-    def number(self, what: str) -> float:
-        """The number that a reading is of."""
-        return float(self.page.locator(what).get_attribute("value") or "nan")
+    def number(self, selector: str) -> float:
+        """Return the unrounded value of a reading."""
+        return float(self.page.locator(selector).get_attribute("value") or "nan")
 
     def index(self) -> tuple[int, ...]:
-        """The index at the crosshair."""
+        """Return the index at the crosshair."""
         return tuple(int(part) for part in self.text("#index").split(","))
 
     def letters(self, plane: int) -> str:
-        """The letters left, right, above and below a plane."""
+        """Return the letters left, right, above and below a plane."""
         pane = self.page.locator(".pane").nth(plane)
         sides = ("left", "right", "above", "below")
         return "".join(pane.locator(f".letter.{side}").inner_text() for side in sides)
 
 
 def upright(stored: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
-    """A volume turned by nibabel, so that its axes run to the right, anterior and superior."""
+    """Return a volume turned upright by nibabel: axes to the right, anterior and superior."""
     turned: NDArray[Any] = apply_orientation(stored, io_orientation(affine))
     return turned
 
@@ -158,7 +158,7 @@ def upright(stored: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
 def on_screen(
     volume: NDArray[Any], plane: int, at: Sequence[int], *, neurological: bool = False
 ) -> NDArray[Any]:
-    """A slice of an upright volume as a radiologist expects it, rows from the top.
+    """Return a slice of an upright volume in radiological convention, rows from the top.
 
     Axial: anterior above; coronal: superior above; both with the patient's right on the left of
     the screen. Sagittal: superior above, anterior on the left.
@@ -170,7 +170,7 @@ def on_screen(
 
 
 def grey(values: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
-    """Grey pixels of a window, ``[..., 3]``."""
+    """Return the grey pixels of values in a window, ``[..., 3]``."""
     shares = ((values.astype(np.float64) - low) / (high - low)).clip(0, 1)
     return np.repeat(np.rint(255 * shares)[..., None], 3, axis=-1)
 
@@ -184,7 +184,7 @@ def blend(
     opacity: float = 0.6,
     threshold: float = 0.0,
 ) -> NDArray[np.float64]:
-    """A map over grey pixels, by matplotlib's colours: opacity times magnitude to the 0.7."""
+    """Return a map over grey pixels in matplotlib's colours, with alpha opacity·magnitude^0.7."""
     from matplotlib import colormaps
 
     scaled = (values.astype(np.float64) / top).clip(-1 if signed else 0, 1)

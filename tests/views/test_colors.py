@@ -1,4 +1,4 @@
-"""Grey for images of any range; colours that say what the numbers say."""
+"""Grey for images of any range; colours that follow the values of a map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RAMP = np.linspace(0, 1, 40 * 50).reshape(40, 50)
 
 
 def window(image):
-    """The 0.5 to 99.5 percentile window, from the sorted values."""
+    """Return the image in its 0.5 to 99.5 percentile window, computed from the sorted values."""
     ordered = np.sort(image.astype(np.float64).ravel())
     places = np.arange(ordered.size)
     low, high = (np.interp(q * (ordered.size - 1), places, ordered) for q in (0.005, 0.995))

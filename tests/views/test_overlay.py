@@ -1,4 +1,4 @@
-"""A map over its image: nothing where the map is zero, the image's size, hot where it is hot."""
+"""A map over its image: unchanged where the map is zero, strongest colour at its maximum."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOB = np.exp(-((YY - 5) ** 2 + (XX - 16) ** 2) / 18)
 
 
 def shown(image) -> np.ndarray:
-    """The image alone, as bytes."""
+    """Return the image alone, as bytes."""
     values = np.rint(display_range(image) * 255)
     return (values if values.ndim == 3 else np.stack([values] * 3, axis=2)).astype(np.uint8)
 

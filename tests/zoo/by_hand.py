@@ -1,4 +1,4 @@
-"""A layer's activations and gradients from a plain hook and autograd, to compare with."""
+"""Reference maps: a layer's activations and gradients from a forward hook and autograd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def evidence(
     net: nn.Module, layer: str, x: Any, score: Callable[[Any], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """What the layer put out, and the gradient of ``score(output)`` with respect to it."""
+    """Return the output of the layer, and the gradient of ``score(output)`` with respect to it."""
     kept = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -26,7 +26,7 @@ def evidence(
 
 
 def hires_cam(net: nn.Module, layer: str, x: Any, score: Callable[[Any], Tensor]) -> Tensor:
-    """HiResCAM of a layer ``[batch, channels, *layer]``, as ``[batch, 1, *layer]``."""
+    """Return HiResCAM of a layer ``[batch, channels, *layer]``, as ``[batch, 1, *layer]``."""
     activations, gradients = evidence(net, layer, x, score)
     return (activations * gradients).sum(1, keepdim=True)
 
@@ -39,7 +39,7 @@ def token_hires_cam(
     prefix: int,
     grid: tuple[int, ...],
 ) -> Tensor:
-    """HiResCAM of a layer ``[batch, prefix + tokens, channels]``, as ``[batch, 1, *grid]``."""
+    """Return HiResCAM ``[batch, 1, *grid]`` of a layer ``[batch, prefix + tokens, channels]``."""
     activations, gradients = evidence(net, layer, x, score)
     product = (activations * gradients).sum(2)[:, prefix:]
     return product.reshape(len(product), 1, *grid)

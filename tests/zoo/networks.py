@@ -1,4 +1,4 @@
-"""Tiny variants of the networks that users bring, in 2D and 3D, with random weights.
+"""Tiny variants of common networks, in 2D and 3D, with random weights.
 
 Each function builds one network. The structure is the real one; only widths, depths and the
 number of classes are smaller.
@@ -69,7 +69,9 @@ def tv_swin() -> nn.Module:
 
 def tv_vit() -> nn.Module:
     net = tv.VisionTransformer(32, 8, 3, 2, 32, 64, num_classes=CLASSES)
-    nn.init.normal_(net.heads.head.weight)  # zeros otherwise, and so would be every map
+    nn.init.normal_(
+        net.heads.head.weight
+    )  # it is initialised with zeros, which would make all maps zero
     return net
 
 

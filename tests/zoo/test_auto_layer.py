@@ -1,4 +1,4 @@
-"""The automatic layer on the networks that users bring: which one, why, and at what price."""
+"""The automatic layer on common networks: the choice, its reason, and its cost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE = medcam.targets.class_score(1)  # defined for every network, whatever it pr
 
 
 class Case(NamedTuple):
-    """A network, the shape of an input, the layer that has to be chosen, and the reason."""
+    """A network, the shape of its input, the expected layer, and the reason."""
 
     name: str
     build: functools.partial
@@ -40,7 +40,7 @@ def square(size, channels=3, batch=2):
 
 
 def both(build, size, layer, because, **options):
-    """The same network in 2D and in 3D, on one input channel."""
+    """Return the case in 2D and in 3D, with one input channel."""
     return [
         case(
             build, (2 if dims == 2 else 1, 1, *[size] * dims), layer, because, dims=dims, **options
@@ -153,12 +153,12 @@ CASES = [
     case(nets.hf_segformer, square(64), "segformer.stages.3", ENCODER_END),
 ]
 
-# On a transposed 3D input torch's matmul folds the batch or not by whether the weight requires
-# gradients, even under no_grad; so freezing a network with token layers may change the last bits
-# of what it predicts, with or without medcam.
+# For a transposed 3D input, torch's matmul takes another path if the weight requires gradients,
+# even under no_grad. So freezing a network with token layers may change the last bits of its
+# prediction, with or without medcam.
 ROUNDS_BY_REQUIRES_GRAD = ("vit", "swin", "segformer", "unetr")
 
-# Where the choice is not what somebody who knows the network would take.
+# Networks for which another layer would be better.
 WRONG = [
     case(
         nets.timm_swin,
@@ -183,19 +183,19 @@ WRONG = [
 
 @pytest.fixture
 def chosen(caplog):
-    """Which layers the log says were chosen since the last look."""
+    """Function that returns the layers chosen since its last call, from the log."""
     caplog.set_level(logging.INFO, logger="medcam")
 
-    def look():
-        found = re.findall(r"layer chosen automatically: '([^']+)'", caplog.text)
+    def read_log():
+        layers = re.findall(r"layer chosen automatically: '([^']+)'", caplog.text)
         caplog.clear()
-        return found
+        return layers
 
-    return look
+    return read_log
 
 
 class Calls:
-    """How often each module of a network ran."""
+    """Counter of the calls of each module of a network."""
 
     def __init__(self, net):
         self._count = Counter()
@@ -205,10 +205,10 @@ class Calls:
     def _add(self, name, module, inputs):
         self._count[name] += 1
 
-    def taken(self):
-        counted, self._count = self._count, Counter()
-        assert counted[""] == 1
-        return counted
+    def take(self):
+        count, self._count = self._count, Counter()
+        assert count[""] == 1
+        return count
 
 
 def tensors(output):
@@ -223,7 +223,7 @@ def tensors(output):
 
 @pytest.fixture
 def _no_fast_attention():
-    """Without gradients nn.MultiheadAttention takes a fused path that rounds differently."""
+    """Disable the fused path of nn.MultiheadAttention under no_grad: it rounds differently."""
     torch.backends.mha.set_fastpath_enabled(False)
     yield
     torch.backends.mha.set_fastpath_enabled(True)
@@ -245,11 +245,11 @@ def test_right_layer_in_one_forward_pass_that_changes_nothing(case, chosen):
     model = medcam.inject(net, backend="hirescam", target=ONE, normalize=False)
     with torch.no_grad():
         plain = net(x)
-        needed = calls.taken()
+        needed = calls.take()
 
         first = model(x)
         assert chosen() == [case.layer], case.because
-        assert calls.taken() == needed, "the model ran more than once"
+        assert calls.take() == needed, "the model ran more than once"
         assert identical(first, plain)
         found = torch.from_numpy(model.get_attention_map())
         assert found.shape == (case.shape[0], 1, *case.shape[2:])
@@ -259,7 +259,7 @@ def test_right_layer_in_one_forward_pass_that_changes_nothing(case, chosen):
 
         second = model(x)
         assert chosen() == [], "the choice was not remembered"
-        assert calls.taken() == needed
+        assert calls.take() == needed
         assert identical(second, plain)
         assert torch.equal(torch.from_numpy(model.get_attention_map()), found)
 
@@ -292,11 +292,11 @@ def test_same_choice_and_map_while_the_caller_keeps_the_graph(case, chosen):
     with torch.no_grad():
         model(x)
     lean = model.get_attention_map()
-    again = medcam.inject(net, backend="hirescam", target=ONE, normalize=False)
-    output = again(x)  # gradients are enabled
+    with_graph = medcam.inject(net, backend="hirescam", target=ONE, normalize=False)
+    output = with_graph(x)  # gradients are enabled
     assert chosen() == [case.layer] * 2
     assert all(tensor.requires_grad for tensor in tensors(output))
-    assert abs(again.get_attention_map() - lean).max() <= 1e-5 * abs(lean).max()
+    assert abs(with_graph.get_attention_map() - lean).max() <= 1e-5 * abs(lean).max()
 
 
 def test_the_choice_belongs_to_an_input_size(chosen):
@@ -323,7 +323,7 @@ def test_without_strides_the_log_says_that_the_map_is_the_logits_again(dims, cap
         found = medcam.explain(net, x, target=ONE)
     assert found.layer == "0"
     assert "little more than the logits again" in caplog.text
-    # and so it is: the head's weights are the gradient at every voxel
+    # the message is true: the head's weights are the gradient at every voxel
     logit = found.output[:, 1:] - net[1].bias[1]
     expected = (logit / logit[0, 0].numel()).relu()
     torch.testing.assert_close(found.map.values, expected.detach())
@@ -351,7 +351,7 @@ def logits_of(output):
 
 
 def agrees_with_tokens_by_hand(net, x, layer, prefix, grid, logits):
-    """HiResCAM of class 1 over the whole output, in float64, at the layer's own size."""
+    """Compare HiResCAM of class 1 with a reference, in float64, at the layer's size."""
 
     def score(output):
         return logits(output)[:, 1].reshape(len(x), -1).mean(1)

@@ -1,4 +1,4 @@
-"""How the ecosystem's networks are called and what they return: each kind works as it is."""
+"""Conventions of common libraries: kinds of outputs, inputs and wrappers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONE = medcam.targets.class_score(1)
 
 
 def raw(net, x, layer, target=ONE, **options):
-    """The HiResCAM map of a layer at its own size."""
+    """Return the HiResCAM map of a layer at the layer's size."""
     found = medcam.explain(
         net, x, method="hirescam", layer=layer, target=target, shape=None, **options
     )
@@ -31,7 +31,7 @@ def raw(net, x, layer, target=ONE, **options):
 
 
 def over_space(logits):
-    """Class 1's mean logit."""
+    """Return the mean logit of class 1."""
     return logits[:, 1].flatten(1).mean(1)
 
 
@@ -106,7 +106,7 @@ def test_hugging_face_logits_at_a_quarter_of_the_size():
 
 def test_hugging_face_skips_go_through_its_own_hooks():
     net, x = nets.hf_segformer().double().eval(), image(2, size=64, channels=3).double()
-    net(x)  # transformers puts its hooks in at the first call
+    net(x)  # transformers registers its hooks at the first call
     ours = raw(net, x, "segformer.stages.1")
     expected = hires_cam(net, "segformer.stages.1", x, lambda output: over_space(output.logits))
     assert close(ours, expected)
@@ -142,7 +142,7 @@ def test_timm_features_are_explained_by_index_and_callable(caplog):
 
 
 class FiveOutputs(nn.Module):
-    """As Inf-Net: four side outputs, of which the last is final, and an edge map."""
+    """Outputs as of Inf-Net: four side outputs, the last one final, and an edge map."""
 
     def __init__(self):
         super().__init__()
@@ -157,7 +157,7 @@ class FiveOutputs(nn.Module):
 def test_one_of_five_outputs_by_its_index():
     net, x = FiveOutputs().eval(), image(2).double()
     expected = hires_cam(net, "body.bottleneck", x, lambda five: five[3].flatten(1).mean(1))
-    whole = medcam.targets.class_score(0)  # the one channel, as it is
+    whole = medcam.targets.class_score(0)  # the only channel
     assert close(raw(net, x, "body.bottleneck", output=3, target=whole), expected)
     with torch.no_grad():
         ours = medcam.inject(net, output=3, target=1, layer="body.bottleneck")(x)
@@ -261,9 +261,9 @@ def test_segresnet_vae_in_training_mode_returns_a_loss_beside():
 def test_monai_vit_returns_logits_and_hidden_states():
     net, x = nets.monai_vit(2).double().eval(), image(2, size=16).double()
     found = medcam.explain(net, x, method="saliency", target=1)
-    given = x.clone().requires_grad_()
-    logits, hidden = net(given)
-    (expected,) = torch.autograd.grad(logits[:, 1].sum(), given)
+    leaf = x.clone().requires_grad_()
+    logits, hidden = net(leaf)
+    (expected,) = torch.autograd.grad(logits[:, 1].sum(), leaf)
     assert close(found.map.channels[:, 0], expected)
     assert torch.equal(found.output[0], logits)
     assert all(torch.equal(a, b) for a, b in zip(found.output[1], hidden, strict=True))
@@ -276,11 +276,11 @@ def test_monai_vit_returns_logits_and_hidden_states():
 def test_metatensor_in_metatensor_prediction_and_plain_map_out(dims):
     net, x = UNet(dims).double().eval(), image(dims).double()
     affine = torch.diag(torch.tensor([2.0, 3.0, 5.0, 1.0]))
-    given = MetaTensor(x, affine=affine)
+    meta = MetaTensor(x, affine=affine)
     with torch.no_grad():
-        plain = net(given)
-        found = medcam.explain(net, given, method="hirescam", layer="bottleneck", target=ONE)
-        called = medcam.inject(net, layer="bottleneck", target=ONE)(given)
+        plain = net(meta)
+        found = medcam.explain(net, meta, method="hirescam", layer="bottleneck", target=ONE)
+        called = medcam.inject(net, layer="bottleneck", target=ONE)(meta)
     for output in (found.output, called):
         assert isinstance(output, MetaTensor)
         assert torch.equal(output.affine, plain.affine)
@@ -325,7 +325,7 @@ def ddp(net, tmp_path):
 
 
 def behaves_as_the_plain_one(wrapped, net, x, layer="features.3"):
-    """Explaining and injecting the wrapper is explaining and injecting the model inside."""
+    """Check that explaining and injecting the wrapper equals that of the wrapped model."""
     expected = medcam.explain(net, x, layer=layer, target=1)
     assert expected.map.values.any()
     found = medcam.explain(wrapped, x, layer=layer, target=1)
@@ -352,7 +352,7 @@ def test_distributed_data_parallel(ddp, net, x):
 def test_compiled(net, x):
     compiled = torch.compile(net, backend="eager")
     with torch.no_grad():
-        assert torch.equal(compiled(x), net(x))  # it is compiled from here on
+        assert torch.equal(compiled(x), net(x))  # the first call compiles it
     behaves_as_the_plain_one(compiled, net, x)
 
 

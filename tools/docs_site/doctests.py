@@ -1,6 +1,7 @@
-"""Griffe extension: what docstrings show as doctests becomes code on the page.
+"""Griffe extension that renders the doctests of docstrings as code.
 
-Griffe reads an ``Examples:`` section as code; ours are called ``Example:``, or are bare.
+Griffe renders an ``Examples:`` section as code. The docstrings of medcam call it ``Example:``, and
+some doctests are in no section.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from typing import Any
 import griffe
 
 _SECTION = re.compile(r"^Example:$", re.MULTILINE)
-_BARE = re.compile(r"^(?P<code>>>> .*?)(?=^\s*$|\Z)", re.MULTILINE | re.DOTALL)
-_LITERAL = re.compile(r"(?<=\w)::$", re.MULTILINE)
+_DOCTEST = re.compile(r"^(?P<code>>>> .*?)(?=^\s*$|\Z)", re.MULTILINE | re.DOTALL)
+_LITERAL_BLOCK = re.compile(r"(?<=\w)::$", re.MULTILINE)
 
 
 class Doctests(griffe.Extension):
-    """Rewrites the docstrings before they are parsed."""
+    """Griffe extension that rewrites the docstrings before griffe parses them."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Called by griffe for each object that it has read."""
+        """Rewrite the docstring of an object; griffe calls this for each object it has read."""
         if obj.docstring is not None:
-            obj.docstring.value = readable(obj.docstring.value)
+            obj.docstring.value = to_markdown(obj.docstring.value)
 
 
-def readable(text: str) -> str:
-    """The docstring with its doctests in a form that griffe and Markdown know."""
-    text = _LITERAL.sub(":", _SECTION.sub("Examples:", text))
-    return _BARE.sub(lambda found: f"```pycon\n{found['code'].rstrip()}\n```\n", text)
+def to_markdown(text: str) -> str:
+    """Return the docstring with its doctests in the syntax of griffe and Markdown."""
+    text = _LITERAL_BLOCK.sub(":", _SECTION.sub("Examples:", text))
+    return _DOCTEST.sub(lambda match: f"```pycon\n{match['code'].rstrip()}\n```\n", text)

@@ -1,4 +1,4 @@
-"""MkDocs hook: formulas become MathML, which browsers draw by themselves, without a script."""
+"""MkDocs hook that converts formulas to MathML, which browsers render without a script."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ _FORMULA = re.compile(
 
 
 def on_page_content(content: str, *, page: Any, **_: Any) -> str:
-    """Replaces the formulas that arithmatex has marked in a page."""
-    return _FORMULA.sub(lambda found: _mathml(found, page.file.src_uri), content)
+    """Replace the formulas that arithmatex has marked in a page."""
+    return _FORMULA.sub(lambda match: _mathml(match, page.file.src_uri), content)
 
 
-def _mathml(found: re.Match[str], where: str) -> str:
-    tex = html.unescape(found["tex"]).strip()
-    block = found["kind"] == "["
-    drawn = convert(tex, display="block" if block else "inline")
-    if "\\" in html.unescape(drawn):  # the converter passes on what it does not know
-        raise PluginError(f"{where}: a command in the formula {tex!r} is not known")
-    return f'<div class="formula">{drawn}</div>' if block else drawn
+def _mathml(match: re.Match[str], page: str) -> str:
+    tex = html.unescape(match["tex"]).strip()
+    block = match["kind"] == "["
+    mathml = convert(tex, display="block" if block else "inline")
+    if "\\" in html.unescape(mathml):  # the converter copies commands that it does not support
+        raise PluginError(
+            f"{page}: latex2mathml does not support a command in the formula {tex!r}; use another."
+        )
+    return f'<div class="formula">{mathml}</div>' if block else mathml

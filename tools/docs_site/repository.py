@@ -1,7 +1,7 @@
-"""MkDocs hook: pages that are files of the repository (CHANGELOG.md, ...), so that none goes stale.
+"""MkDocs hook that makes pages of files of the repository (CHANGELOG.md, ...) instead of copies.
 
-Links are written for a reader of the repository, e.g. ``../benchmarks/README.md``; here they come
-to lead to the pages of the site.
+Links in these files and in the docs are relative paths in the repository, e.g.
+``../benchmarks/README.md``. The hook rewrites them to the pages of the site.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
 }
-"""Files of the repository, and the pages that they become."""
+"""The page of each file of the repository."""
 
 _DOCS = "docs/"
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)(?P<path>[^)#\s]+)")
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Adds the pages, and the pictures that they show."""
+    """Add the pages and the pictures in them."""
     root = Path(config.config_file_path).parent
     for source, page in _PAGES.items():
         text = (root / source).read_text(encoding="utf-8")
@@ -40,18 +40,22 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
-    """Brings the links of a page from places in the repository to places in the site."""
-    here = page.file.src_uri
-    source = next((s for s, p in _PAGES.items() if p == here), _DOCS + here)
-    known = {file.src_uri for file in files}
+    """Rewrite the links of a page from paths in the repository to paths on the site.
 
-    def lead(found: re.Match[str]) -> str:
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), found["path"]))
+    Raises:
+        PluginError: A link leads to a file that is not on the site.
+    """
+    uri = page.file.src_uri
+    source = next((path for path, name in _PAGES.items() if name == uri), _DOCS + uri)
+    uris = {file.src_uri for file in files}
+
+    def to_site(match: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), match["path"]))
         target = _PAGES.get(path, path.removeprefix(_DOCS))
         if target.endswith(".ipynb"):
             target = target.removesuffix(".ipynb") + ".md"
-        if target not in known:
-            raise PluginError(f"{source} links to '{found['path']}', which is not in the site")
-        return posixpath.relpath(target, posixpath.dirname(here) or ".")
+        if target not in uris:
+            raise PluginError(f"{source} links to '{match['path']}', which is not on the site")
+        return posixpath.relpath(target, posixpath.dirname(uri) or ".")
 
-    return _LINK.sub(lead, markdown)
+    return _LINK.sub(to_site, markdown)

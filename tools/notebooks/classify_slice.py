@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Classify a 2D slice
 #
-# Does this head slice hold a lesion, and where did the network look? The network is small but really
-# trained. The slices are real, of a head it never saw; the lesions are bright ellipses that were inserted, so
-# their masks are exact. Everything comes with the package.
+# Is there a lesion in this head slice, and which pixels does the network use? The network is small
+# but trained. The slices are real ones of a held-out head. The lesions are inserted bright
+# ellipses, so their masks are exact. Everything comes with the package.
 
 # %%
 # %matplotlib inline
@@ -20,8 +20,8 @@ list(images.shape), int(labels.sum())
 # %% [markdown]
 # ## Explain
 #
-# One call: the prediction and the maps. With no target given, the predicted class of each slice is
-# explained, and `layer="auto"` takes the deepest features that are still spatial.
+# One call returns the prediction and the maps. Without a target, the predicted class of each slice
+# is explained. The default `layer="auto"` takes the deepest features that still have spatial axes.
 
 # %%
 explanation = medcam.explain(model, images[1:2])
@@ -30,7 +30,7 @@ print(f"lesion: {prediction:.2f}, truth: {labels[1]}")
 print(explanation.map)
 
 # %% [markdown]
-# As the last line of a cell, an explanation draws itself.
+# An explanation in the last line of a cell is displayed as a figure.
 
 # %%
 explanation
@@ -38,8 +38,8 @@ explanation
 # %% [markdown]
 # ## Several methods from one forward pass
 #
-# `montage` draws them beside each other. The white line is the lesion. Positive maps are scaled from 0;
-# signed ones are symmetric about 0: red speaks for the class, blue against it.
+# `montage` draws them side by side. The white contour is the lesion. Positive maps are scaled from
+# 0. The scale of signed maps is symmetric about 0: red is evidence for the class, blue against it.
 
 # %%
 methods = ["gcam", "hirescam", "gbp"]
@@ -47,23 +47,24 @@ several = medcam.explain(model, images[1:2], target=1, method=methods)
 medcam.montage(several, mask=masks[1:2])
 
 # %% [markdown]
-# Grad-CAM and HiResCAM are as coarse as their layer (16×16 here). Guided Backpropagation is fine. But it
-# changes little when the network's last layers are made random:
+# Grad-CAM and HiResCAM are as coarse as their layer (16×16 here). Guided Backpropagation has the
+# resolution of the input. But it changes little when the network's last layers are randomised:
 # [check whether to trust a map](../how-to/trust.md).
 #
 # ## The other class
 #
-# What speaks for *no lesion*? Grad-CAM ends in a ReLU and may find nothing; HiResCAM keeps the sign. What
-# speaks for one class speaks against the other, though not by the same amount everywhere.
+# What is the evidence for *no lesion*? Grad-CAM ends in a ReLU, so its map may be zero. HiResCAM
+# keeps the sign. Evidence for one class is evidence against the other, though not by the same
+# amount everywhere.
 
 # %%
 both = medcam.explain(model, images[1:2], target="all", method="hirescam")
 medcam.montage(both, mask=masks[1:2])
 
 # %% [markdown]
-# ## Which depth looks where
+# ## Maps of all layers
 #
-# `layer="full"` makes a map of every layer that has one.
+# `layer="full"` makes a map of every layer that can have one.
 
 # %%
 depths = medcam.explain(model, images[1:2], target=1, method="hirescam", layer="full")
@@ -72,23 +73,24 @@ medcam.montage(depths, mask=masks[1:2])
 # %% [markdown]
 # ## Score
 #
-# How much of the map lies inside the lesion (`relevance_mass`)? By chance it would be the lesion's share of
-# the image. And is the maximum inside (`pointing_game`)? All slices with a lesion at once, each by itself.
+# Which share of the map is inside the lesion (`relevance_mass`)? For a random map, it is the
+# lesion's share of the image. Is the maximum inside (`pointing_game`)? One call explains all slices
+# with a lesion; each map depends on its own slice only.
 
 # %%
 import pandas as pd
 
-sick = labels == 1
-maps = medcam.explain(model, images[sick], target=1, method=["gcam", "ggcam", "gbp"])
+present = labels == 1
+scored = medcam.explain(model, images[present], target=1, method=["gcam", "ggcam", "gbp"])
 rows = []
-for (method, _), found in maps.maps.items():
-    for one, mask in zip(found.attention(), masks[sick], strict=True):
+for (method, _), maps in scored.maps.items():
+    for map_, mask in zip(maps.attention(), masks[present], strict=True):
         rows.append(
             {
                 "method": method,
-                "relevance_mass": medcam.compute_score(one[0], mask[0], "relevance_mass"),
+                "relevance_mass": medcam.compute_score(map_[0], mask[0], "relevance_mass"),
                 "by chance": float(mask.float().mean()),
-                "pointing_game": medcam.compute_score(one[0], mask[0], "pointing_game"),
+                "pointing_game": medcam.compute_score(map_[0], mask[0], "pointing_game"),
             }
         )
 table = pd.DataFrame(rows).groupby("method", sort=False).mean()
@@ -96,33 +98,35 @@ assert (table["relevance_mass"] > 10 * table["by chance"]).all()
 table.round(3)
 
 # %% [markdown]
-# A high score says that the map is where the lesion is. It does not say that the network is right, nor how
-# sure it is.
+# A high score means that the map is where the lesion is. It does not mean that the network is right
+# or certain.
 #
-# ## What is a lesion to the network?
+# ## What does the network take for a lesion?
 #
-# The lesions are bright ellipses inside the brain. A map shows what one prediction depends on; what the
-# network has *learnt* has to be tried. A slice without a lesion, a bright square in its corner, and one in the
-# brain:
+# The lesions are bright ellipses inside the brain. A map shows what one prediction depends on. What
+# the network has *learnt* takes experiments: a slice without a lesion, the same slice with a bright
+# square in its corner, and with a bright square in the brain.
 
 # %%
 healthy = images[2:3]
 corner, brain = healthy.clone(), healthy.clone()
 corner[..., 3:9, 3:9] = 4.0
 brain[..., 30:36, 30:36] = 4.0
-tried = torch.cat([healthy, corner, brain])
-trial = medcam.explain(model, tried, target=1, method="hirescam")
-print([round(p, 2) for p in trial.output.softmax(1)[:, 1].tolist()])
-medcam.montage(trial, sample=2)
+squares = torch.cat([healthy, corner, brain])
+experiment = medcam.explain(model, squares, target=1, method="hirescam")
+print([round(p, 2) for p in experiment.output.softmax(1)[:, 1].tolist()])
+medcam.montage(experiment, sample=2)
 
 # %% [markdown]
-# Brightness alone is not enough, but a bright thing in the brain is a lesion, whatever its shape. The map of
-# the square is as convincing as that of a lesion. A map does not tell what the network does not know.
+# Brightness alone is not enough, but any bright shape in the brain is classified as a lesion. The
+# map of the square is as convincing as that of a lesion: a map does not show what the network has
+# failed to learn.
 #
 # %% [markdown]
 # ## Save
 #
-# Raw values, pictures, a page for the browser and a record of how they were made; the record is written last.
+# `save` writes the raw values, pictures, a page for the browser, and last a record of how they were
+# made.
 
 # %%
 written = explanation.save("out/slice", mask=masks[1:2])

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Segment a 3D head
 #
-# A trained 3D U-Net finds the brain in a T1 scan of a head. Where does it look? Scan, mask and network
-# come with the package. On two CPU cores the notebook takes about half a minute.
+# A trained 3D U-Net segments the brain in a T1 scan of a head. Which voxels does it use? Scan, mask
+# and network come with the package. The notebook takes about half a minute on two CPU cores.
 
 # %%
 # %matplotlib inline
@@ -17,8 +17,8 @@ list(head.image.shape)
 # %% [markdown]
 # ## The one line
 #
-# `inject` gives a model that works as before and makes maps beside. Here it also saves them, in the place of
-# the scan, and scores them against the brain's mask.
+# `inject` returns a model that predicts as before and also makes maps. Here it saves them with the
+# affine of the scan, and scores them against the brain mask.
 
 # %%
 injected = medcam.inject(
@@ -33,13 +33,13 @@ injected = medcam.inject(
 logits = injected(head.image, mask)
 injected.dump()
 
-found = logits > 0
-dice = 2 * (found & mask).sum() / (found.sum() + mask.sum())
+predicted = logits > 0
+dice = 2 * (predicted & mask).sum() / (predicted.sum() + mask.sum())
 print(f"Dice of the prediction: {dice:.3f}")
 
 # %% [markdown]
-# The scores are in `attention_maps/scores.xlsx`. `chance` is what a map that looks everywhere alike would
-# have: the brain's share of the volume.
+# The scores are in `attention_maps/scores.xlsx`. `chance` is the score of a constant map, which is
+# the brain's share of the volume.
 
 # %%
 import pandas as pd
@@ -47,10 +47,10 @@ import pandas as pd
 pd.read_excel("attention_maps/scores.xlsx").iloc[:, :8]
 
 # %% [markdown]
-# ## Ask once
+# ## Explain without files
 #
-# Without files: `explain`. Nothing was said about the target, so it is the mean logit of all voxels
-# predicted as brain. Several layers share one forward pass.
+# `explain` returns the maps. Without a target, it explains the mean logit of all voxels predicted as
+# brain. Several layers share one forward pass.
 
 # %%
 explanation = medcam.explain(model, head.image, layer=["encoder3", "decoder3"])
@@ -60,31 +60,32 @@ print(explanation.maps["decoder3"])
 medcam.montage(explanation, mask=mask, affine=head.network_affine, slices=5)
 
 # %% [markdown]
-# The two layers answer differently. The encoder's map is smooth. The decoder's has the checkerboard of the
-# network's transposed convolutions. Neither outlines the brain: parts without colour are segmented right all
-# the same, since Grad-CAM at one layer is one view of the network. [Choose a layer](../how-to/layer.md).
+# The maps of the two layers differ. The encoder's map is smooth. The decoder's map has the
+# checkerboard pattern of the network's transposed convolutions. Neither outlines the brain: parts
+# without colour are segmented correctly, too. Grad-CAM of one layer shows only part of what the
+# network uses. See [Choose a layer](../how-to/layer.md).
 #
 # ## One voxel
 #
-# The map of everything looks like everything. How far does the network look to decide about *one* voxel at
-# the border of the brain? `saliency` is the size of the gradient at each input voxel.
+# A map of all brain voxels covers the whole brain. How large is the region that decides about *one*
+# voxel at the border of the brain? `saliency` is the magnitude of the gradient at each input voxel.
 
 # %%
-inside = found[0, 0, 64, 64].nonzero()[:, 0]
-place = (64, 64, int(inside.max()))  # the uppermost brain voxel of this column
-point = medcam.explain(model, head.image, target=medcam.targets.voxel(place, 1), method="saliency")
-reach = point.map.values[0, 0].nonzero()
-low, high = reach.min(0).values.tolist(), reach.max(0).values.tolist()
-print(f"voxel {place} depends on voxels {low} to {high}")
+column = predicted[0, 0, 64, 64].nonzero()[:, 0]
+index = (64, 64, int(column.max()))  # the uppermost brain voxel of this column
+point = medcam.explain(model, head.image, target=medcam.targets.voxel(index, 1), method="saliency")
+used = point.map.values[0, 0].nonzero()
+low, high = used.min(0).values.tolist(), used.max(0).values.tolist()
+print(f"voxel {index} depends on voxels {low} to {high}")
 
 # %%
-medcam.montage(point, affine=head.network_affine, plane="sagittal", slices=[place[0]])
+medcam.montage(point, affine=head.network_affine, plane="sagittal", slices=[index[0]])
 
 # %% [markdown]
-# ## Look at it
+# ## View the map
 #
-# As the last line of a cell an explanation draws itself. `explanation.show()` opens the full report in a
-# browser tab: three linked planes, window, opacity and threshold, the positions in mm.
+# An explanation in the last line of a cell is displayed as a figure. `explanation.show()` opens the
+# full report in a browser tab: three linked planes, window, opacity and threshold, positions in mm.
 
 # %%
 point
@@ -92,7 +93,8 @@ point
 # %% [markdown]
 # ## Save
 #
-# The raw map as float32 NIfTI in the place of the scan, a montage, the report, and a record.
+# `save` writes the raw map as float32 NIfTI with the affine of the scan, a montage, the report and a
+# record.
 
 # %%
 from medcam.files import Image
@@ -104,8 +106,8 @@ written = point.save("out/head", image=scan)
 # %% [markdown]
 # ## A volume in the notebook
 #
-# With `pip install 'm3d-cam[jupyter]'` there is ipyniivue, which draws volumes by WebGL. It is alive only
-# while the notebook runs, so nothing of it is stored here.
+# `pip install 'm3d-cam[jupyter]'` installs ipyniivue, which draws volumes with WebGL. The viewer
+# needs a running kernel, so this page does not show it.
 
 # %%
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""The command line: ``medcam``, one file per command."""
+"""Command line: ``medcam``, one file per command; it parses options and computes nothing itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medcam.cli.demo_command import demo
-from medcam.cli.errors import speaks_plainly
+from medcam.cli.errors import plain_errors
 from medcam.cli.explain_command import explain
 from medcam.cli.layers_command import layers
 from medcam.cli.nnunet_command import nnunet
@@ -22,13 +22,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help are shapes, not markup
 )
-for command in (speaks_plainly(demo), explain, layers, report):
+for command in (plain_errors(demo), explain, layers, report):
     app.command(cls=NumbersCommand)(command)
 app.add_typer(nnunet)
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from medcam import __version__
 
         typer.echo(__version__)
@@ -38,7 +38,7 @@ def _say_version(asked: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="The version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="The version.")
     ] = False,
 ) -> None:
     """Attention maps of CNN-based PyTorch models, 2D and 3D."""

@@ -1,4 +1,4 @@
-"""``medcam demo``."""
+"""``medcam demo``: the packaged networks under the paper's four methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def demo(
         Path, typer.Option("--output", "-o", help="The folder to write to.", show_default=True)
     ] = Path("medcam_demo"),
 ) -> None:
-    """Runs packaged trained networks on real images: maps, scores, a figure and pages to look at.
+    """Run packaged trained networks on real images: maps, scores, a figure and pages to look at.
 
     A 2D classifier that finds lesions in head slices, a 2D U-Net that finds cell nuclei, and a 3D
     U-Net that finds the brain in a head scan, each under Guided Backpropagation, Grad-CAM, Guided
@@ -22,34 +22,34 @@ def demo(
     import pandas as pd
     from rich.console import Console
 
+    from medcam.demo.figure import save_figure
     from medcam.demo.pages import write_pages
-    from medcam.demo.picture import by_task, figure
-    from medcam.demo.run import READING, Result, run
+    from medcam.demo.results import HOW_TO_READ, MethodResult, group_by_task, run_tasks
     from medcam.evaluation.workbook import to_workbook
     from medcam.files import write_atomically
 
     console = Console()
-    results: list[Result] = []
+    results: list[MethodResult] = []
     with console.status("explaining ...") as status:
-        for result in run(output):
+        for result in run_tasks(output):
             results.append(result)
             status.update(f"explaining ... {result.task.title}, {result.title}")
-        picture = figure(results, output / "gallery.png")
+        picture = save_figure(results, output / "gallery.png")
         scores = pd.DataFrame([_row(result) for result in results])
         excel = write_atomically(output / "scores.xlsx", to_workbook({"Scores": scores}).save)
         status.update("writing pages ...")
         written = write_pages(results, output)
-    for group in by_task(results):
+    for group in group_by_task(results):
         console.print(_table(group))
-    console.print(f"{READING}\n", highlight=False)
+    console.print(f"{HOW_TO_READ}\n", highlight=False)
     lines = {"figure": picture, "scores": excel, "maps": output / "*" / "*"}
-    for name, where in lines.items():
-        console.print(f"{name:8}{where}", highlight=False, soft_wrap=True)
+    for name, path in lines.items():
+        console.print(f"{name:8}{path}", highlight=False, soft_wrap=True)
     console.print(f"[bold]open    {written.index}[/bold]", highlight=False, soft_wrap=True)
 
 
 def _row(result: Any) -> dict[str, Any]:
-    """A line of the workbook."""
+    """Return a row of the workbook."""
     means = result.means
     return {
         "task": f"{result.task.title}: {result.task.question}",
@@ -62,10 +62,10 @@ def _row(result: Any) -> dict[str, Any]:
 
 
 def _table(group: list[Any]) -> Any:
-    """The scores of a task for the terminal."""
+    """Return the scores of a task as a table for the terminal."""
     from rich.table import Column, Table
 
-    from medcam.demo.run import METRICS
+    from medcam.demo.results import METRICS
 
     task = group[0].task
     numbers = [Column(title, justify="right") for title in (*METRICS.values(), "By chance")]

@@ -1,4 +1,4 @@
-"""How a command ends: 0 good, 1 it failed, 2 something given is wrong; one line says what."""
+"""How a command ends: exit code 0 for success, 1 for a failure, 2 for a wrong option; one line."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _OPTIONS = {
     "previous= (--prev-stage)": "--prev-stage",
     "trust=True (--trust)": "--trust",
 }
-"""What messages call by its name in Python, and its name on the command line."""
+"""Names in messages for Python, and the option of the command line for each."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def speaks_plainly(command: _Command) -> _Command:
-    """A command whose errors and warnings, if they are medcam's, are a line for people on stderr.
+def plain_errors(command: _Command) -> _Command:
+    """Print medcam's errors and warnings as one line on stderr.
 
-    Errors about what was given end with the exit code 2, all others with 1. What is not medcam's
-    keeps its traceback.
+    The exit code is 2 for errors about what was given, 1 for all others. Errors that are not
+    medcam's keep their traceback.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with _told_warnings():
+        with _warnings_as_lines():
             try:
                 return command(*args, **kwargs)
             except MedcamError as error:
                 typer.echo(f"Error: {in_options(str(error))}", err=True)
-                given = isinstance(error, InputError | InputTypeError)
-                raise typer.Exit(2 if given else 1) from error
+                is_usage = isinstance(error, InputError | InputTypeError)
+                raise typer.Exit(2 if is_usage else 1) from error
             except KeyboardInterrupt as stop:
                 typer.echo("Stopped.", err=True)
                 raise typer.Exit(130) from stop
@@ -50,28 +50,28 @@ def speaks_plainly(command: _Command) -> _Command:
 
 
 def in_options(message: str) -> str:
-    """A message with the names that things have on the command line.
+    """Return a message with the names of options in place of Python's arguments.
 
     Example:
         >>> in_options("say which one is meant (volume=0 to 3)")
         'say which one is meant (--volume 0 to 3)'
     """
-    for python, option in _OPTIONS.items():
-        message = message.replace(python, option)
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
     return message
 
 
 @contextmanager
-def _told_warnings() -> Iterator[None]:
-    """Shows medcam's warnings without the line of code that led to them."""
+def _warnings_as_lines() -> Iterator[None]:
+    """Print medcam's warnings as one line, without a line of code."""
     with warnings.catch_warnings():
-        usual = warnings.showwarning
+        default_show = warnings.showwarning
 
-        def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
+        def show(message: Any, category: Any, *args: Any, **kwargs: Any) -> None:
             if issubclass(category, MedcamWarning):
                 sys.stderr.write(f"Warning: {message}\n")
             else:
-                usual(message, category, *where, **more)
+                default_show(message, category, *args, **kwargs)
 
         warnings.showwarning = show
         yield

@@ -8,27 +8,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medcam.cli.errors import speaks_plainly
+from medcam.cli.errors import plain_errors
 from medcam.cli.model import (
     ArgOption,
     ModelOption,
     TrustOption,
     WeightsOption,
-    brings_weights,
+    has_weights,
     load_model,
 )
 from medcam.cli.numbers import extents
-from medcam.cli.options import prepared, read, target_of, truth_of
+from medcam.cli.options import (
+    methods_of,
+    one_or_several,
+    preprocessed,
+    read_image_files,
+    read_mask_on,
+    target_of,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from medcam.explanation.explanation import Explanation
     from medcam.files import Image
 
 
-@speaks_plainly
+@plain_errors
 def explain(
     model: ModelOption,
     image: Annotated[
@@ -36,8 +43,8 @@ def explain(
         typer.Option(
             "--image",
             "-i",
-            help="The image: NIfTI, NRRD, MHA, PNG, JPEG, TIFF or .npy. Given several times: files "
-            "of one channel each, in the order of the channels.",
+            help="The image: NIfTI, NRRD, MHA, PNG, JPEG, TIFF or .npy. Repeated: files of one "
+            "channel each, in the order of the channels.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the results.")],
@@ -46,7 +53,11 @@ def explain(
     trust: TrustOption = False,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="gcam (default), gbp, ...; may be given several times."),
+        typer.Option(
+            "--method",
+            help="gcam (default), gbp, ..., or a medcam.methods.Method of your own, "
+            "path/to/file.py:name; may be repeated.",
+        ),
     ] = None,
     layer: Annotated[
         list[str] | None,
@@ -95,8 +106,8 @@ def explain(
         str,
         typer.Option(
             "--scale",
-            help="What each channel goes through first: none, zscore (mean 0, deviation 1), "
-            "unit (minimum 0, maximum 1) or 255 (divided by 255).",
+            help="How each channel is scaled: none, zscore (mean 0, deviation 1), unit (minimum 0, "
+            "maximum 1) or 255 (divided by 255).",
         ),
     ] = "none",
     prepare: Annotated[
@@ -104,8 +115,7 @@ def explain(
         typer.Option(
             "--prepare",
             metavar="MODULE:FUNCTION",
-            help="Your own preprocessing: from the array [channels, *space] to another on the same "
-            "grid.",
+            help="Your own preprocessing: from [channels, *space] to an array on the same grid.",
         ),
     ] = None,
     volume: Annotated[
@@ -130,7 +140,7 @@ def explain(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Explains an image: raw float32 maps on its grid, a picture, a page.
+    """Explain an image: raw float32 maps on its grid, a picture, a page.
 
     The image reaches the model as [1, channels, *space], float32, in the
     file's own values and order of axes; --scale or --prepare bring it to what
@@ -141,96 +151,68 @@ def explain(
     from medcam.engine.model.devices import usable_device
     from medcam.engine.model.layers import find
 
-    made = load_model(model, weights=weights, trust=trust, args=arg or [])
-    if weights is None and not brings_weights(model):
+    network = load_model(model, weights=weights, trust=trust, args=arg or [])
+    if weights is None and not has_weights(model):
         typer.echo(
             f"Warning: without --weights the model has those that {model} gives it: random ones, "
             "if it does not load its own.",
             err=True,
         )
-    where = usable_device(device)  # what is wrong is said before the long part
-    find(made, _several(layer, "auto"))
-    found = read(image, volume, as_channels)
-    truth = None if mask is None else truth_of(mask, found)
-    inputs = torch.from_numpy(prepared(found, scale, prepare))[None]
+    # Wrong options are errors before anything runs.
+    network_device = usable_device(device)
+    layers = one_or_several(layer, "auto")
+    find(network, layers)
     options: dict[str, Any] = {
-        "method": _several(method, "gcam"),
-        "layer": _several(layer, "auto"),
-        "target": target_of(target, found),
+        "method": methods_of(method),
+        "layer": layers,
         "output": int(select) if select is not None and select.lstrip("-").isdigit() else select,
     }
+    original = read_image_files(image, volume, as_channels)
+    truth = None if mask is None else read_mask_on(mask, original)
+    inputs = torch.from_numpy(preprocessed(original, scale, prepare))[None]
+    options["target"] = target_of(target, original)
+    stitching = {"overlap": overlap, "mode": mode, "channel_weights": channel_weights}
+    in_windows = roi is not None or slice_axis is not None  # then the output is the logits
     explanation = _explain(
-        made.to(where),
-        inputs,
-        where,
-        roi,
-        slice_axis,
-        {"overlap": overlap, "mode": mode, "channel_weights": channel_weights},
-        options,
-        not as_json,
-    )
-    prefix = output / _stem(image[0])
-    windows = roi is not None or slice_axis is not None  # their output is the logits themselves
-    predicted = _segmentation(explanation, None if windows else options["output"], found)
+        network.to(network_device), inputs if in_windows else inputs.to(network_device), roi,
+        slice_axis, {**stitching, "progress": not as_json}, options,
+    )  # fmt: skip
+    predicted = _segmentation(explanation, None if in_windows else options["output"], original)
     settings = {
         "model": model, "arg": arg, "weights": weights and weights.name, "target": target,
-        "method": method, "layer": layer, "select": select, "roi": roi, "overlap": overlap,
-        "mode": mode, "channel_weights": channel_weights, "slice_axis": slice_axis, "scale": scale,
-        "prepare": prepare, "volume": volume, "channels": as_channels,
+        "method": method, "layer": layer, "select": select, "roi": roi, **stitching,
+        "slice_axis": slice_axis, "scale": scale, "prepare": prepare, "volume": volume,
+        "channels": as_channels,
     }  # fmt: skip
     files = explanation.save(
-        prefix, image=found, model=made, mask=truth, segmentation=predicted,
-        scores=_scores(explanation, truth), report=report,
-        extra={"options": {k: v for k, v in settings.items() if v is not None}},
+        output / _stem(image[0]), image=original, model=network, mask=truth,
+        segmentation=predicted, scores=_scores(explanation, truth), report=report,
+        extra={"options": {name: value for name, value in settings.items() if value is not None}},
     )  # fmt: skip
-    said = {
-        "target": str(explanation.target),
-        "layer": explanation.layer,
-        "details": dict(explanation.details),
-        "files": [str(path) for path in files],
-    }
-    if as_json:
-        typer.echo(json.dumps(said, indent=1, default=list))
-        return
-    typer.echo(f"explained  {explanation.target}")
-    layers = [explanation.layer] if isinstance(explanation.layer, str) else explanation.layer
-    typer.echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
-    for path in files:
-        typer.echo(f"written    {path}")
-    for item in explanation.maps.values():
-        if not item.values.any():
-            named = item.method if item.layer is None else f"{item.method} of {item.layer}"
-            typer.echo(
-                f"Note: the map ({named}) is zero everywhere: nothing there speaks for the target. "
-                "--method hirescam keeps the sign.",
-                err=True,
-            )
+    _print(explanation, files, as_json=as_json)
 
 
 def _explain(
-    model: Any,
+    model: nn.Module,
     inputs: Tensor,
-    device: Any,
     roi: str | None,
     slice_axis: int | None,
-    windows: dict[str, Any],
+    stitching: dict[str, Any],
     options: dict[str, Any],
-    progress: bool,
 ) -> Explanation:
+    """Return the explanation of the whole image, or of its windows or slices."""
     from medcam.errors import InputError, MedcamError, MedcamWarning
     from medcam.explanation.call import explain as explain_once
     from medcam.explanation.volume import explain_volume
 
     try:
         if roi is None and slice_axis is None:
-            return explain_once(model, inputs.to(device), **options)
+            return explain_once(model, inputs, **options)
         size = extents(roi, "--roi") if roi is not None else -1
-        return explain_volume(
-            model, inputs, size, slice_axis=slice_axis, progress=progress, **windows, **options
-        )  # fmt: skip
+        return explain_volume(model, inputs, size, slice_axis=slice_axis, **stitching, **options)
     except (MedcamError, MedcamWarning):
         raise
-    except Exception as error:  # their model may raise anything
+    except Exception as error:  # the user's model may raise anything
         reason = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
         raise InputError(
             f"The model does not run on an input of shape {list(inputs.shape)}: "
@@ -240,8 +222,34 @@ def _explain(
         ) from error
 
 
+def _print(explanation: Explanation, files: list[Path], *, as_json: bool) -> None:
+    """Print what was explained and written, for people or for programs."""
+    if as_json:
+        summary = {
+            "target": str(explanation.target),
+            "layer": explanation.layer,
+            "details": dict(explanation.details),
+            "files": [str(path) for path in files],
+        }
+        typer.echo(json.dumps(summary, indent=1, default=list))
+        return
+    typer.echo(f"explained  {explanation.target}")
+    layers = [explanation.layer] if isinstance(explanation.layer, str) else explanation.layer
+    typer.echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
+    for path in files:
+        typer.echo(f"written    {path}")
+    for item in explanation.maps.values():
+        if not item.values.any():
+            name = item.method if item.layer is None else f"{item.method} of {item.layer}"
+            typer.echo(
+                f"Note: the map ({name}) is zero everywhere: no evidence for the target there. "
+                "Use --method hirescam to see evidence against it.",
+                err=True,
+            )
+
+
 def _segmentation(explanation: Explanation, selector: Any, image: Image) -> NDArray[Any] | None:
-    """What the model predicts, if it is a segmentation on the image's grid."""
+    """Return the predicted labels; None if the output is not on the image's grid."""
     from medcam.engine.model import outputs
 
     logits = outputs.select(explanation.output, selector, batch=1, space=image.space)
@@ -253,36 +261,27 @@ def _segmentation(explanation: Explanation, selector: Any, image: Image) -> NDAr
 
 
 def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[str, Any]]:
-    """A row for each map: how it lies to the truth."""
+    """Return a row of scores against the mask for each map; no rows without a mask."""
     if truth is None:
         return []
-    from medcam.evaluation import METRICS as KNOWN_METRICS
-    from medcam.evaluation import compute_score
-    from medcam.methods import METHODS
+    from medcam.evaluation import METRICS, compute_score
 
     rows = []
     for item in explanation.maps.values():
         for number, values in enumerate(item.attention()[0]):
-            row: dict[str, Any] = {
-                "Method": METHODS[item.method].title, "Layer": item.layer or "(input)",
-            }  # fmt: skip
+            row: dict[str, Any] = {"Method": item.title, "Layer": item.layer or "(input)"}
             if item.values.shape[1] > 1:
                 row["Target"] = number
             for metric in ("wioa", "relevance_mass", "pointing_game"):
                 score = float(compute_score(values.cpu().numpy(), truth, metric))
-                row[KNOWN_METRICS[metric].title] = score
+                row[METRICS[metric].title] = score
             row["By chance"] = float(truth.mean())
             rows.append(row)
     return rows
 
 
-def _several(given: list[str] | None, default: str) -> str | list[str]:
-    if not given:
-        return default
-    return given[0] if len(given) == 1 else given
-
-
 def _stem(path: Path) -> str:
+    """Return a file's name without its ending, as every file system takes it."""
     from medcam.files import safe_name
 
     name = path.name

@@ -1,4 +1,4 @@
-"""``medcam nnunet``: maps of a trained nnU-Net v2."""
+"""``medcam nnunet``: maps of a trained nnU-Net v2, and what a trained folder offers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medcam.cli.errors import in_options, speaks_plainly
+from medcam.cli.errors import in_options, plain_errors
+from medcam.cli.options import methods_of, one_or_several
 
 if TYPE_CHECKING:
     from medcam.frameworks.nnunet import Case, TrainedModel
@@ -50,7 +51,7 @@ DeviceOption = Annotated[
 
 
 @nnunet.command()
-@speaks_plainly
+@plain_errors
 def explain(
     model: FolderOption,
     image: Annotated[
@@ -66,7 +67,11 @@ def explain(
     label: Annotated[str, typer.Option("--label", help="The label's name in dataset.json.")],
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="gcam (default), gbp, ...; may be given several times."),
+        typer.Option(
+            "--method",
+            help="gcam (default), gbp, ..., or a medcam.methods.Method of your own, "
+            "path/to/file.py:name; may be repeated.",
+        ),
     ] = None,
     layer: Annotated[
         list[str] | None,
@@ -110,7 +115,7 @@ def explain(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Explains a label: float32 maps on the grid of each original image.
+    """Explain a label: float32 maps on the grid of each original image.
 
     For every case: CASE_METHOD.nii.gz (raw units), CASE_seg.nii.gz (the
     segmentation, as nnUNetv2_predict writes it) and CASE.json, the record of
@@ -125,13 +130,14 @@ def explain(
         step_size=step_size, trust=trust,
     )  # fmt: skip
     framework.check(trained, label, target, channel_weights, batch_size)
-    _check(trained, method, layer)
+    chosen = methods_of(method)
+    _check_layers(trained, layer)
     make_folder(output)
     cases = framework.find_cases(trained, image, previous=prev_stage)
     options = {
-        "label": label, "method": _one_or_several(method, "gcam"),
-        "layer": _one_or_several(layer, "bottleneck"), "target": target,
-        "channel_weights": channel_weights, "batch_size": batch_size, "progress": not as_json,
+        "label": label, "method": chosen, "layer": one_or_several(layer, "bottleneck"),
+        "target": target, "channel_weights": channel_weights, "batch_size": batch_size,
+        "progress": not as_json,
     }  # fmt: skip
     rows = [_row(trained, case, options, output, report) for case in cases]
     if as_json:
@@ -143,7 +149,7 @@ def explain(
 
 
 @nnunet.command()
-@speaks_plainly
+@plain_errors
 def info(
     model: FolderOption,
     folds: FoldsOption = "all",
@@ -151,32 +157,31 @@ def info(
     trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Shows what a trained folder offers: labels, channels, folds, layers."""
+    """Show what a trained folder offers: labels, channels, folds, layers."""
     from medcam.engine.model.layers import get_layers
     from medcam.frameworks import nnunet as framework
 
     trained = framework.load(
         model, folds=_folds(folds), checkpoint=checkpoint, device="cpu", trust=trust
     )
-    configuration = trained.predictor.configuration_manager
-    said: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "labels": [name for name in trained.labels if name != "ignore"],
         "channels": trained.channel_names,
         "folds": list(trained.folds),
-        "trainer": trained.predictor.trainer_name,
+        "trainer": trained.trainer_name,
         "network": type(trained.network).__name__,
-        "patch_size": list(configuration.patch_size),
-        "spacing": list(configuration.spacing),
+        "patch_size": list(trained.patch_size),
+        "spacing": trained.spacing,
         "mirror_axes": list(trained.mirror_axes),
         "previous_stage": trained.cascaded,
         "bottleneck": trained.bottleneck,
         "layers": get_layers(trained.network),
     }
     if as_json:
-        typer.echo(json.dumps(said, indent=1))
+        typer.echo(json.dumps(facts, indent=1))
         return
-    layers = said.pop("layers")
-    for name, value in said.items():
+    layers = facts.pop("layers")
+    for name, value in facts.items():
         listed = ", ".join(map(str, value)) if isinstance(value, list) else value
         typer.echo(f"{name.replace('_', ' '):15} {listed if listed is not None else 'none'}")
     typer.echo(f"{'layers':15} {len(layers)}; those of a stage:")
@@ -185,14 +190,11 @@ def info(
             typer.echo(f"{'':15} {layer}")
 
 
-def _check(trained: TrainedModel, method: list[str] | None, layer: list[str] | None) -> None:
-    """An error for methods and layers that do not exist, before the first case."""
-    from medcam import methods
+def _check_layers(trained: TrainedModel, layer: list[str] | None) -> None:
+    """Raise if a layer does not exist, before the first case."""
     from medcam.engine.model import layers
     from medcam.errors import InputError
 
-    for name in method or []:
-        methods.get(name)
     for name in layer or []:
         if name not in ("bottleneck", "auto", "full"):
             try:
@@ -207,16 +209,10 @@ def _folds(text: str) -> Any:
     return parts if len(parts) > 1 else text.strip()
 
 
-def _one_or_several(given: list[str] | None, default: str) -> str | list[str]:
-    if not given:
-        return default
-    return given[0] if len(given) == 1 else given
-
-
 def _row(
     trained: TrainedModel, case: Case, options: dict[str, Any], output: Path, report: bool
 ) -> dict[str, Any]:
-    """One case: its results, or its error."""
+    """Explain one case; return its row of the summary, with an error if it failed."""
     import time
 
     from medcam.errors import MedcamError
@@ -228,14 +224,14 @@ def _row(
     if options["progress"]:
         typer.echo(f"{case.name}", err=True)
     try:
-        found = framework.explain_case(trained, case, **options)
-        files = found.save(output / safe_name(case.name), report=report)
+        explanation = framework.explain_case(trained, case, **options)
+        files = explanation.save(output / safe_name(case.name), report=report)
     except MedcamError as error:
         row["error"] = in_options(str(error))
     except (RuntimeError, MemoryError) as error:  # out of memory, mostly; the next may be smaller
         row["error"] = f"{type(error).__name__}: {error}"
     else:
-        row.update(status=found.status, files=[str(path) for path in files])
+        row.update(status=explanation.status, files=[str(path) for path in files])
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
 

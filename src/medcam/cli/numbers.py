@@ -1,4 +1,4 @@
-"""Options that take as many numbers as there are axes: ``--shape 1 1 96 96 96``."""
+"""Options with one number per axis: ``--shape 1 1 96 96 96``."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ class NumbersCommand(TyperCommand):
     """A command whose ``--shape`` and ``--roi`` take all the numbers that follow."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Joins those numbers to one value before the options are read."""
+        """Join those numbers to one value before the options are parsed."""
         return super().parse_args(ctx, joined(args, _SEVERAL))
 
 
 def joined(args: Sequence[str], options: Iterable[str]) -> list[str]:
-    """The arguments, with the numbers after each of the options in one, between commas.
+    """Return the arguments with the numbers after each option joined by commas.
 
     Example:
         >>> joined(["--shape", "1", "96", "96", "--json"], ["--shape"])
         ['--shape', '1,96,96', '--json']
     """
-    names, rest, found = frozenset(options), list(args), list[str]()
+    names, rest, result = frozenset(options), list(args), list[str]()
     while rest:
-        found.append(rest.pop(0))
-        if found[-1] in names:
+        result.append(rest.pop(0))
+        if result[-1] in names:
             numbers = list(itertools.takewhile(_NUMBER.fullmatch, rest))
             if len(numbers) > 1:
-                found.append(",".join(numbers))
+                result.append(",".join(numbers))
                 del rest[: len(numbers)]
-    return found
+    return result
 
 
 def extents(text: str, option: str) -> tuple[int, ...]:
-    """The numbers of such an option: positive whole ones, between commas, spaces or ``x``.
+    """Return the positive integers of such an option, separated by commas, spaces or ``x``.
 
     Raises:
         InputError: Something else.

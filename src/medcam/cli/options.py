@@ -1,7 +1,8 @@
-"""What the options of ``medcam explain`` give: the image, what the model sees, target and mask."""
+"""Values of the options of ``medcam explain`` and ``medcam nnunet explain``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,50 @@ if TYPE_CHECKING:
 
     from medcam.engine.target.resolution import TargetLike
     from medcam.files import Image
+    from medcam.methods import Method
 
 
-def read(paths: list[Path], volume: int | None, as_channels: bool | None) -> Image:
-    """The image: one file, or one for each channel."""
+def one_or_several(values: Sequence[str] | None, default: str) -> str | list[str]:
+    """Return a repeated option: its default, its only value, or all values."""
+    if not values:
+        return default
+    return values[0] if len(values) == 1 else list(values)
+
+
+def methods_of(names: Sequence[str] | None, default: str = "gcam") -> Method | list[Method]:
+    """Return the methods of ``--method``: registered names, or methods of the user's own code.
+
+    Args:
+        names: Each a name of ``medcam.methods.METHODS``, or ``path/to/file.py:name`` or
+            ``package.module:name`` of a `medcam.methods.Method`.
+        default: The name if there is none.
+
+    Raises:
+        UnknownNameError: No method has this name.
+        InputError: The user's own code does not lead to a method.
+    """
+    chosen = [_method_of(name) for name in names or [default]]
+    return chosen[0] if len(chosen) == 1 else chosen
+
+
+def _method_of(name: str) -> Method:
+    from medcam.cli.own_code import find_object
+    from medcam.errors import InputError
+    from medcam.methods import Method, get
+
+    if ":" not in name:
+        return get(name)
+    method = find_object(name, "--method")
+    if not isinstance(method, Method):
+        raise InputError(
+            f"--method {name} is {type(method).__name__}, not a medcam.methods.Method: write "
+            "Method('name', function, 'Title')."
+        )
+    return method
+
+
+def read_image_files(paths: Sequence[Path], volume: int | None, as_channels: bool | None) -> Image:
+    """Return the image of one file, or of one file for each channel."""
     from medcam.files import read_image, stack_images
 
     if len(paths) > 1:
@@ -21,8 +62,17 @@ def read(paths: list[Path], volume: int | None, as_channels: bool | None) -> Ima
     return read_image(paths[0], volume=volume, as_channels=as_channels)
 
 
-def prepared(image: Image, scale: str, prepare: str | None) -> NDArray[Any]:
-    """What the model sees, ``[channels, *space]``, float32."""
+def preprocessed(image: Image, scale: str, prepare: str | None) -> NDArray[Any]:
+    """Return the model's input ``[channels, *space]``, float32.
+
+    Args:
+        image: The image.
+        scale: ``--scale``.
+        prepare: ``--prepare``, the user's own function; applied last.
+
+    Raises:
+        InputError: An unknown scale, or an array that is not on the image's grid.
+    """
     import numpy as np
 
     from medcam.errors import InputError
@@ -53,40 +103,49 @@ def prepared(image: Image, scale: str, prepare: str | None) -> NDArray[Any]:
 def _by_own_function(spec: str, values: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
-    from medcam.cli.model import find_object
+    from medcam.cli.own_code import find_object
     from medcam.errors import InputError
     from medcam.files.arrays import to_array
 
     function = find_object(spec, "--prepare")
     try:
-        given = function(values)
-    except Exception as error:  # their code may raise anything
+        result = function(values)
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"--prepare {spec} failed: {type(error).__name__}: {error}.") from error
-    return np.asarray(to_array(given, f"What {spec} returns"))
+    return np.asarray(to_array(result, f"What {spec} returns"))
 
 
 def target_of(text: str, image: Image) -> TargetLike:
-    """The target that an option describes."""
-    from medcam.engine.target import targets
+    """Return the target that ``--target`` describes.
+
+    Args:
+        text: predicted, best, all, "2", "channel 2", "voxel 40,52,30 2" or "region mask.nii 2".
+        image: The image, on whose grid a region lies.
+
+    Raises:
+        TargetError: The text describes no target.
+        MaskError: The region does not fit the image.
+    """
+    from medcam import targets
     from medcam.errors import TargetError
 
     words = text.split()
-    whole = [word for word in words[-1:] if word.lstrip("-").isdigit()]
+    ends_in_number = bool(words) and words[-1].lstrip("-").isdigit()
     if text in ("predicted", "best", "all"):
         return None if text == "predicted" else text
-    if len(words) == 1 and whole:
+    if len(words) == 1 and ends_in_number:
         return int(text)
-    if len(words) == 2 and words[0] == "channel" and whole:
+    if len(words) == 2 and words[0] == "channel" and ends_in_number:
         return targets.class_score(int(words[1]))
-    if len(words) == 3 and words[0] == "voxel" and whole:
+    if len(words) == 3 and words[0] == "voxel" and ends_in_number:
         try:
             return targets.voxel([int(i) for i in words[1].split(",")], int(words[2]))
         except ValueError as error:
             raise TargetError(f"--target {text!r}: a voxel is e.g. 'voxel 40,52,30 2'.") from error
-    if len(words) >= 3 and words[0] == "region" and whole:
+    if len(words) >= 3 and words[0] == "region" and ends_in_number:
         import torch
 
-        region = truth_of(Path(" ".join(words[1:-1])), image)
+        region = read_mask_on(Path(" ".join(words[1:-1])), image)
         return targets.region(torch.from_numpy(region.astype("uint8")), int(words[-1]))
     raise TargetError(
         f"--target {text!r}: give predicted, best, all, a class (2), 'channel 2', "
@@ -94,13 +153,17 @@ def target_of(text: str, image: Image) -> TargetLike:
     )
 
 
-def truth_of(path: Path, image: Image) -> NDArray[Any]:
-    """A 0/1 image on the grid of another."""
+def read_mask_on(path: Path, image: Image) -> NDArray[Any]:
+    """Return a 0/1 image that lies on the grid of another image.
+
+    Raises:
+        MaskError: Another shape or place, or values other than 0 and 1 (in pictures 0 and 255).
+    """
     import numpy as np
 
     from medcam.errors import MaskError
     from medcam.files import read_image
-    from medcam.files.geometry import furthest_apart
+    from medcam.files.geometry import max_voxel_distance
 
     mask = read_image(path)
     if len(mask.array) != 1 or mask.space != image.space:
@@ -109,11 +172,11 @@ def truth_of(path: Path, image: Image) -> NDArray[Any]:
             "has one channel and the image's grid."
         )
     if mask.affine is not None and image.affine is not None:
-        apart = furthest_apart(mask.affine, image.affine, image.space)
-        if apart > 1e-3:
-            raise MaskError(f"'{path}' lies up to {apart:.3g} mm away from the image's voxels.")
+        distance = max_voxel_distance(mask.affine, image.affine, image.space)
+        if distance > 1e-3:
+            raise MaskError(f"'{path}' lies up to {distance:.3g} mm away from the image's voxels.")
     values = mask.array[0]
-    if values.max() == 255 and np.isin(values, (0, 255)).all():  # pictures know no 1
+    if values.max() == 255 and np.isin(values, (0, 255)).all():  # pictures have no 1
         values = values // 255
     if not np.isin(values, (0, 1)).all():
         raise MaskError(f"'{path}' holds values other than 0 and 1: choose one label of it.")

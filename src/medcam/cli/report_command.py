@@ -1,4 +1,4 @@
-"""``medcam report``."""
+"""``medcam report``: the pages of saved cases, made anew."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medcam.cli.errors import speaks_plainly
+from medcam.cli.errors import plain_errors
 
 
-@speaks_plainly
+@plain_errors
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder that results were saved to.")],
     output: Annotated[
@@ -20,7 +20,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Writes a page for each case of a folder of results, and an index of them.
+    """Write a page for each case of a folder of results, and an index of them.
 
     The pages open in any browser, from disk and without a network: image and
     maps in linked planes, the scores, and how the maps were made. A case that
@@ -40,9 +40,9 @@ def report(
                 continue
             failed += 1
             console.print(Text(f"{entry.name}: {entry.error}"), soft_wrap=True)
-    said = "1 report" if done == 1 else f"{done} reports"
+    summary = "1 report" if done == 1 else f"{done} reports"
     if failed:
-        said += f", {failed} case{'' if failed == 1 else 's'} without one"
-    typer.echo(f"{said}: {(output or folder) / 'index.html'}")
+        summary += f", {failed} case{'' if failed == 1 else 's'} without one"
+    typer.echo(f"{summary}: {(output or folder) / 'index.html'}")
     if not done:
         raise typer.Exit(1)

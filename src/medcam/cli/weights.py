@@ -1,4 +1,4 @@
-"""Weights of a model from the files that training programs write."""
+"""Load a model's weights from the files that training programs write."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _SHOWN = 4  # names of each kind in an error
 
 
 def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
-    """Loads weights into a model: every entry, and no other.
+    """Load weights into a model: every entry, and no other.
 
-    The state_dict may lie in a checkpoint under ``state_dict``, ``model_state_dict``,
-    ``network_weights`` or ``model``. Prefixes that wrappers put before the names (``module.``,
-    ``_orig_mod.``, ``model.``, ``net.``) are taken off where the names fit then.
+    The state_dict may be nested in a checkpoint under ``state_dict``, ``model_state_dict``,
+    ``network_weights`` or ``model``. Prefixes of wrappers (``module.``, ``_orig_mod.``,
+    ``model.``, ``net.``) are removed if the names fit then.
 
     Args:
         model: The model; of wrappers, the model inside.
         path: A file of ``torch.save``, or ``.safetensors``.
-        trust: Whether it may hold more than weights, which can run code as it is read.
+        trust: Whether it may hold more than weights, which can run code when it is read.
 
     Raises:
-        InputError: It cannot be read, or its entries are not the model's: the message has the
-            first few missing and unexpected ones, and those of another shape.
+        InputError: It cannot be read, or its entries are not the model's; the message lists the
+            first missing and unexpected ones, and those of another shape.
         MissingPackageError: ``.safetensors`` without that package.
     """
     model = unwrap(model)
-    wanted = model.state_dict()
-    found = list(_state_dicts(read_weights(path, trust=trust)))
-    if not found:
+    expected = model.state_dict()
+    states = list(_state_dicts(read_weights(path, trust=trust)))
+    if not states:
         raise InputError(
             f"'{path}' holds no state_dict, neither at its top nor under {', '.join(_NESTED)}."
         )
-    variants = [variant for state in found for variant in _variants(state, set(wanted))]
-    best = min(variants, key=lambda state: len(state.keys() ^ wanted.keys()))
+    variants = [variant for state in states for variant in _variants(state, set(expected))]
+    best = min(variants, key=lambda state: len(state.keys() ^ expected.keys()))
     problems = [
-        _listed("missing in the file", wanted.keys() - best.keys()),
-        _listed("not in the model", best.keys() - wanted.keys()),
-        _listed("of another shape", _misshapen(best, wanted)),
+        _listed("missing in the file", expected.keys() - best.keys()),
+        _listed("not in the model", best.keys() - expected.keys()),
+        _listed("of another shape", _misshapen(best, expected)),
     ]
     if any(problems):
         raise InputError(
@@ -65,7 +65,7 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
 
 
 def read_weights(path: Path, *, trust: bool = False) -> Any:
-    """Gives what a file of weights holds, on the CPU.
+    """Return the content of a file of weights, on the CPU.
 
     Raises:
         InputError: No such file; damaged; or it holds more than weights and is not trusted.
@@ -78,13 +78,13 @@ def read_weights(path: Path, *, trust: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if trust or (found is None and "weights_only" not in str(error).lower()):
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if trust or (match is None and "weights_only" not in str(error).lower()):
             raise InputError(f"'{path}' cannot be read: {_first_line(error)}") from error
-        what = found[1] if found else "pickled objects"
+        content = match[1] if match else "pickled objects"
         raise InputError(
-            f"'{path}' holds more than weights ({what}), and reading that can run any code. If it "
-            "is your own file, add --trust."
+            f"'{path}' holds more than weights ({content}), and reading that can run any code. If "
+            "it is your own file, add --trust."
         ) from error
     except (
         RuntimeError,
@@ -119,7 +119,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _state_dicts(content: object, depth: int = 2) -> Iterator[dict[str, Any]]:
-    """The state_dicts in a checkpoint, the outermost first."""
+    """Yield the state_dicts in a checkpoint, the outermost first."""
     if isinstance(content, nn.Module):
         yield dict(content.state_dict())
         return
@@ -132,8 +132,8 @@ def _state_dicts(content: object, depth: int = 2) -> Iterator[dict[str, Any]]:
             yield from _state_dicts(content.get(key), depth - 1)
 
 
-def _variants(state: dict[str, Any], wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """The state_dict as it is, and with prefixes taken off; ends where the names fit."""
+def _variants(state: dict[str, Any], expected: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the state_dict as it is, then without prefixes; stop when the names fit."""
     for count in range(4):
         for prefixes in itertools.product(_PREFIXES, repeat=count):
             stripped = state
@@ -143,25 +143,25 @@ def _variants(state: dict[str, Any], wanted: set[str]) -> Iterator[dict[str, Any
                 stripped = {name.removeprefix(prefix): v for name, v in stripped.items()}
             else:
                 yield stripped
-                if stripped.keys() == wanted:
+                if stripped.keys() == expected:
                     return
 
 
-def _misshapen(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The entries of another shape than the model's, with both."""
+def _misshapen(state: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Return the entries whose shape is not the model's, with both shapes."""
     return [
-        f"{name} ({list(state[name].shape)}, the model's {list(wanted[name].shape)})"
-        for name in sorted(state.keys() & wanted.keys())
+        f"{name} ({list(state[name].shape)}, the model's {list(expected[name].shape)})"
+        for name in sorted(state.keys() & expected.keys())
         if isinstance(state[name], Tensor)
-        and isinstance(wanted[name], Tensor)
-        and not is_lazy(wanted[name])
-        and state[name].shape != wanted[name].shape
+        and isinstance(expected[name], Tensor)
+        and not is_lazy(expected[name])
+        and state[name].shape != expected[name].shape
     ]
 
 
-def _listed(what: str, names: Any) -> str:
-    """A few names, and how many there are."""
+def _listed(kind: str, names: Any) -> str:
+    """Return the number of names with the first few; empty if there are none."""
     if not names:
         return ""
     first = ", ".join(sorted(names)[:_SHOWN])
-    return f"{len(names)} {what}: {first}{', ...' if len(names) > _SHOWN else ''}"
+    return f"{len(names)} {kind}: {first}{', ...' if len(names) > _SHOWN else ''}"

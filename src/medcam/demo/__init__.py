@@ -1,7 +1,7 @@
-"""Real scans, exact masks and really trained networks, a few MB in all, for demos and tests.
+"""Packaged images, exact masks and trained networks for demos and tests; it downloads nothing.
 
-A 3D brain segmenter with a head scan, a 2D lesion classifier and a 2D nuclei segmenter with
-held-out pictures::
+A 3D brain segmenter with a head scan, a 2D lesion classifier with held-out slices and a 2D nuclei
+segmenter with held-out micrographs, a few MB in all::
 
     head = load_head()
     logits = load_brain_segmenter()(head.image)

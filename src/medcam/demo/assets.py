@@ -1,7 +1,7 @@
-"""Loads the packaged head scan, lesion slices, micrograph and the three trained networks.
+"""Loaders of the packaged head scan, lesion slices, micrographs and three trained networks.
 
-Nothing is downloaded. ``medcam/demo/data/LICENSES.md`` says where each file comes from, and
-``tools/make_demo_assets.py`` in the source tree makes them all.
+Nothing is downloaded. The sources and licences are in ``medcam/demo/data/LICENSES.md``; the script
+that makes all files is ``tools/make_demo_assets.py`` in the source tree.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 _NETWORK_SIDE = 128
-# The grey levels at which the classifier was trained: white matter lies near 2.
+# The stored bytes 0 to 255 become 0 to 4, as in the classifier's training: white matter is near 2.
 _SLICE_SCALE = 4.0
-# The grey level that the nuclei segmenter knows as 1, about that of most nuclei.
+# The grey level that becomes 1 for the nuclei segmenter: about the level of most nuclei.
 _NUCLEI_GREY = 64.0
 
 _Net = TypeVar("_Net", bound=nn.Module)
@@ -47,12 +47,12 @@ class Head:
     """A T1 head scan with its brain mask, on its own grid and on the network's.
 
     Attributes:
-        image: What :class:`BrainUNet` takes, float32 ``[1, 1, 128, 128, 128]`` in [0, 1].
-        network_affine: Voxel indices of ``image`` to mm (RAS+), ``[4, 4]``. A map of ``image``
-            that is saved with it lies on the head in a viewer.
+        image: The input of `BrainUNet`, float32 ``[1, 1, 128, 128, 128]`` in [0, 1].
+        network_affine: The affine of ``image``, from voxel indices to mm (RAS+), ``[4, 4]``. A map
+            of ``image`` that is saved with this affine overlays the head in a viewer.
         volume: The scan as stored, float32 ``[91, 109, 91]``.
-        mask: Which voxels of ``volume`` are brain, bool, of the same shape.
-        affine: Voxel indices of ``volume`` to mm (RAS+), ``[4, 4]``.
+        mask: The brain mask of ``volume``, bool, of the same shape.
+        affine: The affine of ``volume``, from voxel indices to mm (RAS+), ``[4, 4]``.
         path: The NIfTI file of ``volume``.
         mask_path: The NIfTI file of ``mask``.
     """
@@ -68,14 +68,14 @@ class Head:
 
 @dataclass(frozen=True)
 class LesionSlices:
-    """Head slices that the lesion classifier never saw, every second one with a lesion.
+    """Held-out head slices for the lesion classifier; every second one has a lesion.
 
     Attributes:
-        images: What :class:`LesionNet` takes, float32 ``[N, 1, 64, 64]``, background 0. Axial, from
-            the base of the skull upwards; rows run from anterior to posterior, columns from the
-            patient's left to the right.
-        labels: int64 ``[N]``: 0 absent, 1 present.
-        masks: The exact lesions, bool ``[N, 1, 64, 64]``; empty where absent.
+        images: The input of `LesionNet`, float32 ``[N, 1, 64, 64]``, background 0. The slices are
+            axial, from the base of the skull upwards. Rows run from anterior to posterior, columns
+            from the patient's left to the right.
+        labels: int64 ``[N]``; 0: lesion absent, 1: lesion present.
+        masks: The exact lesion masks, bool ``[N, 1, 64, 64]``; empty if there is no lesion.
     """
 
     images: Tensor
@@ -85,13 +85,13 @@ class LesionSlices:
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Fluorescence micrographs of cell nuclei that the nuclei segmenter never saw.
+    """Held-out fluorescence micrographs of cell nuclei for the nuclei segmenter.
 
     Attributes:
-        images: What :class:`NucleiUNet` takes, float32 ``[N, 1, 128, 128]``, most nuclei near 1.
-        masks: Which pixels are nuclei, bool ``[N, 1, 128, 128]``.
-        instances: The nuclei one by one, int64 ``[N, 1, 128, 128]``: a number each, 0 is none.
-            A nucleus that two tiles share has the same number in both.
+        images: The input of `NucleiUNet`, float32 ``[N, 1, 128, 128]``; most nuclei are near 1.
+        masks: The mask of all nuclei, bool ``[N, 1, 128, 128]``.
+        instances: The instance labels, int64 ``[N, 1, 128, 128]``: one number per nucleus, 0 for
+            the background. A nucleus across the border of two tiles has the same number in both.
     """
 
     images: Tensor
@@ -100,7 +100,7 @@ class Nuclei:
 
 
 def load_head() -> Head:
-    """Loads one person's head, in MNI space at 2 mm, with the brain mask of the MNI152 template.
+    """Load one person's head, in MNI space at 2 mm, with the brain mask of the MNI152 template.
 
     Example:
         >>> head = load_head()
@@ -112,10 +112,10 @@ def load_head() -> Head:
     volume: npt.NDArray[np.float32] = scan.get_fdata(dtype=np.float32)
     affine: npt.NDArray[np.float64] = scan.affine
     mask = np.asarray(nib.Nifti1Image.from_filename(mask_path).dataobj) > 0
-    image = _resample(torch.from_numpy(volume)).clamp(min=0)
+    image = _to_network_grid(torch.from_numpy(volume)).clamp(min=0)
     return Head(
         image=image / image.max(),
-        network_affine=_resampled_affine(affine, volume.shape),
+        network_affine=_network_affine(affine, volume.shape),
         volume=volume,
         mask=mask,
         affine=affine,
@@ -125,10 +125,10 @@ def load_head() -> Head:
 
 
 def brain_mask_for_network(head: Head) -> Tensor:
-    """Puts the brain mask on the grid of ``head.image``, by the nearest voxel.
+    """Resample the brain mask to the grid of ``head.image``, by nearest neighbour.
 
     Args:
-        head: From :func:`load_head`.
+        head: The head of `load_head`.
 
     Returns:
         The mask, bool ``[1, 1, 128, 128, 128]``.
@@ -138,15 +138,15 @@ def brain_mask_for_network(head: Head) -> Tensor:
         >>> f"{mask.float().mean():.2f} of the volume is brain"
         '0.26 of the volume is brain'
     """
-    # 'nearest' would shift the mask by up to half a voxel against the voxel-centred image
+    # mode "nearest" would shift the mask by up to half a voxel against the trilinear image
     mask = torch.from_numpy(head.mask).float()[None, None]
     return F.interpolate(mask, (_NETWORK_SIDE,) * 3, mode="nearest-exact") > 0.5
 
 
 def load_brain_segmenter() -> BrainUNet:
-    """Loads the trained brain segmenter, in eval mode on the CPU.
+    """Load the trained brain segmenter, in eval mode on the CPU.
 
-    On the head of :func:`load_head` its Dice with the brain mask is 0.958.
+    On the head of `load_head` the Dice coefficient with the brain mask is 0.958.
 
     Example:
         >>> sum(weight.numel() for weight in load_brain_segmenter().parameters())
@@ -156,7 +156,7 @@ def load_brain_segmenter() -> BrainUNet:
 
 
 def load_lesion_classifier() -> LesionNet:
-    """Loads the trained lesion classifier, in eval mode on the CPU.
+    """Load the trained lesion classifier, in eval mode on the CPU.
 
     Example:
         >>> slices = load_lesion_slices()
@@ -168,10 +168,10 @@ def load_lesion_classifier() -> LesionNet:
 
 
 def load_lesion_slices() -> LesionSlices:
-    """Loads the held-out slices for the lesion classifier, with labels and exact masks.
+    """Load the held-out slices for the lesion classifier, with labels and exact masks.
 
-    The slices are of the head of :func:`load_head`; the classifier was trained on three others. The
-    lesions are bright ellipses with soft edges, inserted at random places of the brain.
+    The slices show the head of `load_head`; the classifier was trained on three other heads. The
+    lesions are bright ellipses with soft edges, inserted at random positions in the brain.
 
     Example:
         >>> slices = load_lesion_slices()
@@ -188,12 +188,13 @@ def load_lesion_slices() -> LesionSlices:
 
 
 def load_nuclei_segmenter() -> NucleiUNet:
-    """Loads the trained nuclei segmenter, in eval mode on the CPU.
+    """Load the trained nuclei segmenter, in eval mode on the CPU.
 
     Example:
         >>> nuclei = load_nuclei()
-        >>> found = load_nuclei_segmenter()(nuclei.images) > 0
-        >>> dice = 2 * (found & nuclei.masks).sum() / (found.sum() + nuclei.masks.sum())
+        >>> predicted = load_nuclei_segmenter()(nuclei.images) > 0
+        >>> overlap = (predicted & nuclei.masks).sum()
+        >>> dice = 2 * overlap / (predicted.sum() + nuclei.masks.sum())
         >>> bool(dice > 0.92)
         True
     """
@@ -201,10 +202,10 @@ def load_nuclei_segmenter() -> NucleiUNet:
 
 
 def load_nuclei() -> Nuclei:
-    """Loads eight tiles of a micrograph with its nuclei, outlined one by one.
+    """Load eight tiles of a micrograph, with instance labels of all nuclei.
 
-    They are two rows of four, the lower half of a picture whose upper half the segmenter was
-    trained on.
+    The tiles are two rows of four: the lower half of a micrograph. The segmenter was trained on
+    the upper half.
 
     Example:
         >>> nuclei = load_nuclei()
@@ -213,12 +214,12 @@ def load_nuclei() -> Nuclei:
     """
     with np.load(_path("nuclei.npz"), allow_pickle=False) as stored:
         images, instances = stored["images"], stored["instances"]
-    numbered = torch.from_numpy(instances).long()
-    return Nuclei(torch.from_numpy(images).float() / _NUCLEI_GREY, numbered > 0, numbered)
+    labels = torch.from_numpy(instances).long()
+    return Nuclei(torch.from_numpy(images).float() / _NUCLEI_GREY, labels > 0, labels)
 
 
 def _path(name: str) -> Path:
-    # pip always unpacks packages, so that the path outlives the context
+    # pip unpacks wheels, so this is a real file and the path stays valid after the context
     with as_file(files("medcam.demo").joinpath("data", name)) as path:
         return path
 
@@ -228,17 +229,17 @@ def _load_weights(net: _Net, name: str) -> _Net:
     return net.eval()
 
 
-def _resample(volume: Tensor) -> Tensor:
-    side = (_NETWORK_SIDE,) * 3
-    return F.interpolate(volume[None, None], side, mode="trilinear", align_corners=False)
+def _to_network_grid(volume: Tensor) -> Tensor:
+    grid = (_NETWORK_SIDE,) * 3
+    return F.interpolate(volume[None, None], grid, mode="trilinear", align_corners=False)
 
 
-def _resampled_affine(
+def _network_affine(
     affine: npt.NDArray[np.float64], shape: tuple[int, ...]
 ) -> npt.NDArray[np.float64]:
-    # align_corners=False lays the outer faces of the two grids on each other, so that the centre of
-    # new voxel i is the old index (i + 0.5) * step - 0.5.
+    # align_corners=False aligns the outer faces of the two grids, so the centre of voxel i of the
+    # network's grid is at index (i + 0.5) * step - 0.5 of the stored volume.
     step = np.array(shape) / _NETWORK_SIDE
-    to_old_index = np.diag([*step, 1.0])
-    to_old_index[:3, 3] = step / 2 - 0.5
-    return affine @ to_old_index
+    to_stored_index = np.diag([*step, 1.0])
+    to_stored_index[:3, 3] = step / 2 - 0.5
+    return affine @ to_stored_index

@@ -1,4 +1,4 @@
-"""The page that the demonstration is looked at from: one file, opened from disk."""
+"""The demo's index page: one HTML file that opens from disk and loads nothing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Link", "Section", "write_demo_index"]
 
 @dataclass(frozen=True)
 class Link:
-    """A link.
+    """A link to a file in the demo's folder.
 
     Attributes:
-        name: What is shown.
-        path: Where it leads, relative to the index.
-        picture: A thumbnail, a data URI; None without one.
+        name: The text of the link.
+        path: The path of the file, relative to the index.
+        picture: A thumbnail as data URI; None without one.
     """
 
     name: str
@@ -33,20 +33,20 @@ class Link:
 
     @property
     def address(self) -> str:
-        """The path as an address."""
+        """The path, percent-encoded for a URL."""
         return quote(self.path)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One task.
+    """The section of one task.
 
     Attributes:
-        title: Its title.
-        note: A line beneath.
-        scores: The rows of its table.
-        pages: The pages of its images.
-        files: Its files.
+        title: The heading.
+        note: A line below the heading.
+        scores: The rows of the table of scores.
+        pages: Links to the pages of the task's images.
+        files: Links to the task's maps and tables.
     """
 
     title: str
@@ -57,16 +57,19 @@ class Section:
 
 
 def write_demo_index(
-    path: Path, picture: Path, sections: Sequence[Section], reading: str, top: Sequence[Link]
+    path: Path, gallery: Path, sections: Sequence[Section], how_to_read: str, top: Sequence[Link]
 ) -> Path:
-    """Writes the index, complete or not at all; it loads nothing, its picture is in it.
+    """Write the index atomically, as one file with the figure in it.
 
     Args:
-        path: The file.
-        picture: The gallery, PNG.
-        sections: The tasks.
-        reading: How to read the tables.
-        top: Links beneath the picture.
+        path: The HTML file.
+        gallery: The figure, a PNG file.
+        sections: One section per task.
+        how_to_read: The explanation of the metrics, shown below the tables.
+        top: Links below the figure.
+
+    Returns:
+        The path of the HTML file.
 
     Raises:
         SaveError: The file could not be written.
@@ -74,25 +77,25 @@ def write_demo_index(
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    css = "\n".join((_asset("views/report/assets/report.css"), _asset("demo/index.css")))
+    css = "\n".join((_text_of("views/report/assets/report.css"), _text_of("demo/index.css")))
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode("ascii")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(_asset("demo/index.html.j2")).render(
+    page = environment.from_string(_text_of("demo/index.html.j2")).render(
         css=Markup(css),  # noqa: S704 # our own files
         digest=digest,
-        picture=base64.b64encode(picture.read_bytes()).decode("ascii"),
+        gallery=base64.b64encode(gallery.read_bytes()).decode("ascii"),
         sections=[(section, table(section.scores)) for section in sections],
-        reading=reading,
+        how_to_read=how_to_read,
         top=top,
     )
-    return write_atomically(path, lambda new: _write(new, page.encode()))
+    return write_atomically(path, lambda temporary: _write(temporary, page.encode()))
 
 
-def _asset(name: str) -> str:
-    """A text file of the package, with line ends as browsers hash them."""
-    text = files("medcam").joinpath(*name.split("/")).read_text(encoding="utf-8")
+def _text_of(asset: str) -> str:
+    """Return a text file of the package, with the line ends that browsers hash."""
+    text = files("medcam").joinpath(*asset.split("/")).read_text(encoding="utf-8")
     return text.replace("\r\n", "\n")
 
 

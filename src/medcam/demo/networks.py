@@ -1,7 +1,7 @@
-"""The three small trained networks of the demos: a 3D and a 2D segmenter, and a 2D classifier.
+"""Architectures of the three trained demo networks: a 3D and a 2D segmenter, a 2D classifier.
 
-Every activation is an ``nn.ReLU`` module that works out of place, so that each layer can be hooked
-and the methods that replace the ReLU's backward pass apply.
+Every activation is an ``nn.ReLU`` module that does not work in-place. So each layer can be hooked,
+and methods that change the backward pass of ReLU modules apply.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ __all__ = ["BrainUNet", "LesionNet", "NucleiUNet"]
 
 
 class BrainUNet(nn.Module):
-    """A three-level 3D U-Net that marks the brain in a T1 head scan.
+    """A three-level 3D U-Net that segments the brain in a T1 head scan.
 
-    The network of deepbrain 0.1 (171,465 parameters), without the dropout it was trained with. It
-    has no convolution at its lowest resolution: the bottleneck is what the third pooling leaves.
+    The network of deepbrain 0.1 (171,465 parameters), without the dropout of its training. There is
+    no convolution at the lowest resolution: the bottleneck is the output of the third pooling.
 
     Layers, for a cube of side S: ``encoder1`` (8 channels, S), ``encoder2`` (16, S/2), ``encoder3``
     (32, S/4), ``bottleneck`` (32, S/8), ``decoder3`` (32, S/4), ``decoder2`` (16, S/2),
@@ -42,14 +42,14 @@ class BrainUNet(nn.Module):
         self.head = nn.Conv3d(8, 1, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes the brain logit of every voxel.
+        """Compute the brain logit of every voxel.
 
         Args:
             x: Head scans, shape ``[batch, 1, depth, height, width]``, non-negative with maximum 1.
-                The network was trained on sides of 128; each side must be at least 8.
+                The network was trained on 128³ voxels; each side must be at least 8.
 
         Returns:
-            Logits of the same shape: brain where positive.
+            Logits of the same shape; a positive logit means brain.
         """
         skip1 = self.encoder1(x)
         skip2 = self.encoder2(self.pool1(skip1))
@@ -82,8 +82,9 @@ class _Decoder(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        # TensorFlow's 'SAME' keeps outputs 0 .. 2n-1 of the 2n+1 that a full transposed convolution
-        # makes of n inputs: it pads a stride-2 convolution of even length at the far end only.
+        # The weights come from TensorFlow. There, padding "SAME" pads a stride-2 convolution of an
+        # even length at the far end only. So of the 2n+1 outputs of the full transposed convolution
+        # of n inputs, outputs 0 to 2n-1 are kept.
         depth, height, width = skip.shape[2:]
         x = self.up(x)[:, :, :depth, :height, :width]
         features: Tensor = self.relu(self.conv(torch.cat([x, skip], dim=1)))
@@ -91,11 +92,11 @@ class _Decoder(nn.Module):
 
 
 class LesionNet(nn.Module):
-    """A small CNN that says whether a head slice shows a bright lesion.
+    """A small CNN that classifies whether a head slice shows a bright lesion.
 
     Six convolutions with ReLUs, two poolings, global average pooling and one linear layer, 60,330
-    parameters. As only the average separates ``relu6`` from the classes, Grad-CAM there is CAM up
-    to a factor.
+    parameters. After ``relu6`` only the average and the linear layer follow, so Grad-CAM of that
+    layer equals CAM up to a factor.
 
     Layers, for a slice of side S: ``conv1`` (8 channels, S), ``conv2`` (16, S), ``conv3``,
     ``conv4`` (32, S/2), ``conv5`` (48, S/4), ``conv6`` (72, S/4), each followed by its ``reluN``.
@@ -125,11 +126,11 @@ class LesionNet(nn.Module):
         self.classifier = nn.Linear(72, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes the logits of the classes absent (0) and present (1).
+        """Compute the logits of the classes absent (0) and present (1).
 
         Args:
-            x: Slices, shape ``[batch, 1, height, width]``, normalised as
-                :func:`~medcam.demo.load_lesion_slices` does. Trained on 64 x 64.
+            x: Slices, shape ``[batch, 1, height, width]``, normalised as by `load_lesion_slices`.
+                The network was trained on 64 × 64 pixels.
 
         Returns:
             Logits, shape ``[batch, 2]``.
@@ -142,15 +143,15 @@ class LesionNet(nn.Module):
 
 
 class NucleiUNet(nn.Module):
-    """A three-level 2D U-Net that marks cell nuclei in fluorescence microscopy, 96,913 parameters.
+    """A three-level 2D U-Net that segments cell nuclei in fluorescence micrographs.
 
-    Its convolutions are followed by batch normalisation. It goes up by bilinear interpolation,
-    which leaves no checkerboard in a map.
+    The network has 96,913 parameters. Each convolution is followed by batch normalisation. The
+    decoder upsamples by bilinear interpolation, which leaves no checkerboard pattern in a map.
 
-    Layers, for a picture of side S: ``encoder1`` (8 channels, S), ``encoder2`` (16, S/2),
+    Layers, for an image of side S: ``encoder1`` (8 channels, S), ``encoder2`` (16, S/2),
     ``encoder3`` (32, S/4), ``bottleneck`` (48, S/8), ``decoder3`` (32, S/4), ``decoder2``
-    (16, S/2), ``decoder1`` (8, S), ``head`` (1, S). All but the head hold ``conv1``, ``norm1``,
-    ``relu1``, ``conv2``, ``norm2`` and ``relu2``.
+    (16, S/2), ``decoder1`` (8, S), ``head`` (1, S). All except the head contain ``conv1``,
+    ``norm1``, ``relu1``, ``conv2``, ``norm2`` and ``relu2``.
 
     Example:
         >>> NucleiUNet()(torch.zeros(2, 1, 16, 24)).shape
@@ -175,14 +176,14 @@ class NucleiUNet(nn.Module):
         self.head = nn.Conv2d(8, 1, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes the nucleus logit of every pixel.
+        """Compute the nucleus logit of every pixel.
 
         Args:
-            x: Pictures, shape ``[batch, 1, height, width]``, normalised as
-                :func:`~medcam.demo.load_nuclei` does; height and width are multiples of 8.
+            x: Micrographs, shape ``[batch, 1, height, width]``, normalised as by `load_nuclei`;
+                height and width are multiples of 8.
 
         Returns:
-            Logits of the same shape: nucleus where positive.
+            Logits of the same shape; a positive logit means nucleus.
         """
         skip1 = self.encoder1(x)
         skip2 = self.encoder2(self.pool1(skip1))
@@ -198,7 +199,7 @@ class NucleiUNet(nn.Module):
 class _Stage(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        # the normalisation brings the bias
+        # no bias: batch normalisation adds its own
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(out_channels)
         self.relu1 = nn.ReLU()

@@ -1,4 +1,4 @@
-"""The pages: each image with its four maps to look through, and the index that leads to all."""
+"""The demo's pages: one report per image, and the index that links to all of them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 
 from medcam.demo.assets import load_head
 from medcam.demo.index import Link, Section, write_demo_index
-from medcam.demo.picture import by_task, layers
-from medcam.demo.run import METRICS, READING, Result
+from medcam.demo.results import HOW_TO_READ, METRICS, MethodResult, group_by_task, layer_names
 from medcam.files.record.contents import provenance
 from medcam.views.report import index_entry, write_report
 from medcam.views.scene.values import Scene, SceneMap
 
-_MAPS = (".png", ".nii.gz")
+_LISTED_FILES = (".png", ".nii.gz", ".xlsx")
 
 
 @dataclass(frozen=True)
-class Written:
-    """What `write_pages` wrote.
+class WrittenPages:
+    """The files that `write_pages` wrote.
 
     Attributes:
-        index: The page to open.
+        index: The index.
         pages: The page of each image.
     """
 
@@ -31,41 +30,45 @@ class Written:
     pages: Sequence[Path]
 
 
-def write_pages(results: Sequence[Result], output: Path) -> Written:
-    """Writes a page for each image, and ``index.html`` with the figure, the scores and all files.
+def write_pages(results: Sequence[MethodResult], output: Path) -> WrittenPages:
+    """Write a report of each image, and ``index.html`` with the figure, the scores and all files.
 
     Args:
-        results: Of `medcam.demo.run.run`, all methods of each task.
-        output: The folder that they were run into, with ``gallery.png``.
+        results: The results of `medcam.demo.results.run_tasks`, all methods of each task.
+        output: The folder of these results, which already holds ``gallery.png``.
+
+    Returns:
+        The paths of the index and the reports.
 
     Raises:
         SaveError: A page could not be written.
     """
     sections, pages = [], []
-    for group in by_task(results):
+    for group in group_by_task(results):
         task, links = group[0].task, []
         record = _record(group, output)
         for sample, name in enumerate(task.samples):
-            case = _case(group, sample, record)
+            scene = _scene(group, sample, record)
             page = output / task.name / f"{name.replace(' ', '_')}.html"
-            pages.append(write_report(page, case))
-            entry = index_entry(case, page.relative_to(output).as_posix())
+            pages.append(write_report(page, scene))
+            entry = index_entry(scene, page.relative_to(output).as_posix())
             links.append(Link(name, entry.report or "", entry.picture))
         sections.append(
             Section(
                 f"{task.title}: {task.question[0].lower()}{task.question[1:]}",
-                f"Explained and scored: {task.explained}. Layer: {layers(group)}.",
-                [_means(one) for one in group],
+                f"Explained and scored: {task.explained}. Layer: {layer_names(group)}.",
+                [_mean_scores(result) for result in group],
                 links,
-                _files(output, task.name),
+                _file_links(output, task.name),
             )
         )
     top = [Link(name, name) for name in ("gallery.png", "scores.xlsx") if (output / name).is_file()]
-    index = write_demo_index(output / "index.html", output / "gallery.png", sections, READING, top)
-    return Written(index, pages)
+    gallery = output / "gallery.png"
+    index = write_demo_index(output / "index.html", gallery, sections, HOW_TO_READ, top)
+    return WrittenPages(index, pages)
 
 
-def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Scene:
+def _scene(group: Sequence[MethodResult], sample: int, record: dict[str, Any]) -> Scene:
     task = group[0].task
     if task.raw_input is None:
         head = load_head()
@@ -74,23 +77,23 @@ def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Scene
         image, affine, modality = task.raw_input[sample, 0].numpy(), None, None
     maps = [
         SceneMap(
-            one.maps[sample, 0],
-            one.title,
-            layer=one.layer,
-            target=one.target,
-            signed=one.signed,
-            units=f"raw {one.title} units",
+            result.maps[sample, 0],
+            result.title,
+            layer=result.layer,
+            target=result.target,
+            signed=result.signed,
+            units=f"raw {result.title} units",
         )
-        # Grad-CAM first, the method that the page opens with
-        for one in sorted(group, key=lambda one: one.signed)
+        # the page opens with the first map: a positive one, Grad-CAM
+        for result in sorted(group, key=lambda result: result.signed)
     ]
     scores = [
         {
-            "Method": one.title,
-            **{METRICS[metric]: float(values[sample]) for metric, values in one.scores.items()},
-            "By chance": float(one.chance[sample]),
+            "Method": result.title,
+            **{METRICS[metric]: float(values[sample]) for metric, values in result.scores.items()},
+            "By chance": float(result.chance[sample]),
         }
-        for one in group
+        for result in group
     ]
     return Scene(
         f"{task.title}: {task.samples[sample]}",
@@ -105,33 +108,35 @@ def _case(group: Sequence[Result], sample: int, record: dict[str, Any]) -> Scene
     )
 
 
-def _record(group: Sequence[Result], output: Path) -> dict[str, Any]:
-    """How the maps of a task came about."""
+def _record(group: Sequence[MethodResult], output: Path) -> dict[str, Any]:
+    """Return the provenance of a task's maps."""
     task = group[0].task
-    whole = provenance(model=task.load(), inputs=task.inputs.numpy(), maps=(), folder=output)
-    kept = {name: whole[name] for name in ("created", "versions", "model", "inputs")}
-    maps = {one.title: f"layer {one.layer}" if one.layer else "the input" for one in group}
-    return {**kept, "target": task.explained, "maps of": maps, "task": task.question}
+    record = provenance(model=task.load(), inputs=task.inputs.numpy(), maps=(), folder=output)
+    general = {name: record[name] for name in ("created", "versions", "model", "inputs")}
+    maps = {
+        result.title: f"layer {result.layer}" if result.layer else "the input" for result in group
+    }
+    return {**general, "target": task.explained, "maps of": maps, "task": task.question}
 
 
-def _means(one: Result) -> dict[str, Any]:
-    means = one.means
+def _mean_scores(result: MethodResult) -> dict[str, Any]:
+    """Return a row of the index's table: the mean scores of a method."""
+    means = result.means
     return {
-        "Method": one.title,
-        "Layer": one.layer or "(input)",
+        "Method": result.title,
+        "Layer": result.layer or "(input)",
         **{title: means[metric] for metric, title in METRICS.items()},
         "By chance": means["chance"],
     }
 
 
-def _files(output: Path, task: str) -> list[Link]:
-    """The maps and tables of a task, as they lie in the folder."""
-    found = sorted(
-        path
-        for path in (output / task).rglob("*")
-        if path.name.endswith((*_MAPS, ".xlsx")) and path.is_file()
+def _file_links(output: Path, task_name: str) -> list[Link]:
+    """Return links to the maps and tables of a task, sorted by path."""
+    folder = output / task_name
+    paths = sorted(
+        path for path in folder.rglob("*") if path.name.endswith(_LISTED_FILES) and path.is_file()
     )
     return [
-        Link(path.relative_to(output / task).as_posix(), path.relative_to(output).as_posix())
-        for path in found
+        Link(path.relative_to(folder).as_posix(), path.relative_to(output).as_posix())
+        for path in paths
     ]

@@ -1,4 +1,8 @@
-"""The demonstration's three tasks, as in the M3d-CAM paper's tables: a network each, and truth."""
+"""The three tasks of the demo: each a trained network with images and ground truth.
+
+They are the kinds of task in the tables of the M3d-CAM paper: 2D classification, 2D segmentation
+and 3D segmentation.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +24,22 @@ from medcam.demo.assets import (
 
 
 @dataclass(frozen=True)
-class Task:
-    """A trained network, what it is given, and the truth.
+class DemoTask:
+    """A trained network with its inputs, the ground truth and the options of `medcam.inject`.
 
     Attributes:
-        name: The folder's name.
+        name: The name of the task's folder.
         title: The kind of task, e.g. ``"2D segmentation"``.
-        question: What the network is asked.
-        explained: What its maps explain, and what they are scored against.
-        samples: A name for each sample of the batch.
-        shown: The sample that the figure shows.
+        question: The question that the network answers.
+        explained: The target of the maps and the ground truth of their scores, in words.
+        samples: The name of each sample of the batch.
+        shown: The index of the sample in the figure.
         load: Loads the network.
-        inputs: What the network takes, ``[batch, 1, *space]``.
-        masks: The truth on the grid of the maps, ``[batch, 1, *grid]``.
-        options: What `medcam.inject` is given beside the backend.
-        raw_input: What 2D maps are drawn on; None in 3D.
-        sides: The letters of the patient's sides at the left and the right of the figure.
+        inputs: The input of the network, ``[batch, 1, *space]``.
+        masks: The ground truth on the grid of the maps, ``[batch, 1, *grid]``.
+        options: Keyword arguments of `medcam.inject`, apart from the method.
+        raw_input: The images under the maps in 2D; None in 3D.
+        sides: The patient's sides at the left and the right edge of the figure.
     """
 
     name: str
@@ -52,28 +56,28 @@ class Task:
     sides: tuple[str, str] | None = None
 
 
-def tasks() -> list[Task]:
-    """The three tasks, in the order of the paper's tables.
+def load_tasks() -> list[DemoTask]:
+    """Load the three tasks, in the order of the paper's tables.
 
     Example:
-        >>> [(task.title, len(task.samples)) for task in tasks()]
+        >>> [(task.title, len(task.samples)) for task in load_tasks()]
         [('2D classification', 16), ('2D segmentation', 8), ('3D segmentation', 1)]
     """
     return [_lesions(), _nuclei(), _brain()]
 
 
-def _lesions() -> Task:
+def _lesions() -> DemoTask:
     slices = load_lesion_slices()
     present = slices.labels == 1
-    # the patient's right is on the left, as radiologists look at it and as the head is shown
+    # flipped to the radiological convention, as the head is shown: the patient's right at the left
     images, masks = slices.images[present].flip(-1), slices.masks[present].flip(-1)
-    return Task(
+    return DemoTask(
         "lesion_2d",
         "2D classification",
         "Is there a lesion?",
         "the class 'lesion', against the lesion",
         [f"slice {number + 1}" for number in range(len(images))],
-        # the largest lesion, as it is the easiest to see
+        # the largest lesion is the easiest to see in the figure
         int(masks.flatten(1).sum(1).argmax()),
         load_lesion_classifier,
         images,
@@ -84,28 +88,29 @@ def _lesions() -> Task:
     )
 
 
-def _nuclei() -> Task:
+def _nuclei() -> DemoTask:
     nuclei = load_nuclei()
-    return Task(
+    return DemoTask(
         "nuclei_2d",
         "2D segmentation",
         "Where are the nuclei?",
         "all pixels predicted as nuclei, against all nuclei",
         [f"tile {number + 1}" for number in range(len(nuclei.images))],
-        5,  # full, and no nucleus in it is so bright that it hides the others
+        5,  # a tile full of nuclei, none so bright that the others look dark
         load_nuclei_segmenter,
         nuclei.images,
         nuclei.masks,
-        # "auto" takes the bottleneck. Grad-CAM weighs its channels as wholes, and many stand for
-        # the space between nuclei: no more than by chance (.21) lies on nuclei there.
+        # "auto" takes the bottleneck. Grad-CAM has one weight per channel there, and many channels
+        # respond to the space between nuclei: the share of the map on nuclei is at the chance
+        # level of 0.21.
         {"layer": "decoder2"},
         raw_input=nuclei.images,
     )
 
 
-def _brain() -> Task:
+def _brain() -> DemoTask:
     head = load_head()
-    return Task(
+    return DemoTask(
         "brain_3d",
         "3D segmentation",
         "Where is the brain?",
@@ -115,7 +120,8 @@ def _brain() -> Task:
         load_brain_segmenter,
         head.image,
         torch.from_numpy(head.mask)[None, None],
-        # "auto" takes decoder3: right, but its transposed convolution leaves a checkerboard
+        # "auto" takes decoder3: it scores well, but its transposed convolution leaves a
+        # checkerboard pattern
         {"layer": "decoder1", "data_shape": head.volume.shape, "reference": head.path},
         sides=("R", "L"),
     )

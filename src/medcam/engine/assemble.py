@@ -1,4 +1,4 @@
-"""Maps from evidence: apply each method, check the values, resample to the requested shape."""
+"""Assemble maps from evidence: apply each method, validate the values, resample them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medcam.methods import Method
 
 _BAD_MAP = (
     "The {} map of {} holds NaN or infinite values. Do the model's activations or logits overflow? "
-    "Try float32, or look at explanation.output."
+    "Try float32, or inspect explanation.output."
 )
 
 
@@ -30,11 +30,11 @@ def assemble(
     """Return every method's map of every layer, ``[batch, targets, *space]``.
 
     Args:
-        request: What was asked for.
-        evidence: What the run recorded.
+        request: The request.
+        evidence: The activations and gradients of the run.
         scores: The resolved target.
         shape: The spatial shape of the maps; None keeps the layer's own.
-        notices: Where errors about maps that are not finite are added.
+        notices: Receives the errors about maps that are not finite.
     """
     count = scores.values.shape[1]
     maps: dict[MapKey, AttentionMap] = {}

@@ -1,25 +1,23 @@
-"""The automatic layer: the deepest rich features, decided while the model runs.
+"""Automatic choice of the layer: the deepest features, found during the forward pass.
 
 A module's output is a candidate when it is a floating tensor of the input's rank, at least two of
-its spatial extents exceed 1 and none exceeds the input's. A candidate replaces the one held when
-its spatial volume is not larger **and** its channels are not fewer. So the deepest features win
-over all that came before, the outermost module that returns the same tensor gives the name, and
-neither a decoder (larger) nor a head (fewer channels) displaces a bottleneck.
+its spatial extents exceed 1 and none exceeds the input's. A new candidate replaces the current one
+when its spatial volume is not larger **and** its channels are not fewer. So the deepest features
+win, the outermost module that returns the same tensor gives the name, and neither a decoder
+(larger) nor a head (fewer channels) replaces a bottleneck.
 
-Some modules are no candidates, because they add no features of their own: pooling (no parameters,
-fewer elements out than in, or adaptive; a pyramid's coarsest bin would win otherwise), depthwise
-convolutions (no channel is mixed; the block around them is the layer), dropout and identity.
+Exceptions:
 
-The widened hidden layer of an inverted bottleneck gives way to the block around it.
-
-A candidate on which the score does not depend (an unused last downsampling, say) is passed over for
-the one held before it.
-
-Token transformers: where a patch embedding is held, later token outputs ``[batch, tokens,
-channels]`` that fit its grid are remembered too, as long as they have the width of the residual
-stream, and the last one through whose patch tokens the score still flows is taken. In a ViT with a
-class token that is the normalisation before the last attention: after it, patch tokens no longer
-reach the class token.
+- Modules that add no features of their own are no candidates: pooling (no parameters, fewer
+  elements out than in, or adaptive; the coarsest bin of a pyramid would win otherwise), depthwise
+  convolutions (they mix no channels; the block around them is the layer), dropout and identity.
+- The expanded hidden layer of an inverted bottleneck is replaced by the block around it.
+- A candidate that the score does not depend on (an unused last downsampling, for example) is passed
+  over for the candidate before it.
+- In a token transformer the candidate is the patch embedding. Later token outputs ``[batch, tokens,
+  channels]`` on its grid, with the width of the residual stream, are recorded too. The last one
+  whose patch tokens have a gradient is chosen. In a ViT with a class token that is the
+  normalisation before the last attention, since later patch tokens do not reach the class token.
 """
 
 from __future__ import annotations
@@ -35,8 +33,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcam.engine.capture import Activation, Recorder, as_map, copy_for_model
-from medcam.engine.graph import depends_on
+from medcam.engine.capture import (
+    Activation,
+    Recorder,
+    as_evidence,
+    copy_for_model,
+    last_connected,
+)
 from medcam.engine.model.layouts import Layout
 from medcam.engine.model.nested import tensors
 from medcam.errors import NoMapError
@@ -48,21 +51,22 @@ _FEATURELESS = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
 
-_WIDENED = 6  # times, inside an inverted bottleneck
+_MOST_EXPANSION = 6
+"""The largest factor by which inverted bottlenecks expand their channels."""
 
 _log = logging.getLogger("medcam")
 
 
 class AutoRecorder(Recorder):
-    """Chooses the layer during the forward pass, and records it alone.
+    """Recorder that chooses the layer during the forward pass.
 
-    Each better candidate restarts the graph, so no second forward pass is needed.
+    The graph restarts at each better candidate, so no second forward pass is needed.
 
     Args:
         model: The model.
         batch: The batch size.
         space: The input's spatial shape.
-        restart: Whether a candidate begins the graph anew (not if the caller needs the graph).
+        restart: Whether the graph restarts at a candidate; not if the caller needs the graph.
     """
 
     def __init__(
@@ -70,17 +74,18 @@ class AutoRecorder(Recorder):
     ) -> None:
         super().__init__({}, batch=batch, space=space)
         self._restart = restart
-        self._runs: Counter[str] = Counter()
-        self._run_taken: dict[str, int] = {}
-        self._names = {name: module for name, module in model.named_modules() if name}
-        self._held: Activation | None = None
-        self._before: list[tuple[str, Layout, Callable[[], Tensor | None]]] = []
-        self._tokens: list[Activation] = []
+        self._run_counts: Counter[str] = Counter()
+        self._recorded_run: dict[str, int] = {}
+        self._modules = {name: module for name, module in model.named_modules() if name}
+        self._candidate: Activation | None = None
+        # of each replaced candidate the name, the layout, and a function that returns its tensor
+        self._replaced: list[tuple[str, Layout, Callable[[], Tensor | None]]] = []
+        self._token_outputs: list[Activation] = []
 
-    def _watched(self) -> Mapping[str, nn.Module]:
-        return self._names
+    def _hooked_modules(self) -> Mapping[str, nn.Module]:
+        return self._modules
 
-    def _store(
+    def _record_output(
         self,
         name: str,
         module: nn.Module,
@@ -89,107 +94,115 @@ class AutoRecorder(Recorder):
         tensor: Tensor,
         layout: Layout,
     ) -> Any:
-        self._runs[name] += self._recording
-        if not self._recording or output is not tensor or _adds_nothing(module, inputs, tensor):
+        self._run_counts[name] += self._recording
+        is_whole_output = output is tensor
+        if not self._recording or not is_whole_output or _is_featureless(module, inputs, tensor):
             return None
-        projection = isinstance(module, nn.Linear)  # queries, keys or values: not the stream
-        if layout.kind == "tokens" and not projection and self._is_stream(layout):
-            self._run_taken[name] = self._runs[name]
-            token = Activation(name, self._in_graph(tensor), layout)
-            self._tokens.append(token)
-            return copy_for_model(token.stored)
-        better = self._is_better(layout) or self._is_block_around(name, inputs, layout)
-        if layout.kind == "channels first" and better:
-            return copy_for_model(self._hold(name, tensor, layout).stored)
+        is_projection = isinstance(module, nn.Linear)  # queries, keys or values of an attention
+        if layout.kind == "tokens" and not is_projection and self._is_residual_stream(layout):
+            self._recorded_run[name] = self._run_counts[name]
+            token_output = Activation(name, self._graph_node(tensor), layout)
+            self._token_outputs.append(token_output)
+            return copy_for_model(token_output.stored)
+        is_better = self._is_deeper(layout) or self._is_block_around(name, inputs, layout)
+        if layout.kind == "channels first" and is_better:
+            return copy_for_model(self._replace_candidate(name, tensor, layout).stored)
         return None
 
-    def _hold(self, name: str, tensor: Tensor, layout: Layout) -> Activation:
-        """Holds a candidate; the one before stays known for as long as the graph needs it."""
-        self._run_taken[name] = self._runs[name]
+    def _replace_candidate(self, name: str, tensor: Tensor, layout: Layout) -> Activation:
+        """Make an output the current candidate, and return it.
+
+        After a restart the earlier candidate is needed only if a shortcut leads around the new
+        one. Then the graph keeps it alive, so a weak reference is enough.
+        """
+        self._recorded_run[name] = self._run_counts[name]
         if self._restart:
             tensor = tensor.clone() if tensor.is_inference() else tensor
             stored = tensor.detach().requires_grad_()
         else:
-            stored = self._in_graph(tensor)
-        if self._held is not None:
-            old = self._held.stored
-            recall = weakref.ref(old) if self._restart else partial(_same, old)
-            self._before.append((self._held.layer, self._held.layout, recall))
-        self._held = Activation(name, stored, layout)
-        self._tokens = []
-        return self._held
+            stored = self._graph_node(tensor)
+        if self._candidate is not None:
+            earlier = self._candidate
+            tensor_of = weakref.ref(earlier.stored) if self._restart else partial(_stored, earlier)
+            self._replaced.append((earlier.layer, earlier.layout, tensor_of))
+        self._candidate = Activation(name, stored, layout)
+        self._token_outputs = []
+        return self._candidate
 
-    def _is_better(self, layout: Layout) -> bool:
+    def _is_deeper(self, layout: Layout) -> bool:
+        """Return whether a candidate is not larger than the current one, with no fewer channels."""
         if sum(extent > 1 for extent in layout.space) < 2:
             return False
         if any(extent > whole for extent, whole in zip(layout.space, self._space, strict=True)):
             return False
-        held = self._held
-        return held is None or (
-            prod(layout.space) <= prod(held.layout.space)
-            and layout.channels >= held.layout.channels
+        candidate = self._candidate
+        return candidate is None or (
+            prod(layout.space) <= prod(candidate.layout.space)
+            and layout.channels >= candidate.layout.channels
         )
 
     def _is_block_around(self, name: str, inputs: Any, layout: Layout) -> bool:
-        """Whether this is the block whose widened hidden layer is held.
+        """Return whether this is the block whose expanded hidden layer is the candidate.
 
-        Inverted bottlenecks (MBConv, ConvNeXt, MedNeXt) widen their features up to six times
-        inside; what leaves the block is narrower, and is what the network goes on with.
+        Inverted bottlenecks (MBConv, ConvNeXt, MedNeXt) expand their channels up to six times
+        inside. The block's output has fewer channels, but the network continues with it.
         """
-        held = self._held
-        if held is None or not held.layer.startswith(f"{name}."):
+        candidate = self._candidate
+        if candidate is None or not candidate.layer.startswith(f"{name}."):
             return False
-        given = next((t for _, t in tensors(inputs) if t.ndim == len(self._space) + 2), None)
-        narrowest = held.layout.channels / _WIDENED
+        rank = len(self._space) + 2
+        block_input = next((tensor for _, tensor in tensors(inputs) if tensor.ndim == rank), None)
+        fewest_channels = candidate.layout.channels / _MOST_EXPANSION
         return (
-            given is not None
-            and narrowest <= given.shape[1] <= layout.channels
-            and layout.space == held.layout.space != self._space
+            block_input is not None
+            and fewest_channels <= block_input.shape[1] <= layout.channels
+            and layout.space == candidate.layout.space != self._space
         )
 
-    def _is_stream(self, layout: Layout) -> bool:
-        """Whether tokens have the residual stream's width, not that of a block's hidden layer.
+    def _is_residual_stream(self, layout: Layout) -> bool:
+        """Return whether tokens have the residual stream's width, not that of a hidden layer.
 
         The width may only grow where the grid shrinks (patch merging).
         """
-        if self._held is None or max(layout.space) == 1:
+        if self._candidate is None or max(layout.space) == 1:
             return False
-        if not self._tokens and prod(layout.space) != prod(self._held.layout.space):
+        embedding, count = self._candidate.layout, prod(layout.space)
+        if not self._token_outputs and count != prod(embedding.space):
             return False  # the first tokens are the patches; flattened features are not
-        coarser = [prod(token.layout.space) > prod(layout.space) for token in self._tokens]
-        beside = [token for token, c in zip(self._tokens, coarser, strict=True) if not c]
-        above = [token for token, c in zip(self._tokens, coarser, strict=True) if c]
-        least = above[-1].layout.channels if above else self._held.layout.channels
-        most = beside[-1].layout.channels if beside else layout.channels
-        if beside and prod(beside[-1].layout.space) < prod(layout.space):
+        earlier = [token_output.layout for token_output in self._token_outputs]
+        finer = [other for other in earlier if prod(other.space) > count]
+        not_finer = [other for other in earlier if prod(other.space) <= count]
+        least = finer[-1].channels if finer else embedding.channels
+        most = not_finer[-1].channels if not_finer else layout.channels
+        if not_finer and prod(not_finer[-1].space) < count:
             return False
-        if not above and prod(layout.space) == prod(self._held.layout.space):
-            most = min(most, self._held.layout.channels)
+        if not finer and count == prod(embedding.space):
+            most = min(most, embedding.channels)
         return least <= layout.channels <= most
 
-    def took_last_run(self, name: str) -> bool:
-        """Whether a layer's name alone says which of its runs was chosen: the last one."""
-        return self._runs[name] == self._run_taken[name]
+    def chose_last_run(self, name: str) -> bool:
+        """Return whether the recorded run of a layer was its last, so its name identifies it."""
+        return self._run_counts[name] == self._recorded_run[name]
 
     def activations(self, scores: Tensor) -> list[Activation]:
-        """The one chosen.
+        """Return the activation of the chosen layer, as a list of one.
 
         Raises:
             NoMapError: The model has no layer with spatial features.
         """
-        if self._held is None:
+        if self._candidate is None:
             raise NoMapError(
-                "No layer was found automatically: no module puts out features with at least two "
+                "No layer was found automatically: no module returns features with at least two "
                 f"spatial axes on the input's grid {self._space}. For a token transformer, or a "
                 "model whose blocks are plain functions, name a layer: medcam.get_layers(model); "
                 "methods that need no layer are 'saliency', 'inputxgradient' and 'gbp'."
             )
         chosen = (
-            _last_that_counts(self._tokens, scores)
-            if self._tokens
-            else self._used(self._held, scores)
+            _last_with_gradient(self._token_outputs, scores)
+            if self._token_outputs
+            else self._last_connected_candidate(self._candidate, scores)
         )
-        at_logits = chosen.layout.space == self._space
+        has_input_size = chosen.layout.space == self._space
         _log.info(
             "layer chosen automatically: %r, %d channels of %s%s",
             chosen.layer,
@@ -197,47 +210,47 @@ class AutoRecorder(Recorder):
             chosen.layout.space,
             " at the input's own size: without a coarser layer, the map may be little more than "
             "the logits again"
-            if at_logits
+            if has_input_size
             else "",
         )
         return [chosen]
 
-    def _used(self, held: Activation, scores: Tensor) -> Activation:
-        """The last candidate that the scores depend on."""
-        candidates = [
+    def _last_connected_candidate(self, candidate: Activation, scores: Tensor) -> Activation:
+        """Return the current candidate, or an earlier one if the scores do not depend on it."""
+        alive = [
             Activation(name, stored, layout)
-            for name, layout, recall in self._before
-            if (stored := recall()) is not None
+            for name, layout, tensor_of in self._replaced
+            if (stored := tensor_of()) is not None
         ]
-        candidates.append(held)
-        if len(candidates) == 1:
-            return held
-        used = depends_on(scores, [candidate.stored for candidate in candidates])
-        return next((c for c, u in zip(candidates[::-1], used[::-1], strict=True) if u), held)
+        return last_connected([*alive, candidate], scores) if alive else candidate
 
 
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
+def _stored(activation: Activation) -> Tensor:
+    """Return the recorded tensor; called like a weak reference to it."""
+    return activation.stored
 
 
-def _adds_nothing(module: nn.Module, inputs: Any, output: Tensor) -> bool:
-    """Whether a module is a pooling, a depthwise convolution, or passes its input on."""
+def _is_featureless(module: nn.Module, inputs: Any, output: Tensor) -> bool:
+    """Return whether a module is a pooling, a depthwise convolution, dropout or identity."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return 1 < module.groups == module.in_channels
     if isinstance(module, _FEATURELESS):
         return True
     if next(module.parameters(), None) is not None:
         return False
-    given = [tensor.numel() for _, tensor in tensors(inputs)]
-    return bool(given) and output.numel() < given[0]
+    sizes = [tensor.numel() for _, tensor in tensors(inputs)]
+    return bool(sizes) and output.numel() < sizes[0]
 
 
-def _last_that_counts(tokens: Sequence[Activation], scores: Tensor) -> Activation:
-    """The last token output whose patch tokens influence the scores."""
+def _last_with_gradient(token_outputs: Sequence[Activation], scores: Tensor) -> Activation:
+    """Return the last token output whose patch tokens influence the scores."""
     grads = torch.autograd.grad(
-        scores.sum(), [token.stored for token in tokens], retain_graph=True, allow_unused=True
+        scores.sum(),
+        [token_output.stored for token_output in token_outputs],
+        retain_graph=True,
+        allow_unused=True,
     )
-    for token, grad in zip(reversed(tokens), reversed(grads), strict=True):
-        if grad is not None and bool(as_map(grad, token.layout).any()):
-            return token
-    return tokens[-1]  # a head of zeros: every choice gives a map of zeros
+    for token_output, grad in zip(reversed(token_outputs), reversed(grads), strict=True):
+        if grad is not None and bool(as_evidence(grad, token_output.layout).any()):
+            return token_output
+    return token_outputs[-1]  # the head's weights are zero: the map is zero at every layer

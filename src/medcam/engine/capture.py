@@ -1,9 +1,9 @@
-"""Activations of named layers and their gradients, from one forward pass of the user's model.
+"""Record the activations of named layers with forward hooks, in one run of the user's model.
 
-The graph begins at the first hooked layer (Mechanism "graph from the layer on" in
-docs/architecture.md): in the lean mode nothing before it requires gradients, so nothing before it
-is kept for the backward pass. What the model gets back from a hook is a copy, so that an in-place
-operation after the layer cannot change what was stored.
+Without a graph to keep for the caller, the graph begins at the first hooked layer: its output
+becomes a leaf, nothing before it requires gradients, and so nothing before it is saved for the
+backward pass. The model continues with a copy of the recorded tensor, so an in-place operation
+after the layer cannot change it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from medcam.errors import NoMapError
 
 @dataclass(eq=False)
 class Activation:
-    """What one layer put out in one of its calls.
+    """The output of one layer in one of its runs.
 
     Attributes:
         layer: The layer's name.
-        stored: The tensor, attached to the graph; not the one the model went on with.
-        layout: How it lies on the image.
-        version: The stored tensor's version counter, to notice a later in-place change.
+        stored: The output, attached to the graph; the model continues with a copy.
+        layout: How to read the output as ``[batch, channels, *space]``.
+        version: The version counter of ``stored``, which a later in-place change increases.
     """
 
     layer: str
@@ -57,7 +57,7 @@ class Activation:
                 f"The output of layer {self.layer!r} was changed in place after the layer ran, so "
                 "its activations are lost. Choose the layer before or after it."
             )
-        return as_map(self.stored, self.layout)
+        return as_evidence(self.stored, self.layout)
 
     def release(self) -> None:
         """Release the tensor; `values` is empty afterwards."""
@@ -66,28 +66,38 @@ class Activation:
 
 
 def copy_for_model(stored: Tensor) -> Tensor:
-    """A copy for the model, so that what it changes in place does not reach what is stored.
+    """Return a copy for the model, so that its in-place changes do not reach ``stored``.
 
-    Where PyTorch can, values are copied when one of the two is written to, and not before: most
-    layers' outputs never are.
+    Copy-on-write where available: most outputs are never modified.
     """
     if stored.device.type in ("cpu", "cuda") and hasattr(torch, "_lazy_clone"):
-        with contextlib.suppress(RuntimeError):  # memory that is not PyTorch's own
+        # copy-on-write fails for memory that PyTorch did not allocate, such as a NumPy array's
+        with contextlib.suppress(RuntimeError):
             return torch._lazy_clone(stored)
     return stored.clone()
 
 
-def as_map(tensor: Tensor, layout: Layout) -> Tensor:
-    """``[batch, channels, *space]``, plain, without a graph, at least float32."""
-    values = layout.grid(without_subclass(tensor.detach()))
+def as_evidence(tensor: Tensor, layout: Layout) -> Tensor:
+    """Return a plain tensor ``[batch, channels, *space]``, detached, at least float32."""
+    values = layout.channels_first(without_subclass(tensor.detach()))
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-class Recorder:
-    """Forward hooks on layers for the length of one call.
+def last_connected(activations: Sequence[Activation], scores: Tensor) -> Activation:
+    """Return the last activation that the scores depend on; the last of all if there is none."""
+    connected = depends_on(scores, [activation.stored for activation in activations])
+    for activation, is_connected in zip(reversed(activations), reversed(connected), strict=True):
+        if is_connected:
+            return activation
+    return activations[-1]
 
-    Use it as a context manager around the forward *and* the backward pass: activation
-    checkpointing runs the forward pass again during the backward pass and needs the same hooks.
+
+class Recorder:
+    """Context manager that hooks layers during one call and records their outputs.
+
+    It spans the forward *and* the backward pass: activation checkpointing runs the forward pass
+    again during the backward pass and needs the same hooks. An output without autograd history
+    becomes a leaf.
 
     Args:
         layers: The modules by name.
@@ -95,31 +105,30 @@ class Recorder:
         space: The input's spatial shape.
 
     Attributes:
-        on_begin: Called when a layer begins the graph; None: nothing is.
-
-    A layer's output that has no graph yet begins one.
+        on_graph_start: Called before an output becomes a leaf; None by default.
     """
 
     def __init__(
         self, layers: Mapping[str, nn.Module], *, batch: int, space: Sequence[int]
     ) -> None:
-        self.on_begin: Callable[[], None] | None = None
+        self.on_graph_start: Callable[[], None] | None = None
         self._layers = layers
         self._batch = batch
         self._space = tuple(space)
         self._handles: list[RemovableHandle] = []
         self._recording = True
         self._thread = threading.get_ident()
-        self._calls: dict[str, list[Activation]] = {}
+        self._runs: dict[str, list[Activation]] = {}
         self._reasons: dict[str, str] = {}
-        self._last: tuple[Tensor, int, Tensor] | None = None
+        # the most recent output: the model's copy, its version counter, the recorded tensor
+        self._latest: tuple[Tensor, int, Tensor] | None = None
 
     def __enter__(self) -> Recorder:
-        for name, module in self._watched().items():
+        for name, module in self._hooked_modules().items():
             if isinstance(module, torch.jit.ScriptModule):
                 self._reasons[name] = "it is TorchScript, which runs no hooks"
                 continue
-            # first, so that the user's own hooks see the tensor that the graph goes on from
+            # prepended, so that the user's own hooks get the copy that the model continues with
             handle = module.register_forward_hook(self._hook(name), prepend=True)
             self._handles.append(handle)
         return self
@@ -134,30 +143,33 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
 
-    def _watched(self) -> Mapping[str, nn.Module]:
+    def _hooked_modules(self) -> Mapping[str, nn.Module]:
+        """Return the modules to hook, by name."""
         return self._layers
 
     def stop(self) -> None:
-        """The forward pass is over; what runs from now on is a recomputation."""
+        """End the recording after the forward pass; later runs of a layer are recomputations."""
         self._recording = False
-        self._last = None
+        self._latest = None
 
     def _hook(self, name: str) -> Any:
+        """Return the forward hook of a layer."""
+
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             if threading.get_ident() != self._thread and self._recording:
-                return None  # somebody else's call of a shared module
-            found = layouts.main_tensor(output, self._batch, self._space, module)
-            if found is None:
+                return None  # a call in another thread, of a module shared with this model
+            tensor_and_layout = layouts.main_tensor(output, self._batch, self._space, module)
+            if tensor_and_layout is None:
                 self._reasons[name] = (
                     f"its output is {describe(output)}, which does not lie on the input "
                     f"{self._space}"
                 )
                 return None
-            return self._store(name, module, inputs, output, *found)
+            return self._record_output(name, module, inputs, output, *tensor_and_layout)
 
         return hook
 
-    def _store(
+    def _record_output(
         self,
         name: str,
         module: nn.Module,
@@ -166,70 +178,79 @@ class Recorder:
         tensor: Tensor,
         layout: Layout,
     ) -> Any:
+        """Record the main tensor of a layer's output.
+
+        Args:
+            name: The layer's name.
+            module: The layer.
+            inputs: Its positional inputs.
+            output: All that it returned.
+            tensor: The tensor in ``output`` that a map can be made of.
+            layout: How to read ``tensor``.
+
+        Returns:
+            The output that the model continues with; None if it is unchanged.
+        """
         if max(layout.space) == 1:
             self._reasons[name] = "its output is a single voxel"
             return None
-        stored = self._stored_before(module, tensor)
-        given = tensor
+        stored = self._recorded_of_last_child(module, tensor)
+        copy = tensor
         if stored is None:
-            stored = self._in_graph(tensor)
-            given = copy_for_model(stored)
+            stored = self._graph_node(tensor)
+            copy = copy_for_model(stored)
         if self._recording:
-            self._calls.setdefault(name, []).append(Activation(name, stored, layout))
-            self._last = given, given._version, stored
-        if given is tensor:
+            self._runs.setdefault(name, []).append(Activation(name, stored, layout))
+            self._latest = copy, copy._version, stored
+        if copy is tensor:
             return None
-        return map_tensors(output, lambda part: given if part is tensor else part)
+        return map_tensors(output, lambda part: copy if part is tensor else part)
 
-    def _stored_before(self, module: nn.Module, tensor: Tensor) -> Tensor | None:
-        """What was stored of the last part of a sequence, whose output is the sequence's.
+    def _recorded_of_last_child(self, module: nn.Module, tensor: Tensor) -> Tensor | None:
+        """Return what was recorded of a sequence's last child, whose output is the sequence's.
 
-        Of other modules it is not known whether what they pass on is used elsewhere, too.
+        Only for `torch.nn.Sequential`: another module may also use its child's output elsewhere,
+        and then the gradients of the two differ.
         """
-        if self._last is None or type(module).forward is not nn.Sequential.forward:
+        if self._latest is None or type(module).forward is not nn.Sequential.forward:
             return None
-        given, version, stored = self._last
-        return stored if tensor is given and given._version == version else None
+        copy, version, stored = self._latest
+        return stored if tensor is copy and copy._version == version else None
 
-    def _in_graph(self, tensor: Tensor) -> Tensor:
-        """The tensor as a place of its own in the graph: its gradient is that of this output.
+    def _graph_node(self, tensor: Tensor) -> Tensor:
+        """Return the tensor as a graph node of its own: a view, or a leaf if it has no history.
 
-        What a module passes on may also be used elsewhere (a shortcut), which is not its output.
+        A module may return its input, which is also used elsewhere (a shortcut). The gradient of
+        the node is that of this output alone.
         """
         if tensor.requires_grad:
             return tensor.view_as(tensor)
         if tensor.is_inference():
             tensor = tensor.clone()
-        if self.on_begin is not None and self._recording:
-            self.on_begin()
+        if self.on_graph_start is not None and self._recording:
+            self.on_graph_start()
         return tensor.detach().requires_grad_()
 
     def activations(self, scores: Tensor) -> list[Activation]:
-        """One activation for each layer that ran and lies on the image.
+        """Return one activation for each layer that ran and lies on the image.
 
-        Of a layer that ran several times, the last call that the scores depend on; the others are
-        let go.
+        If a layer ran repeatedly, keep the last run the scores depend on.
         """
         chosen = []
         for name in self._layers:
-            calls = self._calls.get(name)
-            if calls is None:
+            runs = self._runs.get(name)
+            if runs is None:
                 self._reasons.setdefault(name, "it did not run in this call")
                 continue
-            if len(calls) > 1:
-                calls[:] = [_last_used(calls, scores)]  # the others need not be kept
-            chosen.append(calls[0])
+            if len(runs) > 1:
+                runs[:] = [last_connected(runs, scores)]  # releases the other runs
+            chosen.append(runs[0])
         return chosen
 
     def exclude(self, name: str, reason: str) -> None:
-        """Notes why no map is made of a layer."""
+        """Record why no map is made of a layer."""
         self._reasons[name] = reason
 
     def reason(self, name: str) -> str | None:
-        """Why no map can be made of a layer."""
+        """Return why no map can be made of a layer; None if there is a map."""
         return self._reasons.get(name)
-
-
-def _last_used(calls: Sequence[Activation], scores: Tensor) -> Activation:
-    used = depends_on(scores, [call.stored for call in calls])
-    return next((c for c, u in zip(calls[::-1], used[::-1], strict=True) if u), calls[-1])

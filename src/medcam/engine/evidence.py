@@ -1,4 +1,4 @@
-"""What one run of a model yields for the methods: activations, gradients, guided gradients."""
+"""Evidence: the activations and gradients of one run, from which methods compute maps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Evidence:
     """The evidence of one run.
 
     Attributes:
-        layers: The layers that have a map.
+        layers: The names of the layers that have a map.
         activations: By layer, ``[batch, channels, *layer]``.
         gradients: By target, then by layer, ``[batch, channels, *layer]``.
         inputs: The main input, ``[batch, channels, *space]``.
         input_gradients: By target, ``[batch, channels, *space]``.
         guided_gradients: By target, ``[batch, channels, *space]``.
-        maps: By target, layer and method: maps that were made during the backward pass
+        maps: By target, layer and method. Maps made during the backward pass
             (`medcam.engine.gradients.stream_gradients`); activations and gradients are then empty.
         zero_weights: By layer, the samples whose map is zero because channel gradients cancel.
     """
@@ -47,7 +47,7 @@ class Evidence:
         Args:
             method: The method.
             layer: The layer, for which samples with cancelling gradients are recorded.
-            by_name: The evidence by the names of `medcam.methods`.
+            by_name: The evidence of one target and layer, by the names in `medcam.methods`.
         """
         values = method.of(by_name)
         flags = None if layer is None else method.has_zero_weights(by_name, values)

@@ -1,4 +1,4 @@
-"""Why no map can be made: the errors and warnings about layers without evidence."""
+"""Errors and warnings about layers of which no map can be made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def require_layers(request: Request, recorder: Recorder, activations: Sequence[A
             )
     if not activations:
         raise NoMapError(
-            "No map can be made of any layer of this model: none puts out features with spatial "
+            "No map can be made of any layer of this model: none returns features with spatial "
             "axes. Methods that need no layer are 'saliency', 'inputxgradient' and 'gbp'."
         )
 
@@ -47,11 +47,11 @@ def connected(
     """Return the activations that every target depends on.
 
     Args:
-        request: What was asked for.
-        recorder: Where the reason is noted for the others.
+        request: The request.
+        recorder: Records the reason for each layer that is left out.
         activations: The recorded activations.
-        rows: For each target, what was obtained for each activation; None where the target does
-            not depend on it.
+        rows: For each target one item per activation, which is None where the target does not
+            depend on it.
 
     Raises:
         NoMapError: A named layer, or every layer, is unconnected.
@@ -74,16 +74,16 @@ def connected(
 
 
 def unconnected_message(recorder: Recorder, request: Request) -> str:
-    """Return why the scores have no graph at all."""
+    """Return the error message for scores without a graph."""
     if not any(method.of_layer for method in request.methods):
         source = "the input"
     elif isinstance(recorder, AutoRecorder):
-        recorder.activations(torch.zeros(()))  # raises if the model has no layer at all
+        recorder.activations(torch.zeros(()))  # raises if no layer was found
         source = "any layer"
     elif request.layer == "full":
         source = "any layer"
     else:
-        recorder.activations(torch.zeros(()))  # notes which layers did not run
+        recorder.activations(torch.zeros(()))  # records which layers did not run
         for name in _names(request.layer):
             if (reason := recorder.reason(name)) is not None:
                 return f"No map can be made of layer {name!r}: {reason}. Choose another layer."
@@ -96,7 +96,7 @@ def unconnected_message(recorder: Recorder, request: Request) -> str:
 
 def notice_zero_gradients(notices: Notices, layer: str, grads: Sequence[Tensor | None]) -> None:
     """Add a warning for samples whose target has no gradient at the automatic layer."""
-    zero = torch.stack([(g == 0).flatten(1).all(1) for g in grads if g is not None], 1)
+    zero = torch.stack([(grad == 0).flatten(1).all(1) for grad in grads if grad is not None], 1)
     notices.add(
         zero,
         f"The target's gradient is zero at layer {layer!r}, which was chosen automatically, for "
@@ -106,5 +106,5 @@ def notice_zero_gradients(notices: Notices, layer: str, grads: Sequence[Tensor |
 
 
 def _names(layer: LayerLike) -> list[str]:
-    """Return the names in a ``layer=`` that names layers."""
+    """Return the layer names of a ``layer=`` that is neither "auto" nor "full"."""
     return [layer] if isinstance(layer, str) else list(layer or [])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medcam.engine import guided
 from medcam.engine.auto_layer import AutoRecorder
-from medcam.engine.capture import Activation, Recorder, as_map
+from medcam.engine.capture import Activation, Recorder, as_evidence
 from medcam.engine.evidence import Evidence
 from medcam.engine.failures import (
     connected,
@@ -33,14 +33,14 @@ def gather(
     keep_graph: bool,
     notices: Notices,
 ) -> Evidence:
-    """Return activations, gradients and guided gradients of a run.
+    """Return the activations and gradients of a run that its methods need.
 
     Args:
         request: What was asked for.
         recorder: The hooks of the run.
-        scores: ``[batch, targets]``, with their graph.
+        scores: The scores ``[batch, targets]``, attached to the graph.
         leaf: The main input as a leaf; None if no method needs its gradient.
-        keep_graph: Whether the graph is needed afterwards.
+        keep_graph: Whether the caller needs the graph afterwards.
         notices: Where warnings are added.
 
     Raises:
@@ -57,13 +57,13 @@ def gather(
     only_layers = needed == {"activations", "gradients"}
     if only_layers and not keep_graph and len(stored) > 1 and can_stream(scores, stored):
         return _stream_maps(request, recorder, activations, columns)
-    wanted = [*stored]
+    tensors = [*stored]
     if "input_gradients" in needed and leaf is not None:
-        wanted.append(leaf)
+        tensors.append(leaf)
     guided_follows = "guided_gradients" in needed
     last = len(columns) - 1
     rows = [
-        gradients(column, wanted, retain_graph=keep_graph or guided_follows or index < last)
+        gradients(column, tensors, retain_graph=keep_graph or guided_follows or index < last)
         for index, column in enumerate(columns)
     ]
     evidence = Evidence()
@@ -89,7 +89,7 @@ def _by_layer(
     """Return one target's gradients of the layers that are kept."""
     layers = {activation.layer for activation in kept}
     return {
-        activation.layer: as_map(grad, activation.layout)
+        activation.layer: as_evidence(grad, activation.layout)
         for activation, grad in zip(recorded, row, strict=False)
         if activation.layer in layers and grad is not None
     }
@@ -115,8 +115,8 @@ def _stream_maps(
 ) -> Evidence:
     """Make the maps of many layers during the backward pass.
 
-    The gradients of all layers are never held together, and activations are released at the last
-    target.
+    At most one layer's gradient is alive, and a layer's activations are released after its map for
+    the last target.
     """
     by_tensor: dict[int, list[Activation]] = {}
     for activation in activations:
@@ -129,7 +129,7 @@ def _stream_maps(
         with isolation.full_precision(device):
             for activation in groups[index]:
                 by_name = {"activations": activation.values}
-                by_name["gradients"] = as_map(grad, activation.layout)
+                by_name["gradients"] = as_evidence(grad, activation.layout)
                 maps[activation.layer] = {
                     method.name: evidence.apply(method, activation.layer, by_name)
                     for method in request.methods
@@ -150,8 +150,8 @@ def _of_input(grad: Tensor | None) -> Tensor:
     """Return a gradient of the input, plain and at least float32."""
     if grad is None:
         raise NoMapError(
-            "The target does not depend on the input: is a part of the model run under no_grad, "
-            "or its input detached?"
+            "The target does not depend on the input. Does a part of the model run under no_grad, "
+            "or detach its input? Choose a method of a layer after that part."
         )
     grad = without_subclass(grad)
     return grad.float() if grad.is_floating_point() and grad.element_size() < 4 else grad

@@ -1,6 +1,6 @@
-"""Backward passes from scores: gradients that are returned, or streamed to a callback.
+"""Backward passes from scores: gradients are returned, or streamed to a callback.
 
-The user's ``.grad`` is never touched: ``torch.autograd.grad`` alone, never ``.backward()``.
+Only ``torch.autograd.grad`` is used, never ``.backward()``, so the user's ``.grad`` is unchanged.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def gradients(
 ) -> Sequence[Tensor | None]:
     """Return the gradient of a summed score with respect to several tensors; None if unconnected.
 
-    In float16 the backward pass starts from a scaled score, since a mean over a million voxels has
-    gradients below float16's smallest number; they are unscaled in float32.
+    In float16 the backward pass starts from a scaled score, since the gradients of a mean over a
+    million voxels are below float16's smallest number. They are unscaled in float32.
 
     Args:
-        score: One sample's score each, ``[batch]``.
+        score: The score of each sample, ``[batch]``.
         tensors: What the gradients are taken with respect to.
         retain_graph: Whether the graph is needed again.
 
@@ -52,7 +52,7 @@ def gradients(
 
 
 def can_stream(scores: Tensor, tensors: Sequence[Tensor]) -> bool:
-    """Return whether `stream_gradients` meets every gradient: each path ends in one of the tensors."""
+    """Return whether `stream_gradients` meets every gradient: all paths end in these tensors."""
     known = {id(tensor) for tensor in tensors if tensor.is_leaf}
     return not _in_float16(tensors) and all(id(leaf) in known for leaf in leaves(scores))
 
@@ -70,7 +70,7 @@ def stream_gradients(
     on. Tensors other than leaves are not referenced here, so that ``use`` may release them.
 
     Args:
-        score: One sample's score each, ``[batch]``.
+        score: The score of each sample, ``[batch]``.
         tensors: Tensors that `can_stream`.
         use: Called with the tensor's index and its gradient.
         retain_graph: Whether the graph is needed again.
@@ -82,7 +82,7 @@ def stream_gradients(
 
     def guarded_use(index: int, gradient: Tensor | None) -> None:
         try:
-            if gradient is not None:  # None if the node ran for another of its outputs
+            if gradient is not None:  # it is None if only another output of the node is used
                 use(index, gradient)
         except Exception as error:
             raised.append(error)
@@ -90,7 +90,8 @@ def stream_gradients(
 
     handles, leaf_tensors = [], []
     for index, tensor in enumerate(tensors):
-        handle = tensor.register_hook(partial(guarded_use, index))  # type: ignore[no-untyped-call]  # PyTorch's
+        hook = partial(guarded_use, index)
+        handle = tensor.register_hook(hook)  # type: ignore[no-untyped-call]  # no annotations
         handles.append(handle)
         if tensor.is_leaf:
             leaf_tensors.append(tensor)
@@ -111,7 +112,7 @@ def stream_gradients(
 
 @contextmanager
 def _readable_errors() -> Iterator[None]:
-    """Raise autograd's errors as `NoMapError`, with what can be done about them."""
+    """Raise autograd's errors as `NoMapError`, with advice."""
     try:
         yield
     except (torch.cuda.OutOfMemoryError, NoMapError):

@@ -11,13 +11,13 @@ from torch.autograd.graph import get_gradient_edge
 
 def nodes(root: Any) -> set[Any]:
     """Return every node of the graph below ``root``, itself included."""
-    seen, stack = {root}, [root]
+    visited, stack = {root}, [root]
     while stack:
         for node, _ in stack.pop().next_functions:
-            if node is not None and node not in seen:
-                seen.add(node)
+            if node is not None and node not in visited:
+                visited.add(node)
                 stack.append(node)
-    return seen
+    return visited
 
 
 def leaves(result: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Warnings and errors about a run, reported without stalling the device.
 
 Their conditions are flags on the model's device. On the CPU a flag is read at once; on an
-accelerator reading it would be a synchronisation, so it is read when the maps are first accessed.
+accelerator that would be a synchronisation, so a flag is read when the maps are first accessed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medcam.errors import MedcamError, warn
 
-_ENDS = {
+_PROBABILITIES = {
     "SoftmaxBackward0": "a softmax",
     "LogSoftmaxBackward0": "a log-softmax",
     "SigmoidBackward0": "a sigmoid",
@@ -35,7 +35,7 @@ class Notices:
 
     @property
     def pending(self) -> bool:
-        """Whether there are flags that have not been read; never on the CPU."""
+        """Whether there are flags that have not been read yet; always False on the CPU."""
         return bool(self._pending)
 
     def add(self, flags: Bool[Tensor, "*samples"], meaning: str | MedcamError) -> None:
@@ -43,8 +43,7 @@ class Notices:
 
         Args:
             flags: True where ``meaning`` holds.
-            meaning: The text of a warning, in which ``{samples}`` stands for the samples
-                concerned, or an error.
+            meaning: An error, or the text of a warning with the placeholder ``{samples}``.
 
         Raises:
             MedcamError: On the CPU, if ``meaning`` is an error and a flag is set.
@@ -74,7 +73,7 @@ class Notices:
 def notice_non_finite(notices: Notices, values: Tensor, meaning: MedcamError) -> None:
     """Add an error for samples with a NaN or an infinity.
 
-    On the CPU a finite sum shows in one pass that there are none.
+    On the CPU a finite sum proves in one pass over the values that there are none.
     """
     if values.device.type == "cpu" and isfinite(float(values.sum())):
         return
@@ -84,8 +83,8 @@ def notice_non_finite(notices: Notices, values: Tensor, meaning: MedcamError) ->
 def notice_cancelling(notices: Notices, zero_weights: Mapping[str, Tensor]) -> None:
     """Add a warning for layers whose map is zero because channel gradients cancel.
 
-    On the CPU one warning names all layers; elsewhere each layer has its own, since which flags
-    are set is not known yet.
+    On the CPU one warning names all layers. On other devices each layer has its own warning, since
+    the flags have not been read yet.
 
     Args:
         notices: Where the warning is added.
@@ -102,21 +101,21 @@ def notice_cancelling(notices: Notices, zero_weights: Mapping[str, Tensor]) -> N
         notices.add(
             torch.stack([zero_weights[layer] for layer in layers]).any(0),
             f"The gradients of each channel cancel at layer{'s' * (len(layers) > 1)} {listed}, so "
-            "Grad-CAM's weights and its map are zero there, for sample(s) {samples}. That is so "
-            "before a normalisation that takes each channel's mean off (instance norm): choose "
-            "the layer after it, or method='hirescam', which needs no mean.",
+            "Grad-CAM's weights and its map are zero there, for sample(s) {samples}. This happens "
+            "before a normalisation that subtracts each channel's mean (instance norm). Choose "
+            "the layer after it, or method='hirescam', which averages no gradients.",
         )
 
 
 def warn_of_probabilities(logits: Tensor) -> None:
-    """Warn if the explained tensor is the result of a softmax or a sigmoid."""
+    """Warn if the explained tensor was computed by a softmax or a sigmoid."""
     node: Any = logits.grad_fn
     while node is not None and node.name().startswith(_VIEWS):
         node = node.next_functions[0][0]
-    end = _ENDS.get(node.name()) if node is not None else None
-    if end is not None:
+    function = _PROBABILITIES.get(node.name()) if node is not None else None
+    if function is not None:
         warn(
-            f"The model ends in {end}: its gradient vanishes where the model is sure, and maps "
-            "of probabilities mix the classes. Explain the logits before it: remove the last "
+            f"The model ends in {function}. Its gradient vanishes where the model is certain, and "
+            "maps of probabilities mix the classes. Explain the logits instead: remove the last "
             "layer, or choose the logits with output= if the model returns them."
         )

@@ -1,4 +1,4 @@
-"""What is asked of a call, checked as far as possible before the model runs."""
+"""Request for maps, validated as far as possible before the model runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,23 @@ from medcam.errors import InputError, InputTypeError
 from medcam.methods import Method, MethodLike
 
 ShapeRequest = Literal["input"] | Sequence[int] | None
-"""The spatial shape of the maps: that of the input, the extents, or None for the layer's own."""
+"""What ``shape=`` takes: "input", the extents, or None for the layer's own shape."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a call.
+    """Request for maps: the arguments of `medcam.explain`, see there.
 
-    The attributes are the arguments of `medcam.explain`. ``several`` says whether methods were
-    given as a list, so that maps are keyed by ``(method, layer)``.
+    Attributes:
+        methods: The methods.
+        layer: As ``layer=``.
+        target: As ``target=``.
+        output: As ``output=``.
+        shape: As ``shape=``.
+        cudnn: As ``cudnn=``.
+        several: Whether methods were given as a list, so that maps are keyed by ``(method,
+            layer)``.
+        memory: As ``memory=``.
     """
 
     methods: tuple[Method, ...]
@@ -39,23 +47,26 @@ class Request:
         """Return the request for one method or several.
 
         Raises:
-            InputError: No method, or two of one name.
-            InputTypeError: Something that is no method.
+            InputError: There is no method, or two have the same name.
+            InputTypeError: An item is not a method.
         """
         if isinstance(method, (str, Method)):
             return Request((methods.get(method),), **options)
         if not isinstance(method, Iterable):
-            raise InputTypeError(f"method={method!r} is not a method, nor a list of methods.")
+            raise InputTypeError(
+                f"method={method!r} is neither a method nor a list of methods: give a name "
+                f"({', '.join(methods.METHODS)}), a medcam.methods.Method, or a list of these."
+            )
         chosen = tuple(methods.get(item) for item in method)
         if not chosen:
             raise InputError(f"No method was given: choose from {', '.join(methods.METHODS)}.")
         names = [item.name for item in dict.fromkeys(chosen)]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
+        duplicate = next((name for name in names if names.count(name) > 1), None)
+        if duplicate is not None:
             raise InputError(
-                f"method holds {twice!r} with different options, but maps are keyed by the method's "
-                "name: ask for one at a time, or rename one with dataclasses.replace(method, "
-                "name=...)."
+                f"method holds {duplicate!r} with different options, but maps are keyed by the "
+                "method's name: ask for one at a time, or rename one with "
+                "dataclasses.replace(method, name=...)."
             )
         return Request(chosen, several=True, **options)
 
@@ -63,16 +74,16 @@ class Request:
         check_target(self.target)
         shape = self.shape
         if isinstance(shape, str) and shape not in {"input", "default"}:
-            requested_shape(shape, (1, 1))  # raises
+            requested_shape(shape, (1, 1))  # raises the error
         if self.memory not in ("normal", "low"):
             raise InputError(
-                f"memory={self.memory!r} is not known: 'normal', or 'low' to recompute the blocks of "
-                "the network in the backward pass instead of keeping their activations."
+                f"memory={self.memory!r} is not known: choose 'normal', or 'low' to recompute the "
+                "network's blocks in the backward pass instead of keeping their activations."
             )
 
     @property
     def evidence(self) -> frozenset[str]:
-        """The names of all evidence that the methods need."""
+        """The names of the evidence that the methods need."""
         return frozenset().union(*(method.evidence for method in self.methods))
 
 
@@ -98,6 +109,6 @@ def requested_shape(shape: ShapeRequest, space: Sequence[int]) -> tuple[int, ...
     ):
         return tuple(int(extent) for extent in shape)
     raise InputError(
-        f"shape={shape!r} is not a map's shape: give 'input', None for the layer's own, or "
+        f"shape={shape!r} is not a map's shape: give 'input', None for the layer's own shape, or "
         f"{len(space)} positive extents, as the input has {len(space)} spatial axes."
     )

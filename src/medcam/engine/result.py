@@ -1,4 +1,4 @@
-"""The plain values that one run of a model yields; files, pictures and scores are made above."""
+"""Result of one run of a model, as plain values."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Run:
 
     Attributes:
         output: The model's output, or the stitched prediction ``[batch, classes, *space]``.
-        target: What was explained.
-        maps: The maps by layer, or by ``(method, layer)`` if several methods were asked for.
+        target: The resolved target.
+        maps: The maps by layer, or by ``(method, layer)`` if several methods were requested.
             Their flags in ``notices`` may not have been read yet.
         layers: The layers of the maps, after "auto" and "full" were resolved.
         skipped: Layers without a map, with the reason (``layer="full"``).
-        notices: Warnings and errors that wait for the device.
-        names_run: Whether the layer's name alone identifies the run that was recorded: its last.
-        details: The windows over a volume, by name.
-        inputs: The input that the maps lie on, ``[batch, channels, *space]``; None if it is not
-            kept.
+        notices: Warnings and errors whose condition has not been read from the device yet.
+        names_run: Whether the layer's name alone identifies the recorded run, which is so if it is
+            the layer's last.
+        details: Details of the windows over a volume, by name.
+        inputs: The main input, ``[batch, channels, *space]``; None if it is not kept.
     """
 
     output: Any
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def layer(self) -> str | tuple[str, ...] | None:
-        """The one layer, several, or None for methods without a layer."""
+        """The layer, or several as a tuple, or None for methods without a layer."""
         if not self.layers:
             return None
         return self.layers[0] if len(self.layers) == 1 else self.layers

@@ -37,7 +37,9 @@ from medcam.errors import InputError, InputTypeError, warn
 
 _log = logging.getLogger("medcam")
 
-_BAD_INPUT = "The input holds NaN or infinite values, so its maps would too: clean it first."
+_BAD_INPUT = (
+    "The input holds NaN or infinite values, so its maps would, too: replace these values first."
+)
 
 
 def run(
@@ -53,18 +55,18 @@ def run(
     """Run a model once and return its output with the maps that were asked for.
 
     Args:
-        request: What is asked for.
+        request: The request.
         model: The model whose layers are recorded.
-        call: What runs it: the model itself, or its plain forward.
+        call: The function to run: the model itself, or its plain forward.
         args: The positional inputs.
         kwargs: The keyword inputs.
-        keep_graph: Whether the output keeps the graph that the caller would have had.
+        keep_graph: Whether the output keeps its graph, because the caller may need gradients.
         save_less: Whether operations save only what gradients of activations need
             (`medcam.engine.memory.lean`). If that fails, the call is repeated without it, with a
             warning.
 
     Raises:
-        InputError: Something given does not fit.
+        InputError: An argument does not fit the model or the input.
         NoMapError: The model ran, but no map can be made.
     """
     try:
@@ -94,14 +96,14 @@ class _Prepared:
     """A call whose arguments have been checked.
 
     Attributes:
-        request: What is asked for.
+        request: The request.
         model: The model whose layers are recorded.
         choice: The layers to record.
         modules: Every module of the model once.
         input_name: The position or the keyword of the main input.
         image: The main input, ``[batch, channels, *space]``.
         shape: The spatial shape of the maps; None keeps the layer's own.
-        notices: Warnings and errors that wait for the device.
+        notices: Warnings and errors whose condition has not been read from the device yet.
     """
 
     request: Request
@@ -121,13 +123,13 @@ class _Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Recorded:
-    """What the forward and the backward pass yielded.
+    """Results of the forward and the backward pass.
 
     Attributes:
         output: The model's output, with its graph.
         scores: The resolved target.
         evidence: Activations and gradients.
-        recorder: The hooks, which know why a layer was left out.
+        recorder: The hooks, with the reasons why layers were left out.
         maps: The maps by key.
     """
 
@@ -141,10 +143,10 @@ class _Recorded:
 def _prepare(
     request: Request, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> _Prepared:
-    """Check what can be checked before the model runs, and find the layers."""
+    """Validate the call before the model runs, and find the layers."""
     if isinstance(model, ScriptModule):
         raise InputTypeError(
-            "A TorchScript model has no layers that can be looked at: give the Python model that "
+            "A TorchScript model has no layers that can be recorded: give the Python model that "
             "was scripted or traced."
         )
     choice = _layer_choice(model, request.layer)
@@ -184,11 +186,11 @@ def _record(
         if any(method.of_input for method in request.methods):
             args, kwargs, leaf = with_leaf(args, dict(kwargs), prepared.input_name)
         recorder = stack.enter_context(_recorder(prepared, restart=not keep_graph))
-        around: AbstractContextManager[None] = modes()
+        forward_context: AbstractContextManager[None] = modes()
         if not prepared.choice.automatic and leaf is None and save_less:
-            around = from_the_layer_on = lean.FromTheLayerOn()
-            recorder.on_begin = from_the_layer_on.begin
-        with blocks, around:
+            forward_context = deferred = lean.DeferredLeanBackward()
+            recorder.on_graph_start = deferred.begin
+        with blocks, forward_context:
             output = call(*args, **kwargs)
         recorder.stop()
         logits = outputs.select(
@@ -204,12 +206,12 @@ def _record(
 
 
 def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
-    """Return the run's values, and log which layers were left out."""
-    recorder, used = recorded.recorder, recorded.evidence.layers
+    """Return the plain values of the run, and log which layers were left out."""
+    recorder, used_layers = recorded.recorder, recorded.evidence.layers
     skipped = {
         layer: reason
         for layer in prepared.choice.modules
-        if layer not in used and (reason := recorder.reason(layer))
+        if layer not in used_layers and (reason := recorder.reason(layer))
     }
     for layer, reason in skipped.items():
         _log.info("layer %r left out: %s", layer, reason)
@@ -218,16 +220,16 @@ def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
         output=output if keep_graph else isolation.detached_output(output),
         target=recorded.scores.target,
         maps=recorded.maps,
-        layers=tuple(used),
+        layers=tuple(used_layers),
         skipped=skipped,
         notices=prepared.notices,
-        names_run=not isinstance(recorder, AutoRecorder) or recorder.took_last_run(used[0]),
+        names_run=not isinstance(recorder, AutoRecorder) or recorder.chose_last_run(used_layers[0]),
         inputs=prepared.image,
     )
 
 
 def _layer_choice(model: nn.Module, layer: layers.LayerLike) -> layers.LayerChoice:
-    """Return `layers.find`, without listing the model if one layer is named as the model does."""
+    """Resolve ``layer=`` as `layers.find`; one name is looked up without listing all layers."""
     if isinstance(layer, str) and layer not in ("auto", "full", ""):
         module: nn.Module | None = model
         for name in layer.split("."):
@@ -238,7 +240,7 @@ def _layer_choice(model: nn.Module, layer: layers.LayerLike) -> layers.LayerChoi
 
 
 def _recorder(prepared: _Prepared, *, restart: bool) -> Recorder:
-    """Return the hooks that a request needs.
+    """Return the recorder that a request needs.
 
     Args:
         prepared: The call.
@@ -261,7 +263,7 @@ def _checkpointed_blocks(
     kwargs: Mapping[str, Any],
     modes: Callable[[], AbstractContextManager[None]],
 ) -> AbstractContextManager[None]:
-    """Return the context in which blocks are checkpointed; chosen before our hooks are there."""
+    """Return a context in which blocks are checkpointed; they are chosen before hooks are set."""
     if prepared.request.memory != "low":
         return nullcontext()
     chosen = checkpointing.chosen_blocks(layers.unwrap(prepared.model), args, kwargs, modes)

@@ -1,4 +1,4 @@
-"""How well attention maps agree with ground-truth masks: scores, thresholds and tables."""
+"""Scores of attention maps against masks: metrics, thresholds, tables; it never runs a model."""
 
 from __future__ import annotations
 

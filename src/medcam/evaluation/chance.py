@@ -1,4 +1,4 @@
-"""What a map scores that knows nothing of the mask."""
+"""Chance levels: the expected score of a map that does not depend on the mask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 
 def area_share(mask: Bool[np.ndarray, "*space"]) -> float:
-    """Gives |M|/N: what a map scores whose values are shuffled at random over the voxels.
+    """Return |M|/N: the expected score of a map whose values are shuffled over the voxels.
 
     Example:
         >>> area_share(np.array([[True, False, False, False]]))
@@ -18,23 +18,23 @@ def area_share(mask: Bool[np.ndarray, "*space"]) -> float:
     return float(mask.mean())
 
 
-def near_share(
+def grown_area_share(
     mask: Bool[np.ndarray, "*space"],
     *,
     spacing: Sequence[float] | None = None,
     tolerance_mm: float = 0.0,
 ) -> float:
-    """Gives the share of voxels within the tolerance of the mask: chance of the pointing game.
+    """Return the share of voxels within the tolerance: the chance level of the pointing game.
 
     Example:
-        >>> near_share(np.array([[True, False, False, False]]), tolerance_mm=1.0)
+        >>> grown_area_share(np.array([[True, False, False, False]]), tolerance_mm=1.0)
         0.5
     """
-    return area_share(near(mask, spacing, tolerance_mm)) if mask.any() else 0.0
+    return area_share(grow_mask(mask, spacing, tolerance_mm)) if mask.any() else 0.0
 
 
 def one_half(mask: Bool[np.ndarray, "*space"]) -> float:
-    """Gives .5, whatever the mask: chance of the AUROC.
+    """Return 0.5 for every mask: the chance level of the AUROC.
 
     Example:
         >>> one_half(np.array([[True, False]]))
@@ -44,13 +44,13 @@ def one_half(mask: Bool[np.ndarray, "*space"]) -> float:
     return 0.5
 
 
-def near(
+def grow_mask(
     mask: Bool[np.ndarray, "*space"], spacing: Sequence[float] | None, tolerance_mm: float
 ) -> Bool[np.ndarray, "*space"]:
-    """Gives the mask grown by a tolerance: every voxel whose centre is near one of the mask's.
+    """Return the mask grown by a tolerance: all voxels whose centre is that near to one of its own.
 
     Example:
-        >>> near(np.array([[True, False, False]]), (3.0, 0.5), 0.5).tolist()
+        >>> grow_mask(np.array([[True, False, False]]), (3.0, 0.5), 0.5).tolist()
         [[True, True, False]]
     """
     if tolerance_mm == 0:
@@ -58,5 +58,6 @@ def near(
     from scipy.ndimage import distance_transform_edt  # costly to import
 
     distance = distance_transform_edt(~mask, sampling=spacing)
-    near: Bool[np.ndarray, "*space"] = distance <= tolerance_mm * (1 + 1e-9)  # 3 · 0.1 > 0.3
-    return near
+    # The bound is inclusive; the margin covers rounding: in floating point, 3 · 0.1 > 0.3.
+    grown: Bool[np.ndarray, "*space"] = distance <= tolerance_mm * (1 + 1e-9)
+    return grown

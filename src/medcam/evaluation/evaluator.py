@@ -1,17 +1,25 @@
-"""Scores of many attention maps, gathered, averaged and saved."""
+"""`Evaluator`: collects the scores of many attention maps, averages and saves them."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcam.engine.target.scores import name_of
+from medcam.engine.target.arguments import name_of
 from medcam.errors import warn
 from medcam.evaluation.chart import mean_scores_chart
 from medcam.evaluation.metrics import METRICS, Metric
 from medcam.evaluation.score import MetricFunction, check_metric, check_options, score_and_chance
-from medcam.evaluation.table import Row, about_table, mean_table, plain, score_table, select
+from medcam.evaluation.table import (
+    ScoreRow,
+    about_table,
+    mean_table,
+    plain_label,
+    rows_with,
+    score_table,
+)
 from medcam.evaluation.workbook import to_workbook
 from medcam.files.atomic import write_atomically
 from medcam.views.figures import save_figure
@@ -21,19 +29,19 @@ if TYPE_CHECKING:
 
 
 class Evaluator:
-    """Scores maps against masks, keeps every score, and saves them with their means.
+    """Collector of scores: computes, keeps, averages and saves the scores of many maps.
 
     Args:
-        save_path: The folder that ``dump`` writes to; created then if need be.
-        metric: As in ``medcam.compute_score``.
-        threshold: As in ``medcam.compute_score``.
-        layer_ordering: The order of the layers in the means. Layers that it does not name follow in
-            the order of their appearance.
-        spacing: As in ``medcam.compute_score``.
-        tolerance_mm: As in ``medcam.compute_score``.
+        save_path: The folder that `dump` writes to; `dump` creates it if it does not exist.
+        metric: As in `medcam.compute_score`.
+        threshold: As in `medcam.compute_score`.
+        layer_ordering: The order of the layers in the means. Other layers follow in the order of
+            their appearance.
+        spacing: As in `medcam.compute_score`.
+        tolerance_mm: As in `medcam.compute_score`.
 
     Raises:
-        InputError: A metric, threshold, spacing or tolerance that does not exist.
+        InputError: A metric, threshold, spacing or tolerance is not allowed.
 
     Example:
         >>> import numpy as np
@@ -59,7 +67,7 @@ class Evaluator:
         self.metric = check_metric(metric)
         self.layer_ordering = layer_ordering
         self._options = check_options(threshold, spacing, tolerance_mm)
-        self._rows: list[Row] = []
+        self._rows: list[ScoreRow] = []
 
     @property
     def threshold(self) -> str | float:
@@ -76,34 +84,42 @@ class Evaluator:
         *,
         spacing: Sequence[float] | None = None,
     ) -> float:
-        """Gives the score of a map against a mask, and keeps it.
+        """Return the score of a map against a mask, and keep it.
+
+        Raises the errors of `medcam.compute_score`; nothing is kept then.
 
         Args:
-            attention_map: As in ``medcam.compute_score``, which also says what is raised.
-            mask: As in ``medcam.compute_score``.
-            layer: The layer that the map is of.
-            class_label: The class that the map is of.
-            name: What tells this sample from others, e.g. the file name of the mask.
-            spacing: This sample's voxel size in mm, where it is not the evaluator's.
+            attention_map: As in `medcam.compute_score`.
+            mask: As in `medcam.compute_score`.
+            layer: The layer of the map.
+            class_label: The class of the map.
+            name: The sample's name in the table, e.g. the file name of the mask.
+            spacing: This sample's voxel size in mm; None: the evaluator's.
 
         Returns:
-            The score; NaN where it is undefined. It is kept then, too, and counted.
+            The score; NaN where it is undefined. NaN scores are kept, too.
         """
         options = self._options
         if spacing is not None:
             options = check_options(options.threshold, spacing, options.tolerance_mm)
         score = score_and_chance(attention_map, mask, self.metric, options)
         self._rows.append(
-            Row(score.value, plain(layer), plain(class_label), plain(name), score.chance)
+            ScoreRow(
+                score.value,
+                plain_label(layer),
+                plain_label(class_label),
+                plain_label(name),
+                score.chance,
+            )
         )
         return score.value
 
     @property
     def scores(self) -> pd.DataFrame:
-        """Every score: evaluation, layer, class_label, name [, chance, lift].
+        """All scores: evaluation, layer, class_label, name [, chance, lift].
 
-        ``lift`` is the score over the chance level of its mask; both are there if the metric has a
-        chance level.
+        ``lift`` is the score divided by the chance level on its mask. The two columns exist only if
+        the metric has a chance level.
         """
         return score_table(self._rows, with_chance=self._with_chance)
 
@@ -113,7 +129,7 @@ class Evaluator:
 
         Of the ``count`` scores of a layer and class, ``nan_count`` are NaN and left out.
         """
-        return self._means(self._rows)
+        return self._mean_table(self._rows)
 
     def dump(
         self,
@@ -121,69 +137,63 @@ class Evaluator:
         layer: Hashable = None,
         class_label: Hashable = None,
     ) -> Path:
-        """Writes ``scores.xlsx`` (sheets "Scores", "Mean Scores", "About") and ``mean_scores.png``.
+        """Write ``scores.xlsx`` (sheets "Scores", "Mean Scores", "About") and ``mean_scores.png``.
 
-        Each file is complete or not there at all. Older files of these names are replaced, so that
-        each metric needs a folder, and an evaluator, of its own. "About" says what was measured.
+        Both writes are atomic and replace older files of these names, so use one folder and one
+        evaluator per metric. The sheet "About" names the metric and its options.
 
         Args:
-            mean_only: Leaves the sheet "Scores" out.
-            layer: Only the scores of this layer.
-            class_label: Only the scores of this class.
+            mean_only: Whether to leave out the sheet "Scores".
+            layer: Only save the scores of this layer; None: of all layers.
+            class_label: Only save the scores of this class; None: of all classes.
 
         Returns:
             The path of ``scores.xlsx``.
 
         Raises:
-            UnknownNameError: Nothing was scored for this layer or class.
+            UnknownNameError: There is no score of this layer or class.
             SaveError: A file could not be written.
 
         Warns:
             MedcamWarning: Some scores are NaN, or there are none.
         """
-        rows = select(self._rows, "layer", plain(layer))
-        rows = select(rows, "class_label", plain(class_label))
-        means = self._means(rows)
+        rows = rows_with(self._rows, "layer", plain_label(layer))
+        rows = rows_with(rows, "class_label", plain_label(class_label))
+        means = self._mean_table(rows)
+        registered = self._registered
+        title = registered.title if registered else name_of(self.metric)
+        unit = registered.unit if registered else None
         tables = {"Mean Scores": means}
         if not mean_only:
             tables = {"Scores": score_table(rows, with_chance=self._with_chance), **tables}
-        tables["About"] = about_table(
-            self._known.title if self._known else name_of(self.metric),
-            self._known.unit if self._known else None,
-            self._options,
-            with_chance=self._with_chance,
-        )
-        figure = (
-            mean_scores_chart(means, title=self._known.title, unit=self._known.unit)
-            if self._known
-            else mean_scores_chart(means, title=name_of(self.metric), unit=None)
-        )
+        tables["About"] = about_table(title, unit, self._options, with_chance=self._with_chance)
+        figure = mean_scores_chart(means, title=title, unit=unit)
         path = write_atomically(self.save_path / "scores.xlsx", to_workbook(tables).save)
         write_atomically(self.save_path / "mean_scores.png", lambda file: save_figure(figure, file))
-        self._warn_of_gaps(rows)
+        _warn_of_nan(rows)
         return path
 
-    def _means(self, rows: Sequence[Row]) -> pd.DataFrame:
+    def _mean_table(self, rows: Sequence[ScoreRow]) -> pd.DataFrame:
         return mean_table(rows, with_chance=self._with_chance, layer_ordering=self.layer_ordering)
 
     @property
-    def _known(self) -> Metric | None:
-        """What the registry knows of the metric; None for a callable."""
+    def _registered(self) -> Metric | None:
+        """The metric's entry in the registry; None for a callable."""
         return METRICS[self.metric] if isinstance(self.metric, str) else None
 
     @property
     def _with_chance(self) -> bool:
-        return self._known is not None and self._known.chance is not None
+        registered = self._registered
+        return registered is not None and registered.chance is not None
 
-    def _warn_of_gaps(self, rows: Sequence[Row]) -> None:
-        gaps = sum(row.evaluation != row.evaluation for row in rows)
-        if not rows:
-            message = "No score was recorded: the tables are empty. Call comp_score(map, mask)."
-        elif gaps:
-            message = (
-                f"{gaps} of {len(rows)} scores are NaN (an empty mask, or a map without contrast); "
-                "they are left out of the means and counted in nan_count."
-            )
-        else:
-            return
-        warn(message)
+
+def _warn_of_nan(rows: Sequence[ScoreRow]) -> None:
+    """Warn if some scores are NaN, or if there are no scores."""
+    undefined = sum(isnan(row.evaluation) for row in rows)
+    if not rows:
+        warn("No score was recorded: the tables are empty. Call comp_score(map, mask).")
+    elif undefined:
+        warn(
+            f"{undefined} of {len(rows)} scores are NaN (an empty mask, or a map without "
+            "contrast); they are left out of the means and counted in nan_count."
+        )

@@ -1,4 +1,4 @@
-"""The registry of metrics: every name, what it computes and how to read it."""
+"""The registry of metrics: for each name its function, options, unit and chance level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medcam.evaluation.chance import area_share, near_share, one_half
+from medcam.evaluation.chance import area_share, grown_area_share, one_half
 from medcam.evaluation.overlap import dice, ioa, iou, wioa, wiou
 from medcam.evaluation.ranking import (
     auroc,
@@ -20,17 +20,17 @@ from medcam.evaluation.ranking import (
 )
 from medcam.evaluation.surface import assd, centroid_distance, hd95
 
-Option = Literal["threshold", "spacing", "tolerance_mm"]
+OptionName = Literal["threshold", "spacing", "tolerance_mm"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a metric may depend on beside map and mask; checked where it is made.
+    """Options of all metrics; `medcam.evaluation.score.check_options` validates them.
 
     Attributes:
         threshold: ``'otsu'`` or τ from 0 to 1.
-        spacing: Voxel size in mm along each axis; None is 1 mm each.
-        tolerance_mm: Of the pointing game.
+        spacing: Voxel size in mm along each axis; None: 1 mm each.
+        tolerance_mm: Largest distance in mm that counts as a hit in the pointing game.
     """
 
     threshold: str | float = "otsu"
@@ -43,18 +43,18 @@ class Metric:
     """One metric of a map against a mask.
 
     Attributes:
-        title: Its name in words.
+        title: The metric's name in words.
         function: ``(attention [*space], mask [*space], **options)`` → score.
-        options: The keywords that ``function`` takes, of those in ``Options``.
-        higher_is_better: Whether more is better.
+        options: The fields of `Options` that ``function`` takes as keywords.
+        higher_is_better: Whether a higher score is better.
         unit: ``""`` for a share from 0 to 1, ``"mm"`` for a distance.
-        chance: ``(mask, **options)`` → the score of a map that knows nothing of
-            the mask, or None where there is no such level.
+        chance: ``(mask, **options)`` → the expected score of a map that does not depend on the
+            mask; None if that score also depends on the map's values.
     """
 
     title: str
     function: Callable[..., float]
-    options: tuple[Option, ...] = ()
+    options: tuple[OptionName, ...] = ()
     higher_is_better: bool = True
     unit: Literal["", "mm"] = ""
     chance: Callable[..., float] | None = None
@@ -70,18 +70,18 @@ class Metric:
         mask: Bool[np.ndarray, "*space"],
         options: Options,
     ) -> float:
-        """Gives the score, handing on those options that this metric takes.
+        """Return the score of a map, computed with the options that this metric takes.
 
         Example:
             >>> attention, mask = np.array([[0.0, 0.4, 1.0]]), np.array([[False, True, True]])
             >>> METRICS["iou"].score(attention, mask, Options(threshold=0.5))
             0.5
         """
-        chosen = {name: getattr(options, name) for name in self.options}
-        return self.function(attention, mask, **chosen)
+        keywords = {name: getattr(options, name) for name in self.options}
+        return self.function(attention, mask, **keywords)
 
     def chance_level(self, mask: Bool[np.ndarray, "*space"], options: Options) -> float | None:
-        """Gives the score that chance alone reaches on this mask, or None where undefined.
+        """Return the score that is reached by chance on this mask; None where undefined.
 
         Example:
             >>> METRICS["wioa"].chance_level(np.array([[False, True]]), Options())
@@ -89,11 +89,11 @@ class Metric:
         """
         if self.chance is None:
             return None
-        chosen = {name: getattr(options, name) for name in self.options if name != "threshold"}
-        return self.chance(mask, **chosen)
+        keywords = {name: getattr(options, name) for name in self.options if name != "threshold"}
+        return self.chance(mask, **keywords)
 
 
-_DISTANCE: tuple[Option, ...] = ("threshold", "spacing")
+_DISTANCE: tuple[OptionName, ...] = ("threshold", "spacing")
 
 METRICS: dict[str, Metric] = {
     "wioa": Metric("Weighted intersection over attention", wioa, ("threshold",), chance=area_share),
@@ -102,7 +102,7 @@ METRICS: dict[str, Metric] = {
     "wiou": Metric("Soft intersection over union", wiou),
     "dice": Metric("Dice coefficient", dice, ("threshold",)),
     "pointing_game": Metric(
-        "Pointing game", pointing_game, ("spacing", "tolerance_mm"), chance=near_share
+        "Pointing game", pointing_game, ("spacing", "tolerance_mm"), chance=grown_area_share
     ),
     "relevance_mass": Metric("Relevance mass", relevance_mass, chance=area_share),
     "relevance_rank": Metric("Relevance rank", relevance_rank, chance=area_share),

@@ -1,8 +1,8 @@
 """Overlap of the attended region with the mask: ioa, wioa, iou, wiou, dice.
 
-In all of these a is the map ``[*space]`` (finite, ≥ 0), â its min-max normalisation, B = {â ≥ τ}
-the attended region, M the mask ``[*space]``, and |·| counts voxels. NaN stands for "undefined", and
-is what an empty mask gives everywhere: a case without a finding cannot be localised, well or badly.
+Notation: a is the map ``[*space]`` (finite, ≥ 0), â its min-max normalisation, B = {â ≥ τ} the
+attended region, M the mask ``[*space]``, and |·| the number of voxels. NaN means "undefined". Every
+metric is NaN for an empty mask, since a case without a finding has nothing to localise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import nan
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medcam.evaluation.thresholds import attended, normalize
+from medcam.evaluation.thresholds import attended_region, normalize
 
 
 def ioa(
@@ -21,7 +21,7 @@ def ioa(
     *,
     threshold: str | float = "otsu",
 ) -> float:
-    """Gives the intersection over attention, |B ∩ M| / |B|: the precision of B.
+    """Return the intersection over attention, |B ∩ M| / |B|: the precision of B.
 
     From 0 to 1; NaN for an empty mask or a constant map. Source: M3d-CAM (arXiv 2007.00453).
 
@@ -29,7 +29,7 @@ def ioa(
         >>> ioa(np.array([[0.0, 4.0], [2.0, 3.0]]), np.array([[0, 1], [1, 0]], bool), threshold=0.5)
         0.6666666666666666
     """
-    _, region = attended(attention, threshold)
+    _, region = attended_region(attention, threshold)
     if not mask.any() or not region.any():
         return nan
     return float(np.count_nonzero(region & mask) / np.count_nonzero(region))
@@ -41,17 +41,17 @@ def wioa(
     *,
     threshold: str | float = "otsu",
 ) -> float:
-    """Gives the weighted intersection over attention, Σ_{B∩M} â / Σ_B â.
+    """Return the weighted intersection over attention, Σ_{B∩M} â / Σ_B â.
 
-    From 0 to 1; NaN for an empty mask or a constant map. Source: M3d-CAM (arXiv 2007.00453), whose
-    default it is. There an empty mask scored 0.
+    From 0 to 1; NaN for an empty mask or a constant map. Source: M3d-CAM (arXiv 2007.00453), where
+    it is the default metric and scores 0 for an empty mask.
 
     Example:
         >>> mask = np.array([[0, 1], [1, 0]], bool)
         >>> wioa(np.array([[0.0, 4.0], [2.0, 3.0]]), mask, threshold=0.5)  # 1.5 / 2.25
         0.6666666666666666
     """
-    normalized, region = attended(attention, threshold)
+    normalized, region = attended_region(attention, threshold)
     if not mask.any() or not region.any():
         return nan
     return float(normalized[region & mask].sum() / normalized[region].sum())
@@ -63,7 +63,7 @@ def iou(
     *,
     threshold: str | float = "otsu",
 ) -> float:
-    """Gives the intersection over union (Jaccard), |B ∩ M| / (|B| + |M| - |B ∩ M|).
+    """Return the intersection over union (Jaccard index), |B ∩ M| / (|B| + |M| - |B ∩ M|).
 
     From 0 to 1; NaN for an empty mask; 0 for a constant map, whose B is empty.
 
@@ -73,7 +73,7 @@ def iou(
     """
     if not mask.any():
         return nan
-    _, region = attended(attention, threshold)
+    _, region = attended_region(attention, threshold)
     return float(np.count_nonzero(region & mask) / np.count_nonzero(region | mask))
 
 
@@ -83,7 +83,7 @@ def dice(
     *,
     threshold: str | float = "otsu",
 ) -> float:
-    """Gives the Dice coefficient, 2 |B ∩ M| / (|B| + |M|).
+    """Return the Dice coefficient, 2 |B ∩ M| / (|B| + |M|).
 
     From 0 to 1; NaN for an empty mask; 0 for a constant map, whose B is empty.
 
@@ -94,16 +94,17 @@ def dice(
     """
     if not mask.any():
         return nan
-    _, region = attended(attention, threshold)
-    shared = np.count_nonzero(region & mask)
-    return float(2 * shared / (np.count_nonzero(region) + np.count_nonzero(mask)))
+    _, region = attended_region(attention, threshold)
+    intersection = np.count_nonzero(region & mask)
+    return float(2 * intersection / (np.count_nonzero(region) + np.count_nonzero(mask)))
 
 
 def wiou(attention: Float[np.ndarray, "*space"], mask: Bool[np.ndarray, "*space"]) -> float:
-    """Gives the soft Jaccard index, Σ min(â, M) / Σ max(â, M), without any threshold.
+    """Return the soft Jaccard index, Σ min(â, M) / Σ max(â, M), which needs no threshold.
 
-    From 0 to 1; NaN for an empty mask; 0 for a constant map. Source: Ružička, as the weighted
-    Jaccard similarity. The original package's "wiou" was another, self-declared wrong, formula.
+    From 0 to 1; NaN for an empty mask; 0 for a constant map. Also known as the Ružička or weighted
+    Jaccard similarity. The "wiou" of the original M3d-CAM is a different formula, which its authors
+    call wrong.
 
     Example:
         >>> wiou(np.array([[0.0, 4.0], [2.0, 3.0]]), np.array([[0, 1], [1, 0]], bool))  # 1.5 / 2.75

@@ -1,8 +1,8 @@
-"""Where the largest values lie: pointing game, relevance mass and rank, AUROC, average precision.
+"""Metrics without a threshold: pointing game, relevance mass, rank, AUROC, average precision.
 
-In all of these a is the map ``[*space]`` (finite, ≥ 0), M the mask ``[*space]``, N the number of
-voxels. No threshold is involved. Equal values are never ordered by their place in memory: all of
-them count alike, in their share. NaN stands for "undefined".
+Notation: a is the map ``[*space]`` (finite, ≥ 0), M the mask ``[*space]``, and N the number of
+voxels. Ties do not depend on the order of the voxels in memory:
+each of the tied voxels counts with the same weight. NaN means "undefined".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from medcam.errors import InputError
-from medcam.evaluation.chance import near
+from medcam.evaluation.chance import grow_mask
 
 
 def pointing_game(
@@ -24,10 +24,10 @@ def pointing_game(
     spacing: Sequence[float] | None = None,
     tolerance_mm: float = 0.0,
 ) -> float:
-    """Gives 1 if the largest value lies in the mask, or within a tolerance of it, else 0.
+    """Return 1 if the largest value lies in the mask, or within a tolerance of it, else 0.
 
-    With several equal maxima, the share of them that hits. NaN for an empty mask or a constant map.
-    Source: Zhang et al., arXiv 1608.00507 (tolerance 15 pixels there).
+    If several maxima are equal, return the share of them that hits. NaN for an empty mask or a
+    constant map. Source: Zhang et al., arXiv 1608.00507, who use a tolerance of 15 pixels.
 
     Args:
         attention: Map ``[*space]``.
@@ -44,16 +44,16 @@ def pointing_game(
     """
     if not mask.any() or attention.min() == attention.max():
         return nan
-    return float(near(mask, spacing, tolerance_mm)[attention == attention.max()].mean())
+    return float(grow_mask(mask, spacing, tolerance_mm)[attention == attention.max()].mean())
 
 
 def relevance_mass(
     attention: Float[np.ndarray, "*space"], mask: Bool[np.ndarray, "*space"]
 ) -> float:
-    """Gives the share of all attention that lies in the mask, Σ_M a / Σ a, of the raw values.
+    """Return the share of the attention that lies in the mask, Σ_M a / Σ a, of raw values.
 
-    From 0 to 1, chance |M|/N; NaN for an empty mask or a constant map. Sources: Arras et al., arXiv
-    2003.07258; as the energy-based pointing game, Wang et al., arXiv 1910.01279.
+    From 0 to 1, chance level |M|/N; NaN for an empty mask or a constant map. Sources: Arras et al.,
+    arXiv 2003.07258; Wang et al., arXiv 1910.01279, call it the energy-based pointing game.
 
     Example:
         >>> relevance_mass(np.array([[1.0, 4.0], [2.0, 3.0]]), np.array([[0, 1], [1, 0]], bool))
@@ -61,16 +61,16 @@ def relevance_mass(
     """
     if not mask.any() or attention.min() == attention.max():
         return nan
-    share = attention / attention.max()  # no overflow in the sums
-    return float(share[mask].sum() / share.sum())
+    scaled = attention / attention.max()  # so that the sums cannot overflow
+    return float(scaled[mask].sum() / scaled.sum())
 
 
 def relevance_rank(
     attention: Float[np.ndarray, "*space"], mask: Bool[np.ndarray, "*space"]
 ) -> float:
-    """Gives the share of the |M| largest values that lie in the mask.
+    """Return the share of the |M| largest values that lie in the mask.
 
-    From 0 to 1, chance |M|/N; NaN for an empty mask or a constant map. Source: Arras et al.,
+    From 0 to 1, chance level |M|/N; NaN for an empty mask or a constant map. Source: Arras et al.,
     arXiv 2003.07258.
 
     Example:
@@ -84,10 +84,10 @@ def relevance_rank(
 def top_k(
     attention: Float[np.ndarray, "*space"], mask: Bool[np.ndarray, "*space"], *, k: int
 ) -> float:
-    """Gives the share of the k largest values that lie in the mask.
+    """Return the share of the k largest values that lie in the mask.
 
-    From 0 to 1, chance |M|/N; NaN for an empty mask or a constant map. It is no entry of
-    ``METRICS``, for k has no good default; as a metric, pass ``functools.partial(top_k, k=100)``.
+    From 0 to 1, chance level |M|/N; NaN for an empty mask or a constant map. It is not part of
+    ``METRICS`` because k has no good default. Pass ``functools.partial(top_k, k=100)`` as a metric.
 
     Raises:
         InputError: k is not between 1 and the number of voxels.
@@ -97,20 +97,20 @@ def top_k(
         1.0
     """
     if not 1 <= k <= attention.size:
-        raise InputError(f"k is {k}: give a number from 1 to {attention.size}, that of the voxels.")
+        raise InputError(f"k is {k}: give a number from 1 to {attention.size} (the voxels).")
     if not mask.any() or attention.min() == attention.max():
         return nan
-    last = np.partition(attention, attention.size - k, axis=None)[attention.size - k]
-    above, tied = attention > last, attention == last
+    kth_largest = np.partition(attention, attention.size - k, axis=None)[attention.size - k]
+    above, tied = attention > kth_largest, attention == kth_largest
     hits = np.count_nonzero(mask[above]) + (k - np.count_nonzero(above)) * mask[tied].mean()
     return float(hits / k)
 
 
 def auroc(attention: Float[np.ndarray, "*space"], mask: Bool[np.ndarray, "*space"]) -> float:
-    """Gives the area under the ROC curve of the map as a score for "this voxel is in M".
+    """Return the area under the ROC curve, with a as the score for "this voxel is in M".
 
-    P(a inside > a outside) + ½ P(a inside = a outside). From 0 to 1, chance and constant map .5;
-    NaN for a mask that is empty or fills the image.
+    P(a inside > a outside) + ½ P(a inside = a outside). From 0 to 1; 0.5 by chance and for a
+    constant map; NaN for a mask that is empty or fills the image.
 
     Example:
         >>> auroc(np.array([[1.0, 4.0], [2.0, 3.0]]), np.array([[0, 1], [1, 0]], bool))
@@ -126,10 +126,11 @@ def auroc(attention: Float[np.ndarray, "*space"], mask: Bool[np.ndarray, "*space
 def average_precision(
     attention: Float[np.ndarray, "*space"], mask: Bool[np.ndarray, "*space"]
 ) -> float:
-    """Gives Σ_n (R_n - R_{n-1}) P_n over the falling thresholds n: precision P at recall R.
+    """Return the average precision, Σ_n (R_n - R_{n-1}) P_n over the falling thresholds n.
 
-    From 0 to 1, chance and constant map |M|/N; NaN for an empty mask. The area under the
-    precision-recall curve by steps, as in scikit-learn; better than AUROC for a small finding.
+    P is the precision and R the recall of {a ≥ threshold}. From 0 to 1; |M|/N by chance and for a
+    constant map; NaN for an empty mask. This is the area under the precision-recall curve without
+    interpolation, as in scikit-learn. For a small finding it says more than the AUROC.
 
     Example:
         >>> average_precision(np.array([[1.0, 4.0], [2.0, 3.0]]), np.array([[0, 1], [1, 0]], bool))
@@ -145,8 +146,8 @@ def average_precision(
 def _counts_by_value(
     attention: Float[np.ndarray, "*space"], mask: Bool[np.ndarray, "*space"]
 ) -> tuple[Int[np.ndarray, " values"], Int[np.ndarray, " values"]]:
-    """Gives how many voxels inside and outside the mask have each value, in rising order."""
-    _, which = np.unique(attention, return_inverse=True)
-    which = which.ravel()  # NumPy 1 and 2 differ in its shape
-    inside = np.bincount(which[mask.ravel()], minlength=int(which.max()) + 1)
-    return inside, np.bincount(which) - inside
+    """Return how many voxels inside and outside the mask have each value, in ascending order."""
+    _, value_indices = np.unique(attention, return_inverse=True)
+    value_indices = value_indices.ravel()  # NumPy 1 and 2 return different shapes
+    inside = np.bincount(value_indices[mask.ravel()], minlength=int(value_indices.max()) + 1)
+    return inside, np.bincount(value_indices) - inside

@@ -1,4 +1,4 @@
-"""One score of one map against one mask: checks the wishes, reads the inputs, asks the metric."""
+"""The score of one map against one mask, from arguments of any kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medcam.errors import InputError, InputTypeError, unknown_name
-from medcam.evaluation.inputs import on_mask_grid, read_map, read_mask, same_rank
+from medcam.evaluation.inputs import attention_array, mask_array, match_ranks, resample_to_mask
 from medcam.evaluation.metrics import METRICS, Options
 from medcam.evaluation.thresholds import check_threshold
 
@@ -18,7 +18,7 @@ MetricFunction = Callable[[np.ndarray, np.ndarray], float]
 
 
 class Score(NamedTuple):
-    """A score, and what chance alone would reach on that mask (None: there is no such level)."""
+    """A score and its chance level on that mask; None if the metric has no chance level."""
 
     value: float
     chance: float | None
@@ -33,24 +33,26 @@ def compute_score(
     spacing: Sequence[float] | None = None,
     tolerance_mm: float = 0.0,
 ) -> float:
-    """Gives the score of an attention map against a ground-truth mask.
+    """Return the score of an attention map against a ground-truth mask.
 
-    The map is resized linearly (align_corners=False) to the mask's grid where their sizes differ. A
-    map with a negative value counts by its absolute values, taken before the resizing. Values that
-    differ by rounding alone (four steps of their type, of float32 at most) count as equal.
+    If their shapes differ, the map is resampled to the mask's grid: along each axis linearly
+    (align_corners=False) where it grows, by area where it shrinks. The absolute values of a map
+    with negative values are scored, taken before resampling. A map that is constant up to rounding
+    (four steps of its dtype, or of float32 if that is finer) is scored as constant.
 
     Args:
-        attention_map: Array or tensor ``[*space]`` of one sample, of any real type, on any device.
+        attention_map: Array or tensor ``[*space]`` of one sample, of any real dtype, on any device.
             Leading axes of size 1 are dropped where the mask has fewer axes, and vice versa.
-        mask: Array or tensor ``[*space]`` of 0 and 1, of any type: 1 where the finding is.
-        metric: A name in ``medcam.evaluation.METRICS``, or a callable. It gets two arrays of equal
-            shape, the raw map on the mask's grid (float64, signs kept) and the mask (bool), and
-            returns a number.
-        threshold: ``'otsu'`` or a number from 0 to 1, where the map, normalised to [0, 1], is cut.
-            Only the overlap and distance metrics use it.
+        mask: Array or tensor ``[*space]`` of 0 and 1, of any dtype: 1 where the finding is.
+        metric: A name in `medcam.evaluation.METRICS`, or a callable. A callable takes two arrays of
+            equal shape, the raw map on the mask's grid (float64, signs kept) and the mask (bool),
+            and returns a number.
+        threshold: ``'otsu'`` or a number from 0 to 1; the attended region is where the map,
+            normalised to [0, 1], reaches it. Only the overlap and distance metrics use it.
         spacing: Voxel size in mm along each axis of the mask; 1 mm each by default. Only the
             metrics in mm and the tolerance use it.
-        tolerance_mm: How far from the mask the maximum may lie in the pointing game.
+        tolerance_mm: Largest distance between maximum and mask that counts as a hit in the pointing
+            game.
 
     Returns:
         The score; NaN where it is undefined, e.g. for an empty mask.
@@ -59,7 +61,7 @@ def compute_score(
         InputError: NaN or infinity in the map; a threshold, spacing or tolerance out of range.
         UnknownNameError: There is no metric of this name.
         MaskError: The mask is not 0/1, or of another rank than the map.
-        InputTypeError: An argument of a kind that cannot be used.
+        InputTypeError: An argument is of a type that cannot be used.
 
     Example:
         >>> mask = np.array([[0, 1], [1, 0]])
@@ -75,22 +77,28 @@ def compute_score(
 def score_and_chance(
     attention_map: Any, mask: Any, metric: str | MetricFunction, options: Options
 ) -> Score:
-    """Gives the score of ``compute_score`` together with its chance level.
+    """Return the score of `compute_score` together with its chance level.
+
+    Args:
+        attention_map: As in `compute_score`.
+        mask: As in `compute_score`.
+        metric: As `check_metric` returns it.
+        options: As `check_options` returns them.
 
     Example:
         >>> score_and_chance(np.eye(2), np.eye(2), "ioa", Options())
         Score(value=1.0, chance=0.5)
     """
-    raw, truth = same_rank(read_map(attention_map), read_mask(mask), options.spacing)
+    raw, truth = match_ranks(attention_array(attention_map), mask_array(mask), options.spacing)
     if not isinstance(metric, str):
-        return Score(_number(metric(on_mask_grid(raw, truth.shape), truth)), None)
-    attention = on_mask_grid(np.abs(raw) if raw.min() < 0 else raw, truth.shape)
-    chosen = METRICS[metric]
-    return Score(chosen.score(attention, truth, options), chosen.chance_level(truth, options))
+        return Score(_as_number(metric(resample_to_mask(raw, truth.shape), truth)), None)
+    attention = resample_to_mask(np.abs(raw) if raw.min() < 0 else raw, truth.shape)
+    entry = METRICS[metric]
+    return Score(entry.score(attention, truth, options), entry.chance_level(truth, options))
 
 
 def check_metric(metric: Any) -> str | MetricFunction:
-    """Gives the metric back, if it is a known name or a callable.
+    """Validate a metric and return it: a known name or a callable.
 
     Raises:
         UnknownNameError: There is no metric of this name.
@@ -114,11 +122,16 @@ def check_metric(metric: Any) -> str | MetricFunction:
 
 
 def check_options(threshold: Any, spacing: Any, tolerance_mm: Any) -> Options:
-    """Gives the options of a score, checked.
+    """Validate the options of a score and return them as `Options`.
+
+    Args:
+        threshold: As in `compute_score`.
+        spacing: As in `compute_score`.
+        tolerance_mm: As in `compute_score`.
 
     Raises:
-        InputError: A value out of range.
-        InputTypeError: A value of a kind that cannot be used.
+        InputError: A value is out of range.
+        InputTypeError: A value is of a type that cannot be used.
 
     Example:
         >>> check_options("otsu", (3, 0.5), 0)
@@ -128,21 +141,21 @@ def check_options(threshold: Any, spacing: Any, tolerance_mm: Any) -> Options:
         raise InputTypeError(f"tolerance_mm is {tolerance_mm!r}: give a number of mm, 0 or more.")
     if not 0 <= float(tolerance_mm) < math.inf:
         raise InputError(f"tolerance_mm is {tolerance_mm}: give a number of mm, 0 or more.")
-    sizes = None
+    voxel_size = None
     if spacing is not None:
         try:
-            sizes = tuple(float(size) for size in spacing)
+            voxel_size = tuple(float(size) for size in spacing)
         except (TypeError, ValueError):
             raise InputTypeError(
                 f"spacing is {spacing!r}: give one number of mm per axis, e.g. (1.0, 0.7, 0.7)."
             ) from None
-        if not sizes or not all(0 < size < math.inf for size in sizes):
-            raise InputError(f"spacing is {sizes}: give one positive number of mm per axis.")
-    return Options(check_threshold(threshold), sizes, float(tolerance_mm))
+        if not voxel_size or not all(0 < size < math.inf for size in voxel_size):
+            raise InputError(f"spacing is {voxel_size}: give one positive number of mm per axis.")
+    return Options(check_threshold(threshold), voxel_size, float(tolerance_mm))
 
 
-def _number(result: Any) -> float:
-    """Gives what a callable metric returned as a float."""
+def _as_number(result: Any) -> float:
+    """Return the result of a callable metric as a float."""
     try:
         return float(result)
     except (TypeError, ValueError):

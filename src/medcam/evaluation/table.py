@@ -1,4 +1,4 @@
-"""From single scores to tables: one row per score, and their means by layer and class."""
+"""Tables of scores: one row per score, and the means by layer and class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import isnan, nan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,15 +23,15 @@ CHANCE_COLUMNS = ("chance", "lift")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One score and what it is the score of.
+class ScoreRow:
+    """One score with the layer, class and sample that it belongs to.
 
     Attributes:
         evaluation: The score; NaN where undefined.
         layer: The layer's name.
         class_label: The class.
-        name: What tells this sample from others, e.g. the file name of its mask.
-        chance: What chance alone reaches on this mask; None without such a level.
+        name: The sample's name, e.g. the file name of its mask.
+        chance: The chance level on this mask; None if the metric has none.
     """
 
     evaluation: float
@@ -42,20 +42,20 @@ class Row:
 
     @property
     def lift(self) -> float:
-        """The score over the chance level: 1 is no better than chance. NaN where undefined.
+        """The score divided by the chance level: 1 is no better than chance. NaN where undefined.
 
         Example:
-            >>> Row(0.6, chance=0.2).lift
+            >>> ScoreRow(0.6, chance=0.2).lift
             2.9999999999999996
         """
         return self.evaluation / self.chance if self.chance else nan
 
 
-def plain(label: Any) -> Hashable:
-    """Gives a label as a plain value: a number for a tensor or numpy scalar, text for a list.
+def plain_label(label: Any) -> Hashable:
+    """Return a label as a plain value: a number for a tensor or NumPy scalar, text for a list.
 
     Example:
-        >>> plain(torch.tensor(3)), plain("layer4"), plain([1, 2])
+        >>> plain_label(torch.tensor(3)), plain_label("layer4"), plain_label([1, 2])
         (3, 'layer4', '[1, 2]')
     """
     if isinstance(label, torch.Tensor | np.ndarray | np.generic):
@@ -63,68 +63,76 @@ def plain(label: Any) -> Hashable:
     return label if isinstance(label, Hashable) else str(label)
 
 
-def select(rows: Sequence[Row], field: str, wanted: Hashable) -> Sequence[Row]:
-    """Gives the rows of one layer or class; all of them for None.
+def rows_with(
+    rows: Sequence[ScoreRow], field: Literal["layer", "class_label"], value: Hashable
+) -> Sequence[ScoreRow]:
+    """Return the rows of one layer or class; all rows if the value is None.
 
     Args:
         rows: The scores.
-        field: ``"layer"`` or ``"class_label"``.
-        wanted: Its value.
+        field: Which field to compare.
+        value: The field's value in the rows to return.
 
     Raises:
         UnknownNameError: There is no such row.
 
     Example:
-        >>> [row.evaluation for row in select([Row(0.1, "a"), Row(0.2, "b")], "layer", "b")]
+        >>> rows = [ScoreRow(0.1, "a"), ScoreRow(0.2, "b")]
+        >>> [row.evaluation for row in rows_with(rows, "layer", "b")]
         [0.2]
     """
-    if wanted is None:
+    if value is None:
         return rows
     known = dict.fromkeys(getattr(row, field) for row in rows)
-    if wanted not in known:
+    if value not in known:
         kind = {"layer": "Scored layer", "class_label": "Scored class"}[field]
         raise unknown_name(
-            kind, wanted, map(str, known), more="Evaluator.scores lists what was scored."
+            kind, value, map(str, known), more="Evaluator.scores lists what was scored."
         )
-    return [row for row in rows if getattr(row, field) == wanted]
+    return [row for row in rows if getattr(row, field) == value]
 
 
-def score_table(rows: Iterable[Row], *, with_chance: bool) -> pd.DataFrame:
-    """Gives one line per score: evaluation, layer, class_label, name [, chance, lift].
+def score_table(rows: Iterable[ScoreRow], *, with_chance: bool) -> pd.DataFrame:
+    """Return a table with one row per score: evaluation, layer, class_label, name [, chance, lift].
 
     Example:
-        >>> score_table([Row(0.5, "layer4", 1, "case 7", 0.25)], with_chance=True)
+        >>> score_table([ScoreRow(0.5, "layer4", 1, "case 7", 0.25)], with_chance=True)
            evaluation   layer class_label    name  chance  lift
         0         0.5  layer4           1  case 7    0.25   2.0
     """
     columns = (*SCORE_COLUMNS, *(CHANCE_COLUMNS if with_chance else ()))
-    return _frame([[getattr(row, column) for column in columns] for row in rows], columns)
+    return _data_frame([[getattr(row, column) for column in columns] for row in rows], columns)
 
 
 def mean_table(
-    rows: Iterable[Row], *, with_chance: bool, layer_ordering: Sequence[Hashable] | None = None
+    rows: Iterable[ScoreRow],
+    *,
+    with_chance: bool,
+    layer_ordering: Sequence[Hashable] | None = None,
 ) -> pd.DataFrame:
-    """Gives one line per layer and class: mean_score, layer, class_label, count, nan_count [, …].
+    """Return a table of means with one row per layer and class.
 
-    NaN scores are counted in ``count`` and ``nan_count`` but left out of ``mean_score``, ``chance``
-    and ``lift``, which are the means of those of the single scores.
+    The columns are mean_score, layer, class_label, count, nan_count [, chance, lift]. NaN scores
+    are part of ``count`` and ``nan_count`` but not of the means. ``lift`` is the mean of the single
+    scores' lifts.
 
     Args:
         rows: The scores.
-        with_chance: Whether the metric has a chance level; if so, chance and lift close the table.
+        with_chance: Whether the metric has a chance level, and the table its two columns.
         layer_ordering: The order of the layers. Others follow in the order of their appearance.
 
     Example:
-        >>> mean_table([Row(0.5, "a"), Row(nan, "a"), Row(0.7, "a")], with_chance=False)
+        >>> rows = [ScoreRow(0.5, "a"), ScoreRow(nan, "a"), ScoreRow(0.7, "a")]
+        >>> mean_table(rows, with_chance=False)
            mean_score layer class_label  count  nan_count
         0         0.6     a        None      3          1
     """
-    groups: dict[Hashable, dict[Hashable, list[Row]]] = {}
+    groups: dict[Hashable, dict[Hashable, list[ScoreRow]]] = {}
     for row in rows:
         groups.setdefault(row.layer, {}).setdefault(row.class_label, []).append(row)
-    wanted = list(dict.fromkeys(layer_ordering or ()))
-    layers = [layer for layer in wanted if layer in groups]
-    layers += [layer for layer in groups if layer not in wanted]
+    ordering = list(dict.fromkeys(layer_ordering or ()))
+    layers = [layer for layer in ordering if layer in groups]
+    layers += [layer for layer in groups if layer not in ordering]
     lines: list[list[object]] = []
     for layer in layers:
         for class_label, members in groups[layer].items():
@@ -135,18 +143,18 @@ def mean_table(
                 line.append(_mean([row.chance for row in defined if row.chance is not None]))
                 line.append(_mean([row.lift for row in defined]))
             lines.append(line)
-    return _frame(lines, (*MEAN_COLUMNS, *(CHANCE_COLUMNS if with_chance else ())))
+    return _data_frame(lines, (*MEAN_COLUMNS, *(CHANCE_COLUMNS if with_chance else ())))
 
 
 def about_table(
     metric: str, unit: str | None, options: Options, *, with_chance: bool
 ) -> pd.DataFrame:
-    """Gives what was measured, and how the other sheets are read, one line each.
+    """Return a table that explains the other sheets: the metric, its options and the columns.
 
     Args:
-        metric: Its title.
+        metric: The metric's title.
         unit: ``""`` for shares, ``"mm"``, or None where unknown.
-        options: How it was measured.
+        options: The options of the scores.
         with_chance: Whether the metric has a chance level.
 
     Example:
@@ -157,7 +165,7 @@ def about_table(
         ("metric", metric),
         ("unit", {"": "a share, from 0 to 1", None: "not known"}.get(unit, unit)),
         ("threshold", str(options.threshold)),
-        ("voxel size in mm", _spacing(options.spacing)),
+        ("voxel size in mm", _spacing_text(options.spacing)),
         ("tolerance in mm", str(options.tolerance_mm)),
         ("NaN", "not defined: an empty mask, or a map without contrast; left out of the means"),
         ("name", "of inject: call, sample and target, each counted from 0"),
@@ -166,30 +174,30 @@ def about_table(
         lines.append(("chance", "what a map without any knowledge reaches on this mask"))
         lines.append(("lift", "the score over the chance level: 1 is no better than chance"))
     lines.append(("medcam", version("m3d-cam")))
-    return _frame([list(line) for line in lines], ("what", "value"))
+    return _data_frame([list(line) for line in lines], ("what", "value"))
 
 
-def _spacing(spacing: Sequence[float] | None) -> str:
+def _spacing_text(spacing: Sequence[float] | None) -> str:
     if spacing is None:
         return "each map's own where it is known, else 1"
     return " x ".join(f"{size:g}" for size in spacing)
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Gives the mean; NaN of nothing."""
+    """Return the mean; NaN for no values."""
     return sum(values) / len(values) if values else nan
 
 
-def _frame(lines: list[list[object]], columns: Sequence[str]) -> pd.DataFrame:
-    """Gives a table whose numbers are numbers, and whose names stay what they were."""
+def _data_frame(lines: list[list[object]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return lines as a table: float64 scores, int64 counts, and all other columns as objects."""
     import pandas as pd  # costly to import
 
-    kinds = dict.fromkeys(("evaluation", "mean_score", *CHANCE_COLUMNS), "float64")
-    kinds |= dict.fromkeys(("count", "nan_count"), "int64")
+    dtypes = dict.fromkeys(("evaluation", "mean_score", *CHANCE_COLUMNS), "float64")
+    dtypes |= dict.fromkeys(("count", "nan_count"), "int64")
     values = list(zip(*lines, strict=True)) or [()] * len(columns)
     return pd.DataFrame(
         {
-            column: pd.Series(list(part), dtype=kinds.get(column, "object"))
-            for column, part in zip(columns, values, strict=True)
+            column: pd.Series(list(entries), dtype=dtypes.get(column, "object"))
+            for column, entries in zip(columns, values, strict=True)
         }
     )

@@ -1,4 +1,4 @@
-"""From a map to its attended region: min-max normalisation and the threshold."""
+"""The attended region of a map: min-max normalisation and the threshold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ALLOWED = "Give 'otsu' or a number from 0 to 1."
 
 
 def check_threshold(threshold: object) -> str | float:
-    """Gives the threshold back, as ``'otsu'`` or a float from 0 to 1.
+    """Validate a threshold and return it as ``'otsu'`` or a float from 0 to 1.
 
     Raises:
         InputError: Another string, or a number outside [0, 1].
@@ -40,9 +40,9 @@ def check_threshold(threshold: object) -> str | float:
 
 
 def normalize(attention: Float[np.ndarray, "*space"]) -> Float[np.ndarray, "*space"]:
-    """Gives the map stretched to [0, 1]: â = (a - min a) / (max a - min a).
+    """Return the map rescaled to [0, 1]: â = (a - min a) / (max a - min a).
 
-    A constant map has no place to show: it becomes 0 everywhere, never NaN.
+    A constant map becomes 0 everywhere instead of NaN: it singles out no voxel.
 
     Args:
         attention: One sample's map ``[*space]``, finite.
@@ -56,52 +56,52 @@ def normalize(attention: Float[np.ndarray, "*space"]) -> Float[np.ndarray, "*spa
     lowest, highest = attention.min(), attention.max()
     if lowest == highest:
         return np.zeros_like(attention)
-    stretched: Float[np.ndarray, "*space"] = (attention - lowest) / (highest - lowest)
-    return stretched
+    normalized: Float[np.ndarray, "*space"] = (attention - lowest) / (highest - lowest)
+    return normalized
 
 
-def cut(normalized: Float[np.ndarray, "*space"], threshold: str | float) -> float:
-    """Gives τ, where a normalised map is cut.
+def threshold_value(normalized: Float[np.ndarray, "*space"], threshold: str | float) -> float:
+    """Return the threshold τ as a number.
 
-    Otsu's τ is the centre of the bin, of 256 over the map's range, that parts the values into two
-    classes of largest variance between them (Otsu, IEEE Trans. SMC 9, 1979; scikit-image): the last
-    bin of the lower class, so that values in its upper half are still ≥ τ.
+    Otsu's τ splits a histogram of 256 bins over the map's range into the two classes with the
+    largest variance between them (Otsu, IEEE Trans. SMC 9, 1979). As in scikit-image, τ is the
+    centre of the lower class's last bin; values in the upper half of that bin are ≥ τ.
 
     Args:
         normalized: A map ``[*space]`` in [0, 1].
         threshold: ``'otsu'``, or τ itself.
 
     Example:
-        >>> cut(np.array([0.0, 0.1, 0.9, 1.0]), 0.25)
+        >>> threshold_value(np.array([0.0, 0.1, 0.9, 1.0]), 0.25)
         0.25
-        >>> cut(np.array([0.0, 0.0, 0.9, 1.0]), "otsu")  # the middle of 256 bins' first
+        >>> threshold_value(np.array([0.0, 0.0, 0.9, 1.0]), "otsu")  # centre of the first bin
         0.001953125
     """
     if threshold != "otsu":
         return float(threshold)
     from skimage.filters import threshold_otsu  # costly to import
 
-    # Flat, because scikit-image takes a last axis of 3 or 4 for colours and warns.
+    # Flat, because scikit-image reads a last axis of 3 or 4 as colours and warns.
     return float(threshold_otsu(normalized.ravel(), nbins=OTSU_BINS))  # type: ignore[no-untyped-call] # it ships no types
 
 
-def attended(
+def attended_region(
     attention: Float[np.ndarray, "*space"], threshold: str | float = "otsu"
 ) -> tuple[Float[np.ndarray, "*space"], Bool[np.ndarray, "*space"]]:
-    """Gives the normalised map â and its attended region B = {â ≥ τ}.
+    """Return the normalised map â and its attended region B = {â ≥ τ}.
 
-    B is never empty, but for a constant map: that one points nowhere, so its B is empty at every τ.
+    B is empty for a constant map, at every τ, and for no other map.
 
     Args:
         attention: One sample's map ``[*space]``, finite and ≥ 0.
         threshold: ``'otsu'`` or τ from 0 to 1.
 
     Example:
-        >>> normalized, region = attended(np.array([[0.0, 2.0], [5.0, 10.0]]), 0.5)
+        >>> normalized, region = attended_region(np.array([[0.0, 2.0], [5.0, 10.0]]), 0.5)
         >>> normalized.tolist(), region.tolist()
         ([[0.0, 0.2], [0.5, 1.0]], [[False, False], [True, True]])
     """
     normalized = normalize(attention)
     if not normalized.any():
         return normalized, np.zeros(normalized.shape, dtype=bool)
-    return normalized, normalized >= cut(normalized, threshold)
+    return normalized, normalized >= threshold_value(normalized, threshold)

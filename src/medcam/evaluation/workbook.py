@@ -1,4 +1,4 @@
-"""Tables as an Excel workbook in memory, in which text stays text."""
+"""Excel workbooks made of tables, in memory; text is never read as a formula."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from openpyxl.cell import Cell
 
 _FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
-_WIDEST = 60  # characters; wider columns push the others out of sight
+_MAX_WIDTH = 60  # characters of a column; wider ones push the others off the screen
 
 
 def to_workbook(tables: Mapping[str, pd.DataFrame]) -> Workbook:
-    """Gives a workbook with one sheet per table: a frozen header line, then the rows.
+    """Return a workbook with one sheet per table: a frozen header line, then the rows.
 
-    NaN is written as the text "NaN", which pandas reads back as NaN; None as an empty cell. Text
-    is never taken for a formula or an error code, and what Excel cannot hold (control characters)
-    is replaced by "�".
+    NaN is written as the text "NaN", which pandas reads back as NaN; None is an empty cell. Text
+    is marked as text, so that Excel does not read it as a formula or an error code. Control
+    characters, which Excel cannot hold, are replaced by "�".
 
     Example:
         >>> import pandas as pd
@@ -37,20 +37,20 @@ def to_workbook(tables: Mapping[str, pd.DataFrame]) -> Workbook:
         sheet = book.create_sheet(title)
         for number, column in enumerate(table.columns, start=1):
             header = sheet.cell(1, number)
-            _fill(header, str(column))
+            _write_cell(header, str(column))
             header.font = Font(bold=True)
             longest = len(str(column))
             for line, value in enumerate(table[column].tolist(), start=2):
                 cell = sheet.cell(line, number)
-                _fill(cell, value)
+                _write_cell(cell, value)
                 longest = max(longest, len(str(cell.value)))
-            sheet.column_dimensions[header.column_letter].width = min(longest + 3, _WIDEST)
+            sheet.column_dimensions[header.column_letter].width = min(longest + 3, _MAX_WIDTH)
         sheet.freeze_panes = "A2"
     return book
 
 
-def _fill(cell: Cell, value: Any) -> None:
-    """Writes a number as a number, None as nothing, and all else as text."""
+def _write_cell(cell: Cell, value: Any) -> None:
+    """Write a finite number as a number, None as nothing, and everything else as text."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     if value is None:
@@ -60,6 +60,6 @@ def _fill(cell: Cell, value: Any) -> None:
         return
     text = "NaN" if isinstance(value, float) and math.isnan(value) else str(value)
     cell.value = ILLEGAL_CHARACTERS_RE.sub("�", text)
-    cell.data_type = "s"  # openpyxl takes "=…" for a formula and "#N/A" for an error
+    cell.data_type = "s"  # openpyxl reads "=…" as a formula and "#N/A" as an error
     if text.startswith(_FORMULA_MARKS):
-        cell.quotePrefix = True  # Excel keeps it text when somebody edits the cell
+        cell.quotePrefix = True  # so that it remains text after the cell was edited in Excel

@@ -1,1 +1,1 @@
-"""Explanation: what users ask for, hold and save; it computes no map itself."""
+"""Explanations: what users ask for, hold, show and save; it computes no map itself."""

@@ -1,4 +1,4 @@
-"""`medcam.explain`: one call of a model, with its maps."""
+"""`medcam.explain`: run a model once and return its output with attention maps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from medcam.errors import InputTypeError
 from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.methods import MethodLike
 
-_REST = ("model", "inputs", "args", "kwargs")
-_OTHER_NAMES = {"backend": "method", "label": "target", "data_shape": "shape"}
+_MODEL_PARAMETERS = ("model", "inputs", "args", "kwargs")  # of `explain`; all others are options
+_INJECT_NAMES = {"backend": "method", "label": "target", "data_shape": "shape"}
 
 
 def explain(
@@ -37,34 +37,35 @@ def explain(
 ) -> Explanation:
     """Run a model once and return its output with attention maps.
 
-    The model is left as it was: its gradients, flags, buffers, hooks and modes. The prediction is
-    ``explanation.output``, without a graph.
+    The call changes nothing in the model: gradients, flags, buffers, hooks and modes stay as they
+    were. ``explanation.output`` is the prediction, without an autograd graph.
 
     Args:
-        model: Any ``nn.Module``. Wrappers (DataParallel, torch.compile) are looked through; a
-            compiled model runs eagerly.
-        inputs: The model's input ``[batch, channels, *space]`` with 2 or 3 spatial axes; a tuple
-            is several positional inputs. Further ``args`` and ``kwargs`` go to the model as they
-            are. The maps are on the grid of the first floating-point tensor with spatial axes.
+        model: Any ``nn.Module``. DataParallel and torch.compile wrappers are removed for the call;
+            a compiled model runs eagerly.
+        inputs: The model's input ``[batch, channels, *space]`` with 2 or 3 spatial axes, or a tuple
+            of several positional inputs. Further ``args`` and ``kwargs`` are passed to the model
+            unchanged. The maps are on the grid of the first floating-point tensor with spatial
+            axes.
         *args: Further positional inputs of the model.
-        method: One of ``medcam.methods.METHODS``, a `medcam.methods.Method`, or several, which share
-            the one forward pass:
+        method: A name in `medcam.methods.METHODS`, a `medcam.methods.Method`, or several, which
+            share one forward pass. The names are
             ``gcam``, ``gcampp``, ``gbp``, ``ggcam``, ``hirescam``, ``layercam``, ``xgradcam``,
             ``segxrescam``, ``eigencam``, ``saliency``, ``inputxgradient``.
-        layer: A name from `medcam.get_layers`; several names; "full" for every layer of which a
-            map can be made; or "auto" for the deepest rich features. Where a layer runs several
-            times in a call, the last run that the target depends on counts.
-        target: What is explained. None is the prediction: the predicted class's logit, and in a
-            segmentation its mean over the predicted foreground. "best", "all", a class, one class
-            per sample, a callable from the output tensor to scores ``[batch]``, or one of
+        layer: A name from `medcam.get_layers`; several names; "full" for every layer that a map can
+            be made of; or "auto" for the deepest feature-rich layer. If a layer runs several times
+            in a call, the last run that the target depends on is used.
+        target: What to explain. None: the prediction, which is the logit of the predicted class; in
+            a segmentation its mean over the predicted foreground. Also "best", "all", a class, one
+            class per sample, a callable from the output tensor to scores ``[batch]``, or one of
             `medcam.targets`.
-        output: Which tensor of the model's output holds the logits: None (automatic), an index, a
-            key or attribute, or a callable.
+        output: Which tensor of the model's output holds the logits: an index, a key or attribute,
+            or a callable. None: automatic.
         shape: The spatial shape of the maps: "input", None for the layer's own, or the extents.
-        memory: "low" keeps only the inputs of the network's blocks and recomputes each block in
-            the backward pass: the same maps bit for bit, for one more forward pass for each
-            backward pass. It is meant for maps of the input (``gbp``, ``ggcam``, ``saliency``,
-            ``inputxgradient``) of large volumes, whose graph spans the network; with
+        memory: "low" keeps only the inputs of the network's blocks and recomputes each block in the
+            backward pass (checkpointing). The maps are the same bit for bit; each backward pass
+            costs one more forward pass. Use it for maps of the input (``gbp``, ``ggcam``,
+            ``saliency``, ``inputxgradient``) of large volumes, whose graph spans the network. With
             ``layer="full"`` the activations are kept anyway, so little is saved.
         **kwargs: Keyword inputs of the model.
 
@@ -72,8 +73,8 @@ def explain(
         The explanation: ``.output``, and ``.map`` or ``.maps``.
 
     Raises:
-        InputError: Something given does not fit; the message says what is allowed.
-        NoMapError: The model ran, but no map can be made, e.g. since the target does not depend
+        InputError: An argument does not fit; the message says what is allowed.
+        NoMapError: The model ran, but no map can be made, e.g. because the target does not depend
             on the layer.
 
     Example:
@@ -96,20 +97,21 @@ def explain(
 
 
 def _check_keywords(model: nn.Module, kwargs: Iterable[str]) -> None:
-    """Raise for keywords that neither `explain` nor the model's forward has."""
+    """Raise for keywords that neither `explain` nor the model's forward accepts."""
     if not kwargs:
         return
-    theirs = inspect.signature(model.forward).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in theirs.values())
-    ours = [name for name in inspect.signature(explain).parameters if name not in _REST]
+    accepted = inspect.signature(model.forward).parameters
+    accepts_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    signature = inspect.signature(explain)
+    options = [name for name in signature.parameters if name not in _MODEL_PARAMETERS]
     for keyword in kwargs:
-        if keyword in theirs:
+        if keyword in accepted:
             continue
-        if keyword in _OTHER_NAMES:
+        if keyword in _INJECT_NAMES:
             raise InputTypeError(
-                f"explain() takes {_OTHER_NAMES[keyword]}= where inject() takes {keyword}=."
+                f"explain() takes {_INJECT_NAMES[keyword]}= where inject() takes {keyword}=."
             )
-        if not takes_any:
-            near = difflib.get_close_matches(keyword, [*ours, *theirs], 1)
-            hint = f" Did you mean {near[0]}=?" if near else f" explain() has {', '.join(ours)}."
+        if not accepts_any:
+            near = difflib.get_close_matches(keyword, [*options, *accepted], 1)
+            hint = f" Did you mean {near[0]}=?" if near else f" explain() has {', '.join(options)}."
             raise InputTypeError(f"Neither explain() nor the model's forward has {keyword}=.{hint}")

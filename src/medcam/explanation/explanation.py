@@ -1,4 +1,4 @@
-"""`Explanation`: what one call of a model yields beside its prediction."""
+"""`Explanation`: the output and the attention maps of one call of a model."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from medcam.maps import AttentionMap, MapKey, ResolvedTarget
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Explanation:
-    """What one call of a model yields beside its prediction.
+    """Output and attention maps of one call of a model.
 
     Attributes:
         output: The model's output, as the model returned it.
-        target: What was explained.
+        target: The target that was explained.
         layer: The layer, or layers, of the maps, after "auto" and "full" were resolved.
-        unchecked: Maps before the finiteness check has been read back from the device; read
-            ``maps`` instead.
+        unchecked: Maps before the finiteness check has been read back from the device; use `maps`
+            instead.
         skipped: Layers without a map, with the reason (``layer="full"``).
-        details: How it was made where that needs more words, e.g. the windows over a volume.
-        inputs: The input that the maps lie on, ``[batch, channels, *space]``: the caller's own
-            tensor, no copy. None if it was not kept (in an injected model).
+        details: Further facts for the record, e.g. the windows over a volume.
+        inputs: The input whose grid the maps are on, ``[batch, channels, *space]``: the caller's
+            tensor, not a copy. None if it was not kept, as in an injected model.
     """
 
     output: Any = field(repr=False)
@@ -61,10 +61,10 @@ class Explanation:
 
     @property
     def map(self) -> AttentionMap:
-        """The one map of this explanation.
+        """The map, if the explanation holds exactly one.
 
         Raises:
-            InputError: There are several; pick one from ``maps``.
+            InputError: There are several; choose one from `maps`.
         """
         maps = self.maps
         if len(maps) != 1:
@@ -88,38 +88,39 @@ class Explanation:
         report: bool = True,
         extra: Mapping[str, object] | None = None,
     ) -> list[Path]:
-        """Write the raw maps, a montage, a report and the record of how they were made.
+        """Write the raw maps, a montage, a report and the record of how the maps were made.
 
-        Volumes: ``out/case_gcam.nii.gz`` (float32, raw), ``out/case_montage.png``,
-        ``out/case.html`` and ``out/case.json``. Pictures: ``out/case_gcam.tif`` (float32, raw),
-        ``out/case_gcam.png`` (over the image), and the same three. Names go on with ``_LAYER`` for
-        several layers and ``_classK`` for several targets; of several samples each is a case of its
-        own, ``out/case_0_...``. An image, mask or segmentation that is no file yet is saved, too.
-        The record is written last: ``medcam report out`` makes the pages anew from it and the
-        files it names.
+        The files of a volume are ``out/case_gcam.nii.gz`` (float32, raw), ``out/case_montage.png``,
+        ``out/case.html`` and ``out/case.json``. A picture has ``out/case_gcam.tif`` (float32, raw),
+        ``out/case_gcam.png`` (the map over the image), and the same last three. The names of maps
+        end in ``_LAYER`` if there are several layers, and in ``_classK`` if there are several
+        targets. In a batch each sample is a case, ``out/case_0_...``. An image, mask or
+        segmentation that is not a file yet is saved, too. The record is written last; ``medcam
+        report out`` makes the pages again from the record and the files that it names.
 
         Args:
-            prefix: Where to, without an ending: ``"out/case"``.
-            image: What the maps are laid over, and whose geometry they take: a path, an `Image`
-                of `medcam.files`, an array or tensor, a MetaTensor; of several samples a batch, or
-                a list. None: the input that was explained. Without an affine NIfTI files get the
-                identity, with one warning per process.
+            prefix: The path of the files without an ending: ``"out/case"``.
+            image: The image to draw the maps on, whose affine the maps' files get: a path, an
+                `Image` of `medcam.files`, an array or tensor, a MetaTensor; for several samples a
+                batch, or a list. None: the input that was explained. If no affine is known, NIfTI
+                files get the identity, with one warning per process.
             model: The model, for the record. None: the one that was explained, if it still exists.
-            mask: A region, 0/1, drawn as a line; a path, or as `image`.
-            segmentation: What the model predicted, labels, whose borders the report draws in green;
-                as `mask`, e.g. ``explanation.output.argmax(1)``.
-            scores: The rows of a table, one mapping a row; of several samples, a row with a
-                "sample" is of that one.
-            name: The title; None: the last part of the prefix.
+            mask: A region, 0/1, drawn as an outline; a path, or as `image`.
+            segmentation: The labels that the model predicted, outlined in green in the report; as
+                `mask`, e.g. ``explanation.output.argmax(1)``.
+            scores: The rows of a table, each a mapping of column to value. For several samples,
+                a row with a column "sample" belongs to that sample only.
+            name: The title. None: the last part of the prefix.
             montage: Whether to write the montage.
             report: Whether to write the report.
-            extra: What else the record says; a "modality" such as "CT" names the image's units.
+            extra: Further entries of the record. A "modality" such as "CT" sets the units of the
+                image.
 
         Returns:
-            The files, the record last.
+            The paths of the files, the record last.
 
         Raises:
-            InputError: Something given does not fit; the message says what is allowed.
+            InputError: An argument does not fit; the message says what is allowed.
             SaveError: A file could not be written. There is no record then, not even an earlier
                 one.
         """
@@ -143,19 +144,22 @@ class Explanation:
         name: str = "Explanation",
         sample: int = 0,
     ) -> Path:
-        """Open a report in the browser: image and maps in linked planes, and how they were made.
+        """Open a report in the browser: image and maps in linked planes, and the record.
 
         Args:
             image: As in `save`.
-            browser: Whether to open it; False only writes it.
+            browser: Whether to open the report; False: only write it.
             mask: As in `save`.
             segmentation: As in `save`.
             scores: As in `save`.
             name: The title.
-            sample: Which one of the batch.
+            sample: The index of the sample in the batch.
 
         Returns:
-            The page, in a temporary folder.
+            The path of the page, in a temporary folder.
+
+        Raises:
+            InputError: An argument does not fit; the message says what is allowed.
         """
         from medcam.explanation.case.showing import show_maps
 
@@ -166,14 +170,14 @@ class Explanation:
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
-        """Return a picture for notebooks, with what it shows."""
+        """Return the maps as a picture with a caption, which notebooks display."""
         from medcam.explanation.inline import inline_html
 
         return inline_html(self, str(self.target), self.inputs)
 
 
 class _Maps(dict[MapKey, AttentionMap]):
-    """Maps by key, with an error that lists the keys."""
+    """Maps by key; a missing key raises an error that lists the keys."""
 
     def __missing__(self, key: object) -> AttentionMap:
         raise InputError(f"There is no map {key!r}; the keys are {', '.join(map(repr, self))}.")
@@ -182,12 +186,12 @@ class _Maps(dict[MapKey, AttentionMap]):
 def explanation_of(
     run: Run, *, model: nn.Module | None = None, inputs: Tensor | None = None
 ) -> Explanation:
-    """Return a run as an `Explanation`.
+    """Return the `Explanation` of a run.
 
     Args:
-        run: What the engine yielded.
-        model: The model, if there is one.
-        inputs: The caller's own input; None: the run's.
+        run: The run of the engine.
+        model: The model; None if there are several.
+        inputs: The input as the caller passed it, e.g. a MetaTensor. None: that of the run.
     """
     return Explanation(
         output=run.output,

@@ -1,4 +1,4 @@
-"""`medcam.montage`: the maps of one sample as a figure for a paper."""
+"""`medcam.montage`: draw the maps of one sample as a figure for a paper."""
 
 from __future__ import annotations
 
@@ -38,52 +38,53 @@ def montage(
 ) -> Figure:
     """Return the maps of one sample as a figure: rows of maps, columns of slices.
 
-    Volumes: a row of slices of the image, and one for each map, spread over where the maps are,
-    each with its position in mm. Slices lie as radiologists look at them (the patient's right on
-    the left) and with the voxels' true proportions; margins where nothing is are out of view.
-    Pictures: image, map and overlay side by side. More than six maps (``layer="full"``), or
-    ``slices=1``: one tile for each map, in the model's order, all on the slice where most of them
-    is, each in colours of its own scale: which depth looks where.
+    A volume is drawn as a row of slices of the image and a row for each map. The slices are spread
+    over the region of the maps, and labelled with their position in mm. They have the radiological
+    orientation (the patient's right is on the left) and the voxels' true proportions; empty margins
+    are cropped. A picture is drawn as image, map and overlay side by side.
 
-    Colours: ``inferno`` from 0 to the 99.9th percentile of a map, ``coolwarm`` symmetric about 0
-    for a signed one; the opacity grows with the magnitude. No state of pyplot's is touched. Panels
-    can be found by ``axes.get_gid()`` ("image:axial:45", "map:0:axial:45", "colorbar:1"), the
-    artists in them by theirs ("image", "map", "mask"); axes are in mm (voxels, where no size is
-    known).
+    More than six maps (``layer="full"``), or ``slices=1``, are drawn as one tile per map, in the
+    order of the layers in the model. All tiles show the slice with the most attention, and each has
+    its own colour scale.
+
+    The colours are ``inferno`` from 0 to the 99.9th percentile of a map, or ``coolwarm`` symmetric
+    about 0 for a signed map; the opacity grows with the magnitude. The global state of pyplot is
+    not changed. Panels can be found by ``axes.get_gid()`` ("image:axial:45", "map:0:axial:45",
+    "colorbar:1"), and the artists in them by their gids "image", "map" and "mask". The axes are in
+    mm, or in voxels if the voxel size is unknown.
 
     Args:
-        explanation_or_maps: What `medcam.explain` gave; one `AttentionMap`, several, or a mapping
-            of them; or an array of maps ``[*space]`` or ``[batch, targets, *space]``.
-        image: What the maps are laid over: a path, an `Image` of `medcam.files`, an array or
-            tensor, a MetaTensor. None: the input that the explanation was made of; the maps alone
-            if it is not known.
-        affine: 4x4, from voxel indices to RAS+ mm. None: the image's own, if it has one; else sides
-            and millimetres are not known, and none are shown.
-        mask: A region, 0/1, drawn as a white line; a path, or as `image`.
-        sample: Which one of the batch.
-        target: Only the maps of this class (of maps of no class: this one of the targets).
-        method: Only this method's maps.
-        layer: Only this layer's maps.
-        slices: How many slices, at most; or which, by their indices in the image. None: six.
-        plane: "axial", "coronal", "sagittal" or "all". "auto": the plane that thick slices were
-            taken in, else the axial one.
-        window: Black and white: two values, or "lung", "soft tissue", "bone" or "brain" in
-            Hounsfield units. None: that of soft tissue for CT, else from the 0.5th to the 99.5th
-            percentile.
-        colormap: A name of matplotlib's, for all maps.
-        opacity: That of the strongest colour, in [0, 1].
+        explanation_or_maps: The result of `medcam.explain`; an `AttentionMap`, several, or a
+            mapping of them; or an array of maps ``[*space]`` or ``[batch, targets, *space]``.
+        image: The image under the maps: a path, an `Image` of `medcam.files`, an array or tensor, a
+            MetaTensor. None: the input of the explanation; the maps alone if that is unknown.
+        affine: 4x4, from voxel indices to RAS+ mm. None: the image's own. Without an affine, the
+            figure shows neither sides of the body nor millimetres.
+        mask: A region, 0/1, drawn as a white outline; a path, or as `image`.
+        sample: The index of the sample in the batch.
+        target: Draw only the maps of this class; for maps without classes, the index of the target.
+        method: Draw only the maps of this method.
+        layer: Draw only the maps of this layer.
+        slices: The largest number of slices, or the indices of the slices in the image. None: six.
+        plane: "axial", "coronal", "sagittal" or "all". "auto": the acquisition plane of thick
+            slices, otherwise axial.
+        window: The grey values of black and white: two numbers, or "lung", "soft tissue", "bone" or
+            "brain" in Hounsfield units. None: "soft tissue" for CT, otherwise from the 0.5th to the
+            99.5th percentile.
+        colormap: The name of a matplotlib colormap, for all maps.
+        opacity: The opacity of the strongest colour, in [0, 1].
         threshold: The share of the strongest colour below which maps are hidden, in [0, 1].
-        columns: How many panels stand side by side; a row that has more goes on in the next line.
-        title: A line above all.
+        columns: The number of panels side by side; longer rows are wrapped.
+        title: The title of the figure.
 
     Returns:
         A matplotlib figure on an Agg canvas, to be restyled or saved. The same maps give the same
         bytes.
 
     Raises:
-        InputError: Something given does not fit; the message says what is allowed.
-        MaskError: A mask of another shape, or not 0/1.
-        UnknownNameError: No such layer, method, plane, window or colormap.
+        InputError: An argument does not fit; the message says what is allowed.
+        MaskError: The mask has another shape, or is not 0/1.
+        UnknownNameError: There is no such layer, method, plane, window or colormap.
 
     Example:
         >>> import numpy as np
@@ -97,12 +98,13 @@ def montage(
     """
     explanation = explanation_or_maps if isinstance(explanation_or_maps, Explanation) else None
     maps = attention_maps(explanation_or_maps if explanation is None else explanation.maps)
-    scene, under = scene_of(
+    scene, background = scene_of(
         maps, image, inputs=None if explanation is None else explanation.inputs, affine=affine,
         mask=mask, sample=sample, target=target, method=method, layer=layer,
     )  # fmt: skip
     return draw_montage(
-        scene, bare=under is None, spacing=None if under is None else under.spacing, slices=slices,
-        plane=plane, window=window, colormap=colormap, opacity=opacity, threshold=threshold,
-        columns=columns, title=title,
+        scene, maps_only=background is None,
+        spacing=None if background is None else background.spacing, slices=slices, plane=plane,
+        window=window, colormap=colormap, opacity=opacity, threshold=threshold, columns=columns,
+        title=title,
     )  # fmt: skip

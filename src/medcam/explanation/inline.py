@@ -1,4 +1,4 @@
-"""A picture for notebooks: small, in the page itself, without a script."""
+"""The picture that notebooks display: small, embedded in the page, without a script."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SLICES = 3
-_ROWS = 3  # of slices; more maps are tiles on one slice
-_MOST_MAPS = 24
-_MOST_BYTES = 215_000  # of the PNG; as text it is a third longer
-_SHARPEST = 100.0  # dots an inch
-_STEP = 255 / 63
+_MAX_ROWS = 3  # maps that get a row of slices each; more maps are tiles of one slice
+_MAX_MAPS = 24
+_MAX_BYTES = 215_000  # of the PNG; base64 makes it a third longer
+_MAX_DPI = 100.0
+_COLOR_STEP = 255 / 63  # 64 levels per channel: smaller files, and the eye sees no difference
 
 
 def inline_html(explanation: HasMaps, target: str, inputs: Tensor | None) -> str:
-    """Return the first sample's maps as a picture in HTML, with what they are of.
+    """Return the first sample's maps as an HTML picture with method, layer and target.
 
-    Less than 300 kB, all in the page: no script, no network, names escaped. Of more than 24 maps
-    the first are shown.
+    The HTML has less than 300 kB and is self-contained: no script, no network, names escaped. At
+    most 24 maps are drawn.
 
     Args:
         explanation: The explanation.
-        target: What was explained, in words.
-        inputs: The input, which is drawn under the maps; None: it is not known.
+        target: The target in words.
+        inputs: The input, which is drawn under the maps; None if it is unknown.
 
     Example:
         >>> import torch, medcam
@@ -50,56 +50,57 @@ def inline_html(explanation: HasMaps, target: str, inputs: Tensor | None) -> str
     """
     try:
         maps = list(explanation.maps.values())
-        scene, under = scene_of(maps, inputs=inputs)
+        scene, background = scene_of(maps, inputs=inputs)
     except MedcamError as error:
         return f"<p>{escape(str(explanation))}</p><p>{escape(str(error))}</p>"
-    left_out = len(scene.maps) - _MOST_MAPS
-    scene = replace(scene, maps=scene.maps[:_MOST_MAPS])
-    values = maps[0].values
-    methods = list(dict.fromkeys(one.method for one in scene.maps))
-    layers = list(dict.fromkeys(one.layer for one in scene.maps if one.layer is not None))
+    left_out = len(scene.maps) - _MAX_MAPS
+    scene = replace(scene, maps=scene.maps[:_MAX_MAPS])
+    batch = len(maps[0].values)
+    methods = list(dict.fromkeys(map_.method for map_ in scene.maps))
+    layers = list(dict.fromkeys(map_.layer for map_ in scene.maps if map_.layer is not None))
     lines = [
         ("Method", ", ".join(methods)),
         ("Layer", ", ".join(layers) or "none: a map of the input"),
         ("Target", target),
     ]
-    if len(values) > 1:
-        lines.append(("Shown", f"the first of {len(values)} samples"))
+    if batch > 1:
+        lines.append(("Shown", f"the first of {batch} samples"))
     if left_out > 0:
         lines.append(("Left out", f"{left_out} more maps; see .maps"))
-    few = len(scene.maps) <= _ROWS
+    one_row_each = len(scene.maps) <= _MAX_ROWS
     figure = draw_montage(
         scene,
-        bare=under is None,
-        spacing=None if under is None else under.spacing,
-        slices=_SLICES if few and scene.is_volume else 1,
+        maps_only=background is None,
+        spacing=None if background is None else background.spacing,
+        slices=_SLICES if one_row_each and scene.is_volume else 1,
     )
     rows = "".join(
         f"<div><b>{escape(name)}</b> {escape(text)}</div>" for name, text in lines if text
     )
-    words = escape("; ".join(f"{name}: {text}" for name, text in lines), quote=True)
+    description = escape("; ".join(f"{name}: {text}" for name, text in lines), quote=True)
     return (
-        f'<div>{rows}<img alt="{words}" style="max-width:100%" '
+        f'<div>{rows}<img alt="{description}" style="max-width:100%" '
         f'src="data:image/png;base64,{base64.b64encode(_small_png(figure)).decode()}"></div>'
     )
 
 
 def _small_png(figure: Figure) -> bytes:
-    """The figure in 64 steps a colour, which are not seen, as sharp as there are bytes for."""
+    """Return the figure as a PNG of limited size, at the highest resolution that fits."""
     from PIL import Image
 
-    steps = np.rint(np.rint(np.arange(256) / _STEP) * _STEP).astype(np.uint8)
-    canvas: Any = figure.canvas  # Agg's
-    dots = _SHARPEST
+    levels = np.rint(np.rint(np.arange(256) / _COLOR_STEP) * _COLOR_STEP).astype(np.uint8)
+    canvas: Any = figure.canvas  # an Agg canvas
+    dpi = _MAX_DPI
     while True:
-        figure.set_dpi(dots)
+        figure.set_dpi(dpi)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
             canvas.draw()
-        packed = io.BytesIO()
-        picture = Image.fromarray(steps[np.asarray(canvas.buffer_rgba())[..., :3]])
-        picture.save(packed, format="PNG", compress_level=6)
-        content = packed.getvalue()
-        if len(content) <= _MOST_BYTES:
+        buffer = io.BytesIO()
+        picture = Image.fromarray(levels[np.asarray(canvas.buffer_rgba())[..., :3]])
+        picture.save(buffer, format="PNG", compress_level=6)
+        content = buffer.getvalue()
+        if len(content) <= _MAX_BYTES:
             return content
-        dots *= 0.93 * math.sqrt(_MOST_BYTES / len(content))  # bytes go with the pixels
+        # The size grows with the number of pixels; 0.93 leaves a margin.
+        dpi *= 0.93 * math.sqrt(_MAX_BYTES / len(content))

@@ -1,4 +1,4 @@
-"""A weak reference to the model that was explained."""
+"""`ModelReference`: a weak reference to the model that was explained."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class ModelReference:
     """Weak reference to a model; after pickling only the class name survives.
 
     Args:
-        model: The model; None: it is not known.
+        model: The model; None if it is unknown.
 
     Attributes:
-        kind: The model's class, ``"module.Class"``; None if it is not known.
+        kind: The model's class, ``"module.Class"``; None if it is unknown.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""One map, one file: a picture of a 2D map, a float volume of a 3D one."""
+"""`medcam.save`: save one map to one file, a picture or a volume."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from medcam.files.formats.png import save_png
 from medcam.maps import AttentionMap
 from medcam.views.overlays import grey_picture, overlay
 
-_VOLUME = (".nii.gz", ".nii")
-# Endings that are formats; any other part after a dot belongs to the name: 'layer4.0'.
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".svg", ".pdf")
-_VOLUMES = (".nii", ".gz", ".hdr", ".img", ".mgh", ".mgz", ".mha", ".mhd", ".nrrd", ".dcm")
-_OTHERS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".h5", ".txt", ".csv", ".json", ".xlsx", ".zip")
-_FORMATS = frozenset(_PICTURES + _VOLUMES + _OTHERS)
+_PICTURE_ENDINGS = (".png",)
+_VOLUME_ENDINGS = (".nii.gz", ".nii")
+# Endings of file formats, which are refused unless they are one of the above. Any other text after
+# a dot is part of the name, as in 'layer4.0'.
+_FORMATS = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".svg", ".pdf"),
+    *(".nii", ".gz", ".hdr", ".img", ".mgh", ".mgz", ".mha", ".mhd", ".nrrd", ".dcm"),
+    *(".npy", ".npz", ".pt", ".pth", ".pkl", ".h5", ".txt", ".csv", ".json", ".xlsx", ".zip"),
+)
 
 
 def save(
@@ -33,28 +36,30 @@ def save(
     colormap: str | None = None,
     signed: bool | None = None,
 ) -> Path:
-    """Saves one map: a 2D one as a PNG picture, a 3D one as float32 NIfTI with its raw values.
+    """Save one map: a 2D map as a PNG picture, a 3D map as float32 NIfTI with its raw values.
 
     Args:
         attention_map: ``[H, W]`` or ``[X, Y, Z]``, or an `AttentionMap` of one sample and one
-            target; leading axes of length 1 are dropped (but kept
-            as X where the filename or a reference says that it is a volume).
-        filename: Where to; folders are created. ``.png`` or ``.nii.gz`` is added if missing.
-        heatmap: 2D: in colour, over the raw input if there is one. False: the map alone in grey,
-            black to white, or about mid-grey if it has negative values.
-        raw_input: The image under the map, see :func:`medcam.views.overlays`; as the third argument
-            by position it is taken for what it is. 3D: its affine, if it
-            has one and the map's shape, is the reference when none is given.
-        reference: 3D: where the voxels lie, see :func:`medcam.files.save_nifti`.
-        colormap: 2D: a name of matplotlib's, for heatmaps.
-        signed: 2D: whether negative values mean something. None: whether there is one.
+            target. Leading axes of size 1 are dropped; one is kept as X if the filename or a
+            reference marks the map as a volume.
+        filename: The path of the file; folders are created. ``.png`` or ``.nii.gz`` is added if
+            missing.
+        heatmap: 2D: True draws the map in colour, over the raw input if there is one. False draws
+            the map alone in grey: from black to white, or with zero at mid-grey if it is signed. An
+            array here is used as the raw input, as in some versions of the original package.
+        raw_input: The image under a 2D map, as in `medcam.views.overlay`. 3D: the reference, if
+            none is given and the image has an affine and the map's shape.
+        reference: 3D: the position of the voxels, as in `medcam.files.save_nifti`.
+        colormap: 2D: the name of a matplotlib colormap, for heatmaps.
+        signed: 2D: whether the sign of the values has a meaning. None: that of an `AttentionMap`,
+            otherwise whether there is a negative value.
 
     Returns:
         The path of the file.
 
     Raises:
-        InputError: Another number of axes, NaN, another ending than ``.png`` (2D) or ``.nii.gz``,
-            ``.nii`` (3D), or a reference of another shape.
+        InputError: The map has another number of axes or NaN, the filename has another ending than
+            ``.png`` (2D) or ``.nii.gz``, ``.nii`` (3D), or the reference has another shape.
         SaveError: The file could not be written.
 
     Example:
@@ -65,21 +70,21 @@ def save(
     """
     path = Path(filename)
     if raw_input is None and not isinstance(heatmap, bool | int | np.bool_):
-        heatmap, raw_input = True, heatmap  # as some versions of the original package take it
+        heatmap, raw_input = True, heatmap
     if isinstance(attention_map, AttentionMap):
         signed = attention_map.signed if signed is None else signed
-        attention_map = _single(attention_map)
+        attention_map = _only_values(attention_map)
     values = to_map(attention_map)
-    volume = reference is not None or path.name.lower().endswith(_VOLUME)
+    volume = reference is not None or path.name.lower().endswith(_VOLUME_ENDINGS)
     while values.ndim > (3 if volume else 2) and values.shape[0] == 1:
         values = values[0]
     if values.ndim == 2:
-        path = _with_ending(path, (".png",), "2D")
+        path = _with_ending(path, _PICTURE_ENDINGS, "2D")
         if heatmap:
             return save_png(path, overlay(values, raw_input, signed=signed, colormap=colormap))
         return save_png(path, grey_picture(values, signed=signed))
     if values.ndim == 3:
-        path = _with_ending(path, _VOLUME, "3D")
+        path = _with_ending(path, _VOLUME_ENDINGS, "3D")
         if reference is None and _shares_grid(raw_input, values.shape):
             reference = raw_input
         return save_nifti(path, values, reference)
@@ -90,6 +95,7 @@ def save(
 
 
 def _with_ending(path: Path, allowed: tuple[str, ...], kind: str) -> Path:
+    """Return the path with an allowed ending, added if the path names no format."""
     if path.name.lower().endswith(allowed):
         return path
     if path.suffix.lower() in _FORMATS:
@@ -101,17 +107,17 @@ def _with_ending(path: Path, allowed: tuple[str, ...], kind: str) -> Path:
 
 
 def _shares_grid(raw_input: object, shape: tuple[int, ...]) -> bool:
-    """Whether a raw input knows where it lies and has the map's voxels."""
+    """Return whether a raw input has an affine and the map's spatial shape."""
     if not hasattr(raw_input, "affine"):
         return False
-    own = tuple(getattr(raw_input, "shape", ()))
-    return (
-        own[-3:] if isinstance(raw_input, torch.Tensor) else own[:3]
-    ) == shape  # MONAI: C, X, ..
+    input_shape = tuple(getattr(raw_input, "shape", ()))
+    # The channels of MONAI's MetaTensor are the first axis, those of a NIfTI image the last.
+    space = input_shape[-3:] if isinstance(raw_input, torch.Tensor) else input_shape[:3]
+    return space == shape
 
 
-def _single(attention_map: AttentionMap) -> torch.Tensor:
-    """The values of a map that holds one sample and one target."""
+def _only_values(attention_map: AttentionMap) -> torch.Tensor:
+    """Return the values of a map that holds one sample and one target."""
     batch, targets = attention_map.values.shape[:2]
     if batch * targets != 1:
         raise InputError(

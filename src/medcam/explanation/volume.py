@@ -1,4 +1,4 @@
-"""`medcam.explain_volume`: a volume that the network sees in windows."""
+"""`medcam.explain_volume`: explain a volume that the network predicts in windows."""
 
 from __future__ import annotations
 
@@ -50,51 +50,53 @@ def explain_volume(
     device: torch.device | str | None = None,
     progress: Progress = False,
 ) -> Explanation:
-    """Explain a segmentation of a volume that the network sees in overlapping windows.
+    """Explain the segmentation of a volume that the network predicts in overlapping windows.
 
-    The prediction is ``monai.inferers.sliding_window_inference``'s with the same options. The
-    target is resolved once, on the stitched prediction; each window then explains its share of it.
-    Gradients of the image, input × gradient and guided backpropagation are exactly those straight
-    through the stitching; maps of the Grad-CAM family are stitched signed and in raw units, and
-    rectified once (docs/volumes.md). Windows without a voxel of the target are skipped.
+    The prediction equals that of ``monai.inferers.sliding_window_inference`` with the same options.
+    The target is resolved once, on the stitched prediction, and each window explains its share of
+    it. Windows without a voxel of the target are skipped.
 
-    The volume stays where it is; windows go to the network's device one group at a time, and the
-    sums are kept in float32 (float64 for a float64 volume) on ``device``.
+    Gradients of the image, input × gradient and guided backpropagation are exactly those of the
+    stitched prediction. Maps of the Grad-CAM family are stitched signed and in raw units, and
+    rectified once (docs/volumes.md).
+
+    The volume stays on its device. Windows are moved to the network's device one group at a time.
+    The sums are kept in float32 (float64 for a float64 volume) on ``device``.
 
     Args:
         model: A segmentation network, or several (folds), whose predictions are averaged. Its
-            answer to a window has to have the window's spatial shape.
-        volume: ``[batch, channels, *space]``, 2 or 3 spatial axes; a MetaTensor is read as such.
+            output for a window must have the window's spatial shape.
+        volume: ``[batch, channels, *space]``, 2 or 3 spatial axes; may be a MetaTensor.
         roi_size: The windows' extents; one number for all axes, 0 or -1 for a whole axis.
         method: As in `medcam.explain`.
-        layer: As in `medcam.explain`; "auto" is decided at the first window.
-        target: As in `medcam.explain`, applied to the stitched prediction. A callable takes it
-            whole, ``[batch, classes, *space]``.
+        layer: As in `medcam.explain`; "auto" is resolved in the first window.
+        target: As in `medcam.explain`, applied to the stitched prediction. A callable takes the
+            whole prediction, ``[batch, classes, *space]``.
         output: As in `medcam.explain`.
         overlap: The share of a window that the next one overlaps, in [0, 1).
         mode: The weights of a window's voxels: "gaussian" or "constant" (MONAI's default).
         sigma_scale: The Gaussian's standard deviation, in window extents.
         padding_mode: How a volume smaller than the window is padded: "constant", "reflect",
             "replicate" or "circular".
-        cval: What "constant" pads with.
-        sw_batch_size: How many windows run at once.
+        cval: The value that "constant" pads with.
+        sw_batch_size: The number of windows in one forward pass.
         mirror_axes: Spatial axes of test-time mirroring: the prediction is the mean over all
             combinations, and so is the map.
-        slice_axis: The model is 2D and sees the volume slice by slice along this axis;
-            ``roi_size`` names the other two.
-        channel_weights: Whether methods with weights for a whole volume (Grad-CAM) weight the
-            channels in each "window" by itself, or once for the "volume". Normalisation layers
-            such as InstanceNorm scale each window differently, so one set may suit none.
-        logits: The stitched prediction, if it is known already; None: it is computed.
-        device: Where the sums are kept; None: where the volume is.
+        slice_axis: The axis along which a 2D model predicts the volume slice by slice;
+            ``roi_size`` then has the other two axes.
+        channel_weights: Whether methods whose channel weights are pooled over the image (Grad-CAM)
+            pool them in each "window", or once over the "volume". Normalisation layers such as
+            InstanceNorm scale each window differently, so weights of the volume may fit no window.
+        logits: The stitched prediction, if it is already known. None: it is computed.
+        device: The device of the sums. None: that of the volume.
         progress: True for a progress bar, or a function ``(done, total)``.
 
     Returns:
-        The explanation; ``.output`` is the stitched prediction ``[batch, classes, *space]`` and
-        ``.details["windows"]`` says how many windows there were and how many were explained.
+        The explanation. ``.output`` is the stitched prediction ``[batch, classes, *space]``;
+        ``.details`` holds the number of "windows" and of "windows_explained".
 
     Raises:
-        InputError: Something given does not fit.
+        InputError: An argument does not fit; the message says what is allowed.
         NoMapError: No map can be made.
 
     Example:
@@ -107,27 +109,28 @@ def explain_volume(
     models = [model] if isinstance(model, nn.Module) else model
     networks = [layers.unwrap(network) for network in models]
     if not networks:
-        raise InputError("No model was given.")
+        raise InputError("model is an empty sequence: give a network, or a list of networks.")
     check_channel_weights(channel_weights)
     request = Request.of(method, layer=layer, target=target, output=output)
     main_input((volume,), {})
-    own_volume, volume = volume, without_subclass(volume.detach())
-    space = tuple(volume.shape[2:])
+    tensor = without_subclass(volume.detach())
+    space = tuple(tensor.shape[2:])
     windows = sliding_windows(
         space, roi_size, overlap=overlap, mode=mode, sigma_scale=sigma_scale,
         padding_mode=padding_mode, value=cval, slice_axis=slice_axis,
-        dtype=torch.promote_types(volume.dtype, torch.float32),
+        dtype=torch.promote_types(tensor.dtype, torch.float32),
     )  # fmt: skip
     axes = _window_axes(mirror_axes, slice_axis, len(space))
     members = len(networks) * len(mirrorings(axes))
     if sw_batch_size < 1:
         raise InputError(f"sw_batch_size={sw_batch_size} has to be at least 1.")
-    sums_device = usable_device(device, volume.device)
+    sums_device = usable_device(device, tensor.device)
     with ExitStack() as stack:
         if any(isolation.differs_in_training(network) for network in networks):
             warn(
-                "The model is in training mode; it is explained in evaluation mode, as windows "
-                "would move its running statistics and draw other random numbers each."
+                "The model is in training mode; it is explained in evaluation mode, because in "
+                "training mode each window would update its running statistics and draw other "
+                "random numbers."
             )
         for network in networks:
             stack.enter_context(isolation.in_eval_mode(network))
@@ -135,7 +138,7 @@ def explain_volume(
             request,
             lambda: mirrored(networks, axes),
             members,
-            volume,
+            tensor,
             windows,
             logits=logits,
             batch_size=sw_batch_size,
@@ -143,19 +146,19 @@ def explain_volume(
             channel_weights=channel_weights,
             progress=progress,
         )
-    only = networks[0] if len(networks) == 1 else None
-    return explanation_of(result, model=only, inputs=own_volume)
+    single = networks[0] if len(networks) == 1 else None
+    return explanation_of(result, model=single, inputs=volume)
 
 
-def _window_axes(axes: Sequence[int], slice_axis: int | None, count: int) -> tuple[int, ...]:
-    """Return axes of the volume as axes of a window."""
-    listed = [axes] if isinstance(axes, int) else list(axes)
-    if any(not -count <= axis < count for axis in listed):
-        raise InputError(f"mirror_axes={axes!r}: the spatial axes are 0 to {count - 1}.")
-    chosen = sorted({axis % count for axis in listed})
+def _window_axes(mirror_axes: Sequence[int], slice_axis: int | None, rank: int) -> tuple[int, ...]:
+    """Return the mirrored axes of the volume as axes of a window."""
+    listed = [mirror_axes] if isinstance(mirror_axes, int) else list(mirror_axes)
+    if any(not -rank <= axis < rank for axis in listed):
+        raise InputError(f"mirror_axes={mirror_axes!r}: the spatial axes are 0 to {rank - 1}.")
+    axes = sorted({axis % rank for axis in listed})
     if slice_axis is None:
-        return tuple(chosen)
-    across = slice_axis % count
-    if across in chosen:
+        return tuple(axes)
+    removed = slice_axis % rank
+    if removed in axes:
         raise InputError(f"A 2D model's slices cannot be mirrored along slice_axis={slice_axis}.")
-    return tuple(axis - (axis > across) for axis in chosen)
+    return tuple(axis - (axis > removed) for axis in axes)

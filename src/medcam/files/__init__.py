@@ -1,4 +1,4 @@
-"""Files of images and maps: read with their geometry, written whole or not at all."""
+"""Reading and writing of images and maps with their geometry; never resamples or draws them."""
 
 from __future__ import annotations
 

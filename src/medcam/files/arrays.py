@@ -1,4 +1,4 @@
-"""Anything array-like as numpy, and the one scale by which maps are displayed."""
+"""Conversion of tensors, arrays and lists to NumPy, and the display maximum of a map."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from medcam.errors import InputError, InputTypeError
 
 
-def to_array(value: object, what: str) -> NDArray[Any]:
-    """Gives real numbers as a numpy array of their own type (bfloat16: float32), on the CPU.
+def to_array(value: object, name: str) -> NDArray[Any]:
+    """Return real numbers as a NumPy array on the CPU.
+
+    The dtype is kept, except for bfloat16, which NumPy lacks: it becomes float32.
 
     Args:
-        value: A tensor (MONAI's MetaTensor too), an array or nested lists.
-        what: What it stands for, in the error, e.g. ``"The attention map"``.
+        value: A tensor (also MONAI's MetaTensor), an array or nested lists.
+        name: What the value is, as the subject of error messages, e.g. ``"The attention map"``.
 
     Raises:
-        InputTypeError: Not numbers, or complex ones.
+        InputTypeError: The value holds no numbers, or complex ones.
 
     Example:
         >>> to_array(torch.ones(2, dtype=torch.bfloat16), "The map")
@@ -31,44 +33,50 @@ def to_array(value: object, what: str) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise InputTypeError(f"{what} is {type(value).__name__}: {error}.") from error
+        raise InputTypeError(f"{name} is {type(value).__name__}: {error}.") from error
     if array.dtype.kind not in "biuf":
         raise InputTypeError(
-            f"{what} is {type(value).__name__} of {array.dtype}; real numbers are needed: "
+            f"{name} is {type(value).__name__} of {array.dtype}; real numbers are needed: "
             "pass a torch tensor or a numpy array."
         )
     return array
 
 
-def to_map(value: object, what: str = "The attention map") -> NDArray[np.float32]:
-    """Gives a map as float32, and refuses one that would be written or drawn wrongly.
+def to_map(value: object, name: str = "The attention map") -> NDArray[np.float32]:
+    """Return a map as float32 after checking that all its values are finite.
+
+    Args:
+        value: See `to_array`.
+        name: See `to_array`.
 
     Raises:
-        InputTypeError: Not numbers.
-        InputError: Empty, or NaN or infinity in it (also: too large for float32).
+        InputTypeError: The value holds no numbers.
+        InputError: The map is empty, or has values that are NaN, infinite or too large for float32.
 
     Example:
         >>> to_map([[0, 1]])
         array([[0., 1.]], dtype=float32)
     """
-    array = to_array(value, what)
+    array = to_array(value, name)
+    if not array.size:
+        raise InputError(f"{name} is empty: its shape is {list(array.shape)}.")
     with np.errstate(over="ignore"):
         values: NDArray[np.float32] = array.astype(np.float32, copy=False)
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad or not values.size:
+    bad_count = values.size - int(np.isfinite(values).sum())
+    if bad_count:
         raise InputError(
-            f"{what} has {bad} of {values.size} values that are NaN, infinite or beyond float32: "
-            "there is nothing right to save or draw. Find where the model's numbers leave the "
-            "finite range (half precision?)."
+            f"{name} has {bad_count} of {values.size} values that are NaN, infinite or beyond "
+            "float32: it cannot be saved or drawn. Find where the model's numbers stop being "
+            "finite (half precision overflows above 65504)."
         )
     return values
 
 
 def robust_max(values: NDArray[np.floating]) -> float:
-    """Gives the 99.9th percentile of the non-zero magnitudes; 0 for a map of zeros.
+    """Return the 99.9th percentile of the non-zero magnitudes; 0 for a map of zeros.
 
-    It is the top of the colour scale: a single outlier does not darken all the rest, and the large
-    zero part of a small finding does not brighten it.
+    It is the top of the colour scale. A percentile, so that a single outlier does not darken the
+    rest of the map; without zeros, so that a small finding in a large empty map is not saturated.
 
     Example:
         >>> robust_max(np.array([0, 0, 0, -2, 2], np.float32))

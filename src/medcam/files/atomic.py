@@ -1,4 +1,4 @@
-"""Files that are whole or not there: a crash leaves no half of one and keeps the old one."""
+"""Atomic writes and safe file names: after a crash either the old or the new file is there."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from pathlib import Path
 
 from medcam.errors import SaveError
 
-_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. \-]*[A-Za-z0-9_\-])?")
-# Names that Windows keeps for devices.
+_SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. \-]*[A-Za-z0-9_\-])?")
+# Device names on Windows, which no file may have.
 _RESERVED = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)")
-_LONGEST = 120  # bytes: with an index and an ending it stays below the 255 of file systems
-_KEPT = 80  # bytes of a changed name that stay readable before its hash
+_MAX_LENGTH = 120  # bytes; with an index and an ending below the 255 that file systems allow
+_MAX_READABLE = 80  # bytes of a changed name that are kept before its hash
 
 _FULL = "Free some space or choose another folder."
 _FORBIDDEN = "Choose a folder that you may write to."
 _NO_FOLDER = "A part of the path is a file, not a folder: choose another folder."
+# What the user can do, by the name of the system's error code.
 _ADVICE = {
     "ENOSPC": _FULL,
     "EDQUOT": _FULL,
@@ -36,22 +37,24 @@ _ADVICE = {
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
-    """Gives a file that is complete, or leaves what was there before.
+    """Write a file completely, or leave the old one unchanged.
 
-    The file is written beside its final place, flushed to the disk and moved over in one step. The
-    temporary name keeps the last two suffixes, from which nibabel and others take the format.
+    The data is written to a temporary file in the same folder, flushed to the disk, and renamed to
+    ``path`` in one atomic step. The temporary name keeps the last two suffixes, because nibabel and
+    other libraries choose the format by them.
 
     Args:
-        path: Where the file shall be; missing parent folders are created.
-        write: Called with the temporary path; creates that file.
+        path: The final path; missing parent folders are created.
+        write: A function that creates the file; it is called with the temporary path.
 
     Returns:
         ``path``.
 
     Raises:
-        SaveError: The system refused: no space, no permission, a folder of that name, a parent that
-            is a file. ``errno`` is the system's. Any other exception of ``write`` passes through.
-            Either way the temporary file is gone and an older file of that name is untouched.
+        SaveError: The operating system refused: no space, no permission, a folder of that name, or
+            a parent that is a file. Its ``errno`` is the system's. Any other exception raised by
+            ``write`` passes through. In both cases the temporary file is removed and an older file
+            of that name is unchanged.
 
     Example:
         >>> import tempfile
@@ -81,17 +84,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
         failure.errno = error.errno
         raise failure from error
     finally:
-        with contextlib.suppress(OSError):  # after the move there is nothing left to remove
+        with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
     return path
 
 
 def safe_name(text: str) -> str:
-    """Gives a single path component for the name of a layer, a case or a label.
+    """Return a valid file name for the name of a layer, a case or a label.
 
-    Names of ASCII letters, digits, ``_ - .`` and inner spaces stay as they are: every module name
-    does. Of all others the readable part is kept and followed by ``~`` and a hash of the whole, so
-    that different names stay different and none leads out of its folder.
+    Names of ASCII letters, digits, ``_ - .`` and inner spaces are returned unchanged; every module
+    name is of this kind. Of any other name the readable part is kept and followed by ``~`` and a
+    hash of the full name. So different names stay different, and no name leads out of its folder.
 
     Example:
         >>> safe_name("encoder.stages.3")
@@ -100,13 +103,13 @@ def safe_name(text: str) -> str:
         'secret~a6b096789d56'
     """
     if (
-        _PLAIN.fullmatch(text)
+        _SAFE.fullmatch(text)
         and ".." not in text
-        and len(text) <= _LONGEST
+        and len(text) <= _MAX_LENGTH
         and not _RESERVED.match(text)
     ):
         return text
     readable = re.sub(r"\.{2,}", ".", re.sub(r"[^\w. \-]+", "_", text))
-    readable = readable.encode()[:_KEPT].decode(errors="ignore").strip(" ._")
+    readable = readable.encode()[:_MAX_READABLE].decode(errors="ignore").strip(" ._")
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{readable or 'unnamed'}~{digest}"

@@ -1,4 +1,4 @@
-"""The folder that results go to."""
+"""Creation of the folder that results are written to."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from medcam.errors import SaveError
 
 
 def make_folder(path: Path) -> Path:
-    """Creates a folder, with its parents, if it is not there.
+    """Create a folder and its parents if they do not exist, and return its path.
 
     Raises:
-        SaveError: It cannot be created, e.g. since a file has its name.
+        SaveError: It cannot be created, e.g. because a file has its name.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

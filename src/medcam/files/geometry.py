@@ -1,4 +1,4 @@
-"""Where voxels lie: affines from voxel indices to RAS+ millimetres."""
+"""Affines: 4x4 matrices from voxel indices to RAS+ millimetres."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from medcam.files.arrays import to_array
 Affine = NDArray[np.float64]
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From RAS (nibabel) to LPS (ITK, DICOM), and back: the first two world axes are reversed."""
+"""From RAS (nibabel) to LPS (ITK, DICOM) and back: the first two world axes are reversed."""
 
-_RIGHT_ANGLE = 1e-4  # the cosine up to which two axes count as perpendicular
+_MAX_COSINE = 1e-4  # axes whose directions have a smaller cosine count as perpendicular
 
 
-def as_affine(given: object, what: str = "The reference's affine") -> Affine:
-    """Gives an affine that can place voxels, as float64.
+def as_affine(value: object, name: str = "The reference's affine") -> Affine:
+    """Return a validated affine as float64.
 
     Args:
-        given: 4x4, or a batch of one as MONAI's collate makes it; an array, tensor or lists.
-        what: What it is, in the error.
+        value: A 4x4 array, tensor or nested lists; also ``[1, 4, 4]``, as MONAI's collate function
+            makes it.
+        name: What the affine is, as the subject of error messages.
 
     Raises:
-        InputError: Not 4x4, not finite, not invertible, or with another last row than 0 0 0 1.
-        InputTypeError: Not numbers.
+        InputError: The value is not 4x4, not finite or not invertible, or its last row is not
+            0 0 0 1.
+        InputTypeError: The value holds no numbers.
 
     Example:
         >>> as_affine(np.diag([2, 2, 5, 1]))[2].tolist()
         [0.0, 0.0, 5.0, 0.0]
     """
-    affine = to_array(given, what).astype(np.float64)
+    affine = to_array(value, name).astype(np.float64)
     if affine.shape == (1, 4, 4):
         affine = affine[0]
     if affine.shape != (4, 4):
@@ -42,18 +44,19 @@ def as_affine(given: object, what: str = "The reference's affine") -> Affine:
             f"An affine is 4x4, not {list(affine.shape)}: pass the affine of this one image "
             "(of a batch: that of the sample)."
         )
-    usual = bool(np.isfinite(affine).all()) and bool((affine[3] == (0, 0, 0, 1)).all())
+    is_homogeneous = bool(np.isfinite(affine).all()) and bool((affine[3] == (0, 0, 0, 1)).all())
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not usual or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * spacing.prod():
+    # `not >` instead of `<=`: a determinant of NaN must fail, too
+    if not is_homogeneous or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * spacing.prod():
         raise InputError(
-            f"{what} cannot place voxels: it must be finite and invertible with the "
+            f"{name} cannot place voxels: it must be finite and invertible with the "
             f"last row 0 0 0 1, and is {affine.tolist()}."
         )
     return affine
 
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:
-    """The voxel's extents in mm along the axes of the array.
+    """Return the voxel's extents in mm along the axes of the array.
 
     Example:
         >>> spacing_of(np.diag([0.5, -0.5, 3.0, 1.0]))
@@ -64,26 +67,30 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
 
 
 def is_sheared(affine: Affine) -> bool:
-    """Whether the axes are not perpendicular, so that no rotation and voxel size describe them.
+    """Return whether the voxel axes are not perpendicular.
+
+    A sheared affine cannot be written as a rotation and voxel sizes.
 
     Example:
         >>> is_sheared(np.array([[1, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
         True
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return not np.allclose(directions.T @ directions, np.eye(3), atol=_RIGHT_ANGLE)
+    return not np.allclose(directions.T @ directions, np.eye(3), atol=_MAX_COSINE)
 
 
-def furthest_apart(first: Affine, second: Affine, space: Sequence[int]) -> float:
-    """How far the same voxel lies apart under two affines, in mm: the most, which is at a corner.
+def max_voxel_distance(first: Affine, second: Affine, space: Sequence[int]) -> float:
+    """Return the largest distance, in mm, between the positions of a voxel under two affines.
+
+    The distance is convex in the voxel index, so its maximum over a grid is at a corner.
 
     Args:
-        first: One affine.
-        second: The other.
-        space: The extents of the grid; missing axes have one voxel.
+        first: The first affine.
+        second: The second affine.
+        space: The spatial shape of the grid; missing axes have one voxel.
 
     Example:
-        >>> furthest_apart(np.eye(4), np.diag([1, 1, 1.5, 1]), (4, 4, 3))
+        >>> max_voxel_distance(np.eye(4), np.diag([1, 1, 1.5, 1]), (4, 4, 3))
         1.0
     """
     ends = [(0, extent - 1) for extent in (*space, 1, 1)[:3]]

@@ -1,4 +1,4 @@
-"""What was read from an image file: the numbers, and where they lie."""
+"""An image that was read from a file, and the two checks that every reader's array passes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from medcam.files.geometry import Affine
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image, its channels first, and where it lies.
+    """An image, channels first, with its geometry.
 
     Attributes:
-        array: ``[channels, *space]``, real and finite, in the file's own type. The axes of space
-            are those of the file: x, y, z as nibabel has them for volumes (ITK's too), rows and
-            columns for pictures, ``[pages, rows, columns]`` for stacks of pictures.
+        array: ``[channels, *space]``, real and finite, in the file's own dtype. The spatial axes
+            are in the file's order: x, y, z as in nibabel for volumes (also for those read by
+            SimpleITK), rows and columns for pictures, ``[pages, rows, columns]`` for stacks of
+            pictures.
         affine: 4x4, from voxel indices to RAS+ millimetres. None where the file does not say where
-            its voxels lie: pictures, arrays, NIfTI files with both codes 0, NRRD files
-            without an anatomical space.
-        spacing: The voxel's extents in mm, one per axis of space; None where the file has none.
-        paths: The file that it was read from; of stacked images, one per channel.
-        source: What is needed to write a map in the same geometry; its kind is that of the format.
+            its voxels lie: pictures, arrays, NIfTI files with ``sform_code`` and ``qform_code`` 0,
+            NRRD files without an anatomical space.
+        spacing: The voxel's extents in mm, one per spatial axis; None if the file has none.
+        paths: The file that the image was read from; for stacked images, one per channel.
+        source: The geometry as the file format stores it, for maps on the same grid. Its type
+            depends on the format: a NIfTI header or an `ItkGrid`.
     """
 
     array: NDArray[Any]
@@ -37,12 +39,12 @@ class Image:
 
     @property
     def space(self) -> tuple[int, ...]:
-        """The extents of the axes of space."""
+        """The spatial shape, without channels."""
         return self.array.shape[1:]
 
     @property
     def path(self) -> Path | None:
-        """The file that the image was read from; of stacked images, the first. None: in memory."""
+        """The first of `paths`; None for an image that was made in memory."""
         return self.paths[0] if self.paths else None
 
     def __repr__(self) -> str:
@@ -51,25 +53,26 @@ class Image:
         return f"Image([{shape}] {self.array.dtype}{name})"
 
 
-def one_volume(
+def to_channels(
     values: NDArray[Any], *, volume: int | None, as_channels: bool | None, path: Path, axis: str
 ) -> NDArray[Any]:
-    """Gives ``[channels, *space]``: one of the file's volumes, or all of them as channels.
+    """Return ``[channels, *space]``: one volume of a file, or all its volumes as channels.
 
     Args:
         values: ``[volumes, colours, *space]``.
-        volume: Which volume is taken; None: there is one, or they are channels.
+        volume: The index of the volume; None if there is only one, or if they are channels.
         as_channels: Whether the volumes are the channels.
-        path: The file, for the message.
-        axis: What its volumes are, for the message: ``"volumes along its 4th axis"``.
+        path: The file, for error messages.
+        axis: What the file's volumes are, for error messages, e.g. ``"volumes (4th axis)"``.
 
     Raises:
-        InputError: Several volumes and nothing said; a volume that is not there; colours and
-            channels at once.
+        InputError: There are several volumes and neither argument is given, there is no such
+            volume, or both colours and volumes would have to be channels.
 
     Example:
-        >>> one = dict(path=Path("a.nii"), axis="volumes")
-        >>> one_volume(np.zeros((5, 1, 2, 3, 4)), volume=None, as_channels=True, **one).shape
+        >>> path = Path("a.nii")
+        >>> values = np.zeros((5, 1, 2, 3, 4))
+        >>> to_channels(values, volume=None, as_channels=True, path=path, axis="volumes").shape
         (5, 2, 3, 4)
     """
     count, colours = values.shape[:2]
@@ -96,48 +99,48 @@ def one_volume(
     return np.asarray(values[:, 0])
 
 
-def real_numbers(values: NDArray[Any], path: Path, fill: float | None) -> NDArray[Any]:
-    """Gives numbers that torch can take: real, finite in float32, of the machine's byte order.
+def sanitize_values(values: NDArray[Any], path: Path, fill: float | None) -> NDArray[Any]:
+    """Return a copy that PyTorch can hold: real, finite in float32, in native byte order.
 
     Args:
-        values: As read.
-        path: The file, for the message.
-        fill: What becomes of NaN and infinite values, with a warning; None: they are refused.
+        values: The values as read.
+        path: The file, for messages.
+        fill: The replacement of NaN and infinite values, with a warning; None to refuse them.
 
     Raises:
-        InputError: Not real numbers, none at all, or not finite.
+        InputError: The values are empty, not real numbers, or not finite.
 
     Example:
-        >>> real_numbers(np.array([1, 2], ">i2"), Path("a.npy"), None).dtype
+        >>> sanitize_values(np.array([1, 2], ">i2"), Path("a.npy"), None).dtype
         dtype('int16')
     """
     if values.dtype.kind not in "biuf":
         raise InputError(
-            f"'{path}' holds values of type {values.dtype}: real numbers are needed. Of complex "
-            "ones, save the magnitude (or the phase) as an image of its own."
+            f"'{path}' holds values of type {values.dtype}: real numbers are needed. Save the "
+            "magnitude or the phase of complex values instead."
         )
     if not values.size:
         raise InputError(f"'{path}' is empty: its shape is {list(values.shape)}.")
-    wide = values.dtype.kind == "f" and values.dtype.itemsize > 8  # no such type in torch
-    own = np.dtype(np.float64) if wide else values.dtype.newbyteorder("=")
-    values = np.array(values, own, order="C")  # a copy: neither a view of the file nor read-only
+    is_long_double = values.dtype.kind == "f" and values.dtype.itemsize > 8  # not in PyTorch
+    dtype = np.dtype(np.float64) if is_long_double else values.dtype.newbyteorder("=")
+    values = np.array(values, dtype, order="C")  # a copy: neither read-only nor a view of the file
     if values.dtype.kind != "f":
         return values
     with np.errstate(over="ignore", invalid="ignore"):
         bad = ~np.isfinite(values.astype(np.float32, copy=False))
-    count = int(bad.sum())
-    if not count:
+    bad_count = int(bad.sum())
+    if not bad_count:
         return values
     if fill is None:
         raise InputError(
-            f"'{path}' has {count} of {values.size} values that are NaN, infinite or beyond "
-            "float32: clean it, or say what they become (fill=0.0)."
+            f"'{path}' has {bad_count} of {values.size} values that are NaN, infinite or beyond "
+            "float32: clean the file, or give their replacement (fill=0.0)."
         )
     if not np.isfinite(np.float32(fill)):
         raise InputError(f"fill={fill!r} is not a finite number.")
     warn(
-        f"{count} of {values.size} values of '{path.name}' were NaN, infinite or beyond float32, "
-        f"and are now {fill}."
+        f"{bad_count} of {values.size} values of '{path.name}' were NaN, infinite or beyond "
+        f"float32, and are now {fill}."
     )
     values[bad] = fill
     return values

@@ -1,4 +1,4 @@
-"""Images of every format that medcam reads, with their geometry."""
+"""Reading of images: the reader is chosen by the file's ending; files on one grid are stacked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from medcam.files.formats.itk import read_itk
 from medcam.files.formats.nifti_images import read_nifti
 from medcam.files.formats.npy import read_npy
 from medcam.files.formats.pictures import read_picture
-from medcam.files.geometry import furthest_apart
-from medcam.files.image import Image, real_numbers
+from medcam.files.geometry import max_voxel_distance
+from medcam.files.image import Image, sanitize_values
 
 READERS: dict[str, Callable[..., Image]] = {
     ".nii.gz": read_nifti,
@@ -25,9 +25,9 @@ READERS: dict[str, Callable[..., Image]] = {
     **dict.fromkeys(pictures.ENDINGS, read_picture),
     ".npy": read_npy,
 }
-"""What reads the files of each ending."""
+"""The reader of each file ending. ``.nii.gz`` comes first, as the first match counts."""
 
-_SAME_PLACE = 1e-3  # mm, at the corner where two grids differ most
+_MAX_DISTANCE = 1e-3  # mm, between the same voxel of two images on one grid
 
 
 def read_image(
@@ -37,25 +37,26 @@ def read_image(
     as_channels: bool | None = None,
     fill: float | None = None,
 ) -> Image:
-    """Reads an image: ``[channels, *space]`` and where its voxels lie.
+    """Read an image, ``[channels, *space]``, with its geometry.
 
-    NIfTI (``.nii``, ``.nii.gz``), NRRD and MetaImage (``.nrrd``, ``.nhdr``, ``.mha``, ``.mhd``;
-    by SimpleITK), pictures (``.png``, ``.jpg``, ``.tif``, ``.bmp``) and ``.npy`` arrays. Nothing
-    about a file is guessed. What it leaves open is refused until the caller says it: what the 4th
-    axis of a volume, the components of a voxel, the pages of a TIFF or the first axis of an array
-    stand for.
+    The formats are NIfTI (``.nii``, ``.nii.gz``), NRRD and MetaImage (``.nrrd``, ``.nhdr``,
+    ``.mha``, ``.mhd``; with SimpleITK), pictures (``.png``, ``.jpg``, ``.tif``, ``.bmp``) and NumPy
+    arrays (``.npy``).
+
+    Ambiguous files are refused, not guessed at. The 4th axis of a volume, the components of a
+    voxel, the pages of a TIFF and the first axis of an array may be volumes, channels or slices:
+    ``volume`` or ``as_channels`` decides.
 
     Args:
-        path: The file. Its ending says its format, its content is checked.
-        volume: Takes this one of several volumes, pages or components, counted from 0.
-        as_channels: True: they are the channels of one image. False, for pages of a TIFF and
-            arrays of three axes: they are slices along a further axis of space.
-        fill: What NaN and infinite values become, with a warning; None: they are refused.
+        path: The file. Its format follows from its ending; its content is validated.
+        volume: The index of one of several volumes, pages or components, counted from 0.
+        as_channels: True if they are the channels of one image. False if the pages of a TIFF, or
+            the first axis of an array of three, are slices along a spatial axis.
+        fill: The replacement of NaN and infinite values, with a warning; None to refuse them.
 
     Raises:
-        InputError: No such file, another format, damaged, or something is left open; the message
-            says what.
-        MissingPackageError: NRRD or MetaImage without SimpleITK.
+        InputError: The file does not exist, has another format, is damaged or is ambiguous.
+        MissingPackageError: NRRD and MetaImage files need SimpleITK, which is not installed.
 
     Example:
         >>> import tempfile, nibabel
@@ -81,7 +82,7 @@ def read_image(
     if not path.is_file():
         raise InputError(f"The image '{path}' does not exist.")
     image = read(path, volume=volume, as_channels=as_channels)
-    return dataclasses.replace(image, array=real_numbers(image.array, path, fill))
+    return dataclasses.replace(image, array=sanitize_values(image.array, path, fill))
 
 
 def stack_images(
@@ -90,20 +91,19 @@ def stack_images(
     volume: int | None = None,
     fill: float | None = None,
 ) -> Image:
-    """Joins files of one channel each (the sequences of an MRI, say) into one image.
+    """Stack files of one channel each, e.g. the sequences of an MRI, to one image.
 
     Args:
-        paths: The files, in the order of the channels. All must lie on one grid: the same shape,
-            and no voxel further than 0.001 mm from its fellow.
+        paths: The files, in the order of the channels. They must lie on one grid: their shapes are
+            equal, and each voxel has the same position in every file, up to 0.001 mm.
         volume: See `read_image`; the same for every file.
         fill: See `read_image`.
 
     Returns:
-        The image ``[channels, *space]`` with the geometry of the first file.
+        The image, ``[channels, *space]``, with the geometry of the first file.
 
     Raises:
-        InputError: A file of several channels, or of another grid: the message says how they
-            differ; or one that cannot be read.
+        InputError: A file cannot be read, has several channels, or lies on another grid.
 
     Example:
         >>> import tempfile
@@ -123,10 +123,10 @@ def stack_images(
     for image in images:
         if len(image.array) != 1:
             raise InputError(
-                f"'{image.path}' has {len(image.array)} channels: files of one channel each are "
-                "stacked. Give it alone."
+                f"'{image.path}' has {len(image.array)} channels: only files of one channel can "
+                "be stacked. Give this file alone."
             )
-        difference = _difference(first, image)
+        difference = _describe_grid_difference(first, image)
         if difference:
             raise InputError(
                 f"'{first.path}' and '{image.path}' do not lie on one grid: {difference}. Resample "
@@ -139,20 +139,20 @@ def stack_images(
     )
 
 
-def _difference(first: Image, other: Image) -> str | None:
-    """How two grids differ; None if they do not."""
+def _describe_grid_difference(first: Image, other: Image) -> str | None:
+    """Return how two grids differ, as part of a sentence; None if they are equal."""
     if first.space != other.space:
         return f"their shapes are {list(first.space)} and {list(other.space)}"
     if (first.affine is None) != (other.affine is None):
-        silent = first if first.affine is None else other
-        assert silent.path is not None  # noqa: S101  # it was just read
-        return f"'{silent.path.name}' does not say where its voxels lie"
+        unplaced = first if first.affine is None else other
+        assert unplaced.path is not None  # noqa: S101  # it was just read
+        return f"'{unplaced.path.name}' does not say where its voxels lie"
     if first.affine is not None and other.affine is not None:
-        apart = furthest_apart(first.affine, other.affine, first.space)
-        if apart <= _SAME_PLACE:
+        distance = max_voxel_distance(first.affine, other.affine, first.space)
+        if distance <= _MAX_DISTANCE:
             return None
         affines = f"{first.affine.tolist()} and {other.affine.tolist()}"
-        return f"voxels lie up to {apart:.4g} mm apart (affines {affines})"
+        return f"voxels lie up to {distance:.4g} mm apart (affines {affines})"
     if (first.spacing is None) != (other.spacing is None) or not np.allclose(
         first.spacing or 0, other.spacing or 0, rtol=1e-5, atol=0
     ):

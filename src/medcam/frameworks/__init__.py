@@ -1,6 +1,7 @@
-"""medcam inside other frameworks: nnU-Net, MONAI, TorchIO.
+"""medcam inside nnU-Net, MONAI and TorchIO; it never reimplements what these frameworks do.
 
-Each is imported when it is first used: ``medcam.nnunet``, ``medcam.monai``, ``medcam.torchio``.
+Their own code reads, predicts and goes back to the image. Each is imported on first use:
+``medcam.nnunet``, ``medcam.monai``, ``medcam.torchio``.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Injection: the one line, a model that makes maps beside; the given model is never changed."""
+"""Injection: a model whose every call also makes maps; it never changes the model it was given."""

@@ -1,4 +1,4 @@
-"""The one line: a model that goes on working as usual, and yields attention maps beside."""
+"""`inject`: a model that works as before and also makes attention maps in every call."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def inject(
     reference: Any = None,
     memory: Literal["normal", "low"] = "normal",
 ) -> Any:
-    """Returns the model with attention maps: from now on every call makes them too.
+    """Return a model that also makes attention maps in every call.
 
-    The prediction is the model's own; the model given is left as it was, and the one
-    returned shares its parameters. While gradients are enabled (training) the output keeps its
-    graph.
+    Its predictions are those of ``model``, which is not changed; both share their parameters.
+    While gradients are enabled (training) the output keeps its graph.
 
     Args:
         model: Any ``nn.Module`` with 2D or 3D inputs. DataParallel and torch.compile wrappers are
-            taken off (compiled code cannot be looked into). Injecting again reconfigures.
-        output_dir: The folder to save to; created. Needed by every ``save_*`` and for ``dump``.
+            removed (compiled code has no layers to hook). Injecting again reconfigures.
+        output_dir: The folder to save to; created if missing. Needed by every ``save_*``, by
+            ``evaluate`` and for ``dump``.
         backend: The method: "gbp", "gcam", "ggcam", "gcampp", or any of
             ``medcam.methods.METHODS``.
         layer: "auto", "full", a name from `get_layers`, or several names.
-        label: What is explained; see ``target`` of `medcam.explain`. Also a callable from the
-            output to a boolean mask of it.
+        label: What is explained; see ``target`` of `medcam.explain`. Also a callable that maps
+            the output to a boolean mask of the same shape.
         data_shape: The spatial shape of the maps: "default" is the input's, None the layer's own,
             or the extents.
         save_maps: Save each call's maps: ``{output_dir}/{layer}/attention_map_{call}_{sample}_
@@ -80,45 +80,47 @@ def inject(
         return_score: Return ``(output, scores)``, scores by layer.
         replace: Return the map ``[batch, targets, *space]`` instead of the output.
         return_attention: Return ``(output, map)``.
-        cudnn: False switches cuDNN off during the call.
-        enabled: False: calls are the model's own until ``enable_medcam()``.
+        cudnn: False disables cuDNN during the call.
+        enabled: False: calls make no maps until ``enable_medcam()``.
         output: Which tensor of the model's output holds the logits (see `medcam.explain`).
         target: The same as ``label``, under its name in `medcam.explain`.
-        normalize: Whether maps that are handed out are scaled for display, [0, 1] for each sample
-            (signed: [-1, 1]); False hands out raw units. Saved NIfTI files are always raw.
-        colormap: A matplotlib colour map for PNGs; None picks one.
+        normalize: Whether returned maps are scaled for display, [0, 1] for each sample (signed:
+            [-1, 1]); False returns raw units. Saved NIfTI files are always raw.
+        colormap: The name of a matplotlib colour map for PNGs; None picks one.
         reference: The image whose geometry saved 3D maps take: a path, nibabel image or 4×4
             affine. None takes the input's own affine if it has one (MONAI's MetaTensor).
-        memory: "low" keeps less during a call, for more time (see `medcam.explain`).
+        memory: "low" needs less memory and more time (see `medcam.explain`).
 
     Raises:
         InputError: An option does not exist or does not fit; the message says what is allowed.
+        InputTypeError: The model is a TorchScript model, or its class cannot be subclassed.
+        SaveError: ``output_dir`` cannot be created.
 
-    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
-    >>> model = inject(net, layer="1")
-    >>> model(torch.rand(1, 1, 8, 8)).shape, model.get_attention_map().shape
-    (torch.Size([1, 2]), (1, 1, 8, 8))
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> model = inject(net.eval(), layer="1")
+        >>> model(torch.rand(1, 1, 8, 8)).shape, model.get_attention_map().shape
+        (torch.Size([1, 2]), (1, 1, 8, 8))
     """
     unwrapped = unwrap(model)
     if unwrapped is not model:
-        _log.info("looked through %s: the model inside is injected", type(model).__name__)
+        _log.info("the model inside the %s wrapper is injected", type(model).__name__)
     if isinstance(unwrapped, torch.jit.ScriptModule):
         raise InputTypeError(
-            "A TorchScript model has no layers that can be looked at: inject the Python model "
-            "that was scripted or traced."
+            "A TorchScript model has no layers that can be hooked: inject the Python model that "
+            "was scripted or traced."
         )
     if label is not None and target is not None:
-        raise InputError("label= and target= are the same thing: give one of them.")
-    find(unwrapped, layer)
+        raise InputError("label= and target= mean the same: give one of them.")
+    find(unwrapped, layer)  # raises for a layer that does not exist
+    is_default_shape = isinstance(data_shape, str) and data_shape == "default"
     settings = Settings(
         request=Request.of(
             backend,
             layer=layer,
             target=label if target is None else target,
             output=output,
-            shape="input"
-            if isinstance(data_shape, str) and data_shape == "default"
-            else data_shape,
+            shape="input" if is_default_shape else data_shape,
             cudnn=cudnn,
             memory=memory,
         ),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from medcam.engine.model.nested import without_subclass
@@ -19,19 +20,20 @@ def score_maps(
     maps: Mapping[MapKey, AttentionMap],
     mask: Any,
     evaluator: Evaluator,
+    *,
     call: int,
     space: Sequence[int],
     spacings: Sequence[Sequence[float] | None] | None = None,
 ) -> dict[str, list[float]]:
-    """The scores by layer, one for each sample and target; the evaluator keeps them.
+    """Return the scores by layer, one for each sample and target; the evaluator keeps them.
 
     Args:
         maps: The maps of one call.
         mask: The ground truth, ``[batch, 1, *space]``, ``[batch, *space]``, ``[batch, targets,
             *space]``, or ``[*space]`` for a single sample.
-        evaluator: What scores and remembers.
-        call: The call's number, for the rows' names.
-        space: The input's spatial shape; the mask has this one, or that of the maps.
+        evaluator: Computes and collects the scores.
+        call: The call's number, for the names of the rows.
+        space: The input's spatial shape; the mask has this shape, or that of the maps.
         spacings: Each sample's voxel size in mm; None is 1 mm.
 
     Raises:
@@ -43,11 +45,11 @@ def score_maps(
         attention = item.attention().detach().cpu()
         batch, targets = attention.shape[:2]
         masks = _masks(mask, batch, targets, attention.ndim - 2)
-        grids = {tuple(space), tuple(attention.shape[2:])}
-        if tuple(masks.shape[2:]) not in grids:
+        shapes = {tuple(space), tuple(attention.shape[2:])}
+        if tuple(masks.shape[2:]) not in shapes:
             raise MaskError(
                 f"The mask's spatial shape is {tuple(masks.shape[2:])}; it has to be that of the "
-                f"input or of the map: {' or '.join(str(grid) for grid in sorted(grids))}."
+                f"input or of the map: {' or '.join(str(shape) for shape in sorted(shapes))}."
             )
         for sample in range(batch):
             for target in range(targets):
@@ -65,28 +67,37 @@ def score_maps(
 
 
 def _class_label(item: AttentionMap, sample: int, target: int) -> int | str:
-    """The class explained; where it is no class, what it is in words."""
+    """Return the class that a map explains; of a target that is no class, its description."""
     classes = item.target.classes
     return str(item.target) if classes is None else int(classes[sample, target])
 
 
-def _masks(truth: Any, batch: int, targets: int, rank: int) -> Tensor:
-    """The ground truth as ``[batch, targets, *space]``.
+def _masks(
+    mask: Any, batch: int, targets: int, spatial_axes: int
+) -> Shaped[Tensor, "batch targets *space"]:
+    """Return the ground truth for each sample and target.
+
+    Args:
+        mask: As in `score_maps`.
+        batch: The number of samples.
+        targets: The number of targets.
+        spatial_axes: The number of spatial axes of the maps.
 
     Raises:
-        MaskError: Its shape does not fit the maps'.
+        MaskError: The mask's shape does not fit the maps'.
     """
-    mask: Tensor = without_subclass(torch.as_tensor(truth).detach().cpu())
-    given = tuple(mask.shape)
-    if mask.ndim == rank and batch == 1:
-        mask = mask[None, None]
-    elif mask.ndim == rank + 1 and len(mask) == batch:
-        mask = mask[:, None]
-    if mask.ndim != rank + 2 or len(mask) != batch or mask.shape[1] not in (1, targets):
+    masks: Tensor = without_subclass(torch.as_tensor(mask).detach().cpu())
+    shape = tuple(masks.shape)
+    if masks.ndim == spatial_axes and batch == 1:
+        masks = masks[None, None]
+    elif masks.ndim == spatial_axes + 1 and len(masks) == batch:
+        masks = masks[:, None]
+    fits = masks.ndim == spatial_axes + 2 and len(masks) == batch
+    if not fits or masks.shape[1] not in (1, targets):
         raise MaskError(
-            f"The mask has shape {given}; for {batch} sample(s) and {targets} target(s) it has to "
+            f"The mask has shape {shape}; for {batch} sample(s) and {targets} target(s) it has to "
             f"be [{batch}, 1, *space], [{batch}, *space]"
             + (f" or [{batch}, {targets}, *space]" if targets > 1 else "")
-            + f", with {rank} spatial axes."
+            + f", with {spatial_axes} spatial axes."
         )
-    return mask.expand(-1, targets, *mask.shape[2:])
+    return masks.expand(-1, targets, *masks.shape[2:])

@@ -7,13 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from medcam.engine.request import Request
 from medcam.errors import InputError
+from medcam.maps import AttentionMap
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The options of `medcam.inject`, under the same names; the request holds those of a call."""
+    """The options of `medcam.inject` under the same names; `request` holds those of one run.
+
+    Raises:
+        InputError: Two options contradict each other, or one does not exist.
+    """
 
     request: Request
     output_dir: Path | None = None
@@ -36,17 +43,19 @@ class Settings:
                 "inject() takes one backend at a time; medcam.explain takes several, from one "
                 "forward pass."
             )
-        needing = [
+        without_folder = [
             name
             for name in ("save_maps", "save_pickle", "save_scores", "evaluate")
             if getattr(self, name) and self.output_dir is None
         ]
-        if needing:
-            raise InputError(f"{needing[0]}=True needs output_dir, the folder to save to.")
+        if without_folder:
+            raise InputError(f"{without_folder[0]}=True needs output_dir, the folder to save to.")
         layer = self.request.layer
-        many = layer == "full" or (not isinstance(layer, str) and len(list(layer or ())) > 1)
-        one = self.replace or self.return_attention
-        if many and one and self.request.methods[0].of_layer:
+        several_maps = layer == "full" or (
+            not isinstance(layer, str) and len(list(layer or ())) > 1
+        )
+        returns_map = self.replace or self.return_attention
+        if several_maps and returns_map and self.request.methods[0].of_layer:
             raise InputError(
                 f"replace= and return_attention= return one map, layer={layer!r} makes several: "
                 "name one layer, or use model.get_attention_map(), which is then a dict by layer."
@@ -64,6 +73,10 @@ class Settings:
         """Whether maps are scored."""
         return self.evaluate or self.save_scores
 
+    def values_of(self, item: AttentionMap) -> Tensor:
+        """Return a map as calls return it: scaled for display, or in raw units."""
+        return item.normalized() if self.normalize else item.values
+
     def changed(self, **changes: Any) -> Settings:
-        """The same settings but for some."""
+        """Return a copy with some options changed."""
         return dataclasses.replace(self, **changes)

@@ -1,14 +1,14 @@
 """Methods: pure functions from evidence to a map, and their registry; they never run a model.
 
-The evidence that a method needs is the names of its parameters:
+The names of a method's parameters state which evidence it needs:
 
-=================  ====================================================================
-activations        ``[batch, channels, *layer]``, the layer's output
-gradients          ``[batch, channels, *layer]``, of the score with respect to it
-inputs             ``[batch, channels, *space]``, the model's input
-input_gradients    ``[batch, channels, *space]``, of the score with respect to it
-guided_gradients   ``[batch, channels, *space]``, the same by guided backpropagation
-=================  ====================================================================
+=================  ======================================================================
+activations        ``[batch, channels, *layer]``, the output of the layer
+gradients          ``[batch, channels, *layer]``, of the score w.r.t. the activations
+inputs             ``[batch, channels, *space]``, the input of the model
+input_gradients    ``[batch, channels, *space]``, of the score w.r.t. the input
+guided_gradients   ``[batch, channels, *space]``, the same with guided backpropagation
+=================  ======================================================================
 
 A method of a layer returns ``[batch, *layer]``; a method of the input returns
 ``[batch, channels, *space]``, which is reduced over the channels afterwards.

@@ -12,7 +12,7 @@ from medcam.methods.method import SharedWeights
 def eigen_cam(
     activations: Float[Tensor, "batch channels *layer"],
 ) -> Float[Tensor, "batch *layer"]:
-    """Return Eigen-CAM: the activations' first principal component, whatever the target.
+    """Return Eigen-CAM: the activations' first principal component, which ignores the target.
 
     Muhammad and Yeasin, arXiv 2008.00299: the centred activations, one row per voxel, projected on
     their first right singular vector. That vector is the leading eigenvector of the channels'
@@ -30,7 +30,7 @@ def principal_direction(
     covariance: Float[Tensor, "batch channels also_channels"],
 ) -> Float[Tensor, "batch channels"]:
     """Return the direction of most variance among channels, with the mean activation's sign."""
-    # activations that are not finite stay so in the rows, and so in the map
+    # eigh fails on NaN; activations that are not finite still reach the map through the rows
     _, vectors = torch.linalg.eigh(covariance.nan_to_num(0.0, 0.0, 0.0))
     first = vectors[:, :, -1]
     total = first.sum(1, keepdim=True)
@@ -43,7 +43,7 @@ def principal_direction(
 def _moments(
     activations: Float[Tensor, "windows channels *layer"],
 ) -> Float[Tensor, "windows numbers"]:
-    """Return count, sums and products of the channels: what a covariance over windows needs."""
+    """Return the voxel count, channel sums and products, for a covariance over windows."""
     rows = activations.flatten(2).double()
     gram = rows @ rows.transpose(1, 2)
     count = rows.new_full((len(rows), 1), rows.shape[2])
@@ -64,4 +64,4 @@ def _direction_of_sums(
 
 
 EIGEN_WEIGHTS = SharedWeights(_moments, _direction_of_sums, of_target=False)
-"""One direction for all windows: each window's own has its own sign and meaning."""
+"""One direction for all windows: directions of single windows differ in sign and meaning."""

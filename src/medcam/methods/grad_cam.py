@@ -13,7 +13,7 @@ from medcam.methods.method import SharedWeights
 def grad_cam_weights(
     gradients: Float[Tensor, "batch channels *layer"],
 ) -> Float[Tensor, "batch channels"]:
-    """Return Grad-CAM's weights ``α_k``, see `grad_cam`."""
+    """Return Grad-CAM's channel weights ``α_k``, see `grad_cam`."""
     return means(gradients.flatten(2))
 
 
@@ -37,15 +37,16 @@ def grad_cam(
 
     ``α_k = (1/Z) Σ_u G^k_u`` (Selvaraju et al., arXiv 1610.02391, Eq. 1 and 2).
 
-    Means that are no more than rounding are 0, see `medcam.methods.means.means`.
+    A mean within rounding error of zero counts as 0, see `medcam.methods.means.means`.
 
     ``rectify=False`` omits the last ReLU, so that evidence against the target is negative.
 
-    >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
-    >>> G = torch.tensor([[[[1, -1], [2, 0.5]], [[0.5, 0.5], [0, -2]]]])
-    >>> grad_cam(A, G)
-    tensor([[[0.0000, 1.2500],
-             [0.0000, 0.6250]]])
+    Example:
+        >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
+        >>> G = torch.tensor([[[[1, -1], [2, 0.5]], [[0.5, 0.5], [0, -2]]]])
+        >>> grad_cam(A, G)
+        tensor([[[0.0000, 1.2500],
+                 [0.0000, 0.6250]]])
     """
     weights = grad_cam_weights(gradients)
     cam = torch.bmm(weights[:, None], activations.flatten(2)).view(-1, *activations.shape[2:])

@@ -12,21 +12,22 @@ def grad_cam_pp(
     gradients: Float[Tensor, "batch channels *layer"],
     rectify: bool = True,
 ) -> Float[Tensor, "batch *layer"]:
-    """Return Grad-CAM++: channels weighted by their positive gradients, each by its own coefficient.
+    """Return Grad-CAM++: channels weighted by the weighted sum of their positive gradients.
 
     Chattopadhay et al., arXiv 1710.11063, Eq. 19 with ``Y = exp(y)``: ``α^k_u = G² / (2G² + S^k
-    G³)``, ``w_k = e^y Σ_u α^k_u ReLU(G^k_u)``, with ``S^k = Σ_u A^k_u``. Written here without
-    cancellation, underflow or an epsilon: only ``G > 0`` contributes, so ``w_k = Σ_{G>0} G / (2 +
-    G S^k)``; the positive factor ``e^y`` is dropped. Where activations are signed the denominator
-    could cross zero, so ``S^k`` is taken of ``ReLU(A)``, which is the same after a ReLU.
+    G³)``, ``w_k = e^y Σ_u α^k_u ReLU(G^k_u)``, with ``S^k = Σ_u A^k_u``. Only ``G > 0``
+    contributes, so the formula is computed as ``w_k = Σ_{G>0} G / (2 + G S^k)``, without
+    cancellation, underflow or an epsilon. Two differences: the positive factor ``e^y`` is dropped,
+    and ``S^k`` sums ``ReLU(A)``, since with negative activations the denominator could cross zero.
 
     ``rectify=False`` omits the last ReLU, so that evidence against the target is negative.
 
-    >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
-    >>> G = torch.tensor([[[[1, -1], [2, 0.5]], [[0.5, 0.5], [0, -2]]]])
-    >>> grad_cam_pp(A, G)
-    tensor([[[1.2417, 0.9833],
-             [0.2500, 0.4917]]])
+    Example:
+        >>> A = torch.tensor([[[[1.0, 2], [0, 1]], [[3, 0], [1, 0]]]])
+        >>> G = torch.tensor([[[[1, -1], [2, 0.5]], [[0.5, 0.5], [0, -2]]]])
+        >>> grad_cam_pp(A, G)
+        tensor([[[1.2417, 0.9833],
+                 [0.2500, 0.4917]]])
     """
     positive = gradients.flatten(2).relu()
     total = activations.flatten(2).relu().sum(2, keepdim=True)

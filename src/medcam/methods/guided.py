@@ -26,7 +26,7 @@ def guided_grad_cam(
 ) -> Float[Tensor, "batch channels *space"]:
     """Return Guided Grad-CAM: guided gradients times the Grad-CAM map at the input's size.
 
-    Selvaraju et al., arXiv 1610.02391, section 3.2; the Grad-CAM map is made of the unmodified
+    Selvaraju et al., arXiv 1610.02391, section 3.2; the Grad-CAM map is computed from the plain
     gradients and resampled to the input. The sign is kept, and nothing is normalised.
     """
     cam = grad_cam(activations, gradients)[:, None]
@@ -37,5 +37,5 @@ def weighted_by_cam(
     guided_gradients: Float[Tensor, "batch channels *space"],
     cam: Float[Tensor, "batch *space"],
 ) -> Float[Tensor, "batch channels *space"]:
-    """Return guided gradients, each channel times the CAM."""
+    """Return guided gradients with each channel multiplied by the CAM."""
     return guided_gradients * cam[:, None]

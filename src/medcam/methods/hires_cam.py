@@ -13,6 +13,6 @@ def hires_cam(
     """Return HiResCAM: each voxel's own contribution, ``Σ_k G^k ⊙ A^k``, signed.
 
     Draelos and Carin, arXiv 2011.08891. Where one linear layer follows, the map sums to the score
-    without its bias. The ReLU of the paper's figures belongs to the display.
+    without its bias. There is no ReLU; the paper's figures apply one for display.
     """
     return (gradients * activations).sum(1)

@@ -1,4 +1,4 @@
-"""Mean gradients of channels; rounding counts as zero."""
+"""Mean gradients of channels, in which rounding errors count as zero."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-_ROUNDING = 0.75
-"""Power of the machine epsilon below which a mean, relative to Σ|terms|, counts as rounding.
+_ROUNDING_EXPONENT = 0.75
+"""Exponent of the threshold ``eps ** exponent``; a mean below it counts as a rounding error.
 
-In float32 that is 6e-6. Instance norms left at most 7e-7 in all networks tried; other means were
-1e-4 and above.
+Means are compared relative to the mean of ``|terms|``. In float32 the threshold is 6e-6. In all
+networks tried, instance norms left at most 7e-7; other means were 1e-4 and above.
 """
 
 
 def means(terms: Float[Tensor, "batch channels places"]) -> Float[Tensor, "batch channels"]:
-    """Return the mean of each channel; 0 if a sample's means are no more than rounding.
+    """Return the mean of each channel; 0 if all means of a sample are rounding errors.
 
     Before a normalisation that subtracts each channel's mean (instance norm), the gradients of a
     channel cancel exactly. Floating point leaves about 1e-8 of their size, and a map of such
-    weights looks like any other. If a sample's largest mean is beyond rounding, smaller means are
-    kept; they are negligible next to it.
+    weights cannot be told from a valid one. If a sample's largest mean exceeds rounding, smaller
+    means are kept; they are negligible next to it.
 
-    >>> means(torch.tensor([[[1.0, 2.0], [3.0, -3.0]]]))
-    tensor([[1.5000, 0.0000]])
+    Example:
+        >>> means(torch.tensor([[[1.0, 2.0], [3.0, -3.0]]]))
+        tensor([[1.5000, 0.0000]])
     """
     averages = terms.mean(2)
-    least = torch.finfo(terms.dtype).eps ** _ROUNDING / terms.shape[2]  # times Σ|terms|
+    least = torch.finfo(terms.dtype).eps ** _ROUNDING_EXPONENT / terms.shape[2]  # times Σ|terms|
     if terms.device.type == "cpu" and _exceeds_rounding(
         averages.detach().numpy(), terms.detach().numpy(), least
     ):
@@ -40,7 +41,7 @@ def means(terms: Float[Tensor, "batch channels places"]) -> Float[Tensor, "batch
 def _exceeds_rounding(
     averages: NDArray[np.floating], terms: NDArray[np.floating], least: float
 ) -> bool:
-    """Return whether each sample's largest mean is beyond rounding; reads that channel only.
+    """Return whether each sample's largest mean exceeds rounding; only that channel is read.
 
     Uses NumPy: PyTorch's call overhead exceeds the work.
     """

@@ -1,4 +1,4 @@
-"""The kinds of value that describe a method: `Method`, and how its windows become a volume."""
+"""Description of a method: `Method`, and how the maps of its windows become a volume's map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medcam.errors import InputError
 from medcam.maps import AttentionMap, ResolvedTarget
 
 EVIDENCE = ("activations", "gradients", "inputs", "input_gradients", "guided_gradients")
-"""The names of the evidence, which a method's parameters are chosen from."""
+"""The names of the evidence, from which a method chooses its parameters."""
 
 _STITCHED = ("mean", "sum", "shared")
 
@@ -27,10 +27,11 @@ class SharedWeights:
     Each window's map is then ``Σ_k w_k (A^k - offset_k)``, and the volume's map the windows' mean.
 
     Attributes:
-        statistics: From evidence, by the names of its parameters, to ``[windows, numbers]``.
-        weights: From the sum of the statistics over all windows, ``[batch, targets, numbers]``,
-            to the weights ``[batch, targets, channels]`` and the offset ``[batch, channels]``,
-            which is subtracted from the activations.
+        statistics: Function of evidence, by the names of its parameters, that returns statistics
+            ``[windows, numbers]``.
+        weights: Function of the statistics summed over all windows, ``[batch, targets, numbers]``.
+            It returns the weights ``[batch, targets, channels]``, and the offset ``[batch,
+            channels]`` that is subtracted from the activations.
         of_target: Whether the statistics are gradients of the stitched target, so that windows
             without a voxel of it contribute zero and are skipped.
     """
@@ -49,8 +50,8 @@ class FromCam:
 
     Attributes:
         cam: The layer's method. Over a volume its map is stitched by its own rule first.
-        function: From the input's evidence, by the names of its parameters, and ``cam``
-            ``[batch, *space]`` to the map ``[batch, channels, *space]``.
+        function: Function of the input's evidence, by the names of its parameters, and of ``cam``
+            ``[batch, *space]``. It returns the map ``[batch, channels, *space]``.
     """
 
     cam: Method
@@ -59,26 +60,27 @@ class FromCam:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to turn evidence into a map, with all that medcam has to know about it.
+    """An attention method: its pure function, and the properties of its maps.
 
     Attributes:
         name: The name that ``method=`` and ``backend=`` take, and that maps are keyed by.
-        function: The pure function. The names of its parameters say which evidence it needs.
+        function: The pure function. The names of its parameters state which evidence it needs.
         title: The name in the literature.
         signed: Whether negative values of the map carry meaning.
-        positive_part: Whether in a signed map only the positive part points at the target.
-        reduction: How a map of the input becomes one channel: the signed value of "largest"
+        positive_part: Whether attention is the positive part of a signed map, not its magnitude.
+        reduction: How a map of the input is reduced to one channel: the signed value of "largest"
             magnitude, or the largest "magnitude".
-        stitched: How the maps of overlapping windows become one (`medcam.explain_volume`): their
-            weighted "mean"; their "sum", where each window's map is its share of the whole; or
-            by weights that are "shared" by all windows. A method of the input alone is computed
-            from the whole volume's gradients and needs no rule.
-        shared: How such weights are found; needed for ``stitched="shared"``, and used on request
-            (``channel_weights="volume"``) for the others.
-        from_cam: For a method of the input that weighs by a layer's map: how it is put together.
-            None: each window's map is made by itself, and ``stitched`` applies.
-        weights: From gradients to the weights of the layer's channels, for a method that uses
-            their means: medcam warns if these cancel.
+        stitched: How `medcam.explain_volume` combines the maps of overlapping windows: "mean" is
+            their weighted mean; "sum" adds them, if each window's map is its share of the whole;
+            "shared" uses channel weights that all windows share. A method of the input alone is
+            computed from the whole volume's gradients and needs no rule.
+        shared: How shared weights are computed. Required by ``stitched="shared"``; other methods
+            use it on request (``channel_weights="volume"``).
+        from_cam: How a method of the input that weighs by a layer's map is composed; with None
+            each window's map is computed separately, and ``stitched`` applies.
+        weights: Function of the gradients that returns the channel weights, for a method whose
+            weights are mean gradients: medcam warns if these cancel.
+        evidence: The names of the evidence that ``function`` needs.
 
     Raises:
         InputError: ``stitched`` is not one of the three, or ``shared`` is missing.
@@ -106,8 +108,8 @@ class Method:
         object.__setattr__(self, "evidence", frozenset(parameters) & frozenset(EVIDENCE))
         if not self.evidence:
             raise InputError(
-                f"Method {self.name!r} needs no evidence: name its parameters "
-                f"{', '.join(EVIDENCE)}, as far as it uses them."
+                f"The function of method {self.name!r} takes no evidence: give it at least one of "
+                f"the parameters {', '.join(EVIDENCE)}."
             )
         if self.stitched not in _STITCHED:
             raise InputError(
@@ -115,8 +117,8 @@ class Method:
             )
         if self.stitched == "shared" and self.shared is None:
             raise InputError(
-                f"Method {self.name!r} is stitched by shared weights, but does not say how they "
-                "are found: give shared=SharedWeights(...)."
+                f"Method {self.name!r} is stitched by shared weights, but has no rule to compute "
+                "them: give shared=SharedWeights(...)."
             )
 
     @property
@@ -126,16 +128,16 @@ class Method:
 
     @property
     def of_input(self) -> bool:
-        """Whether the map is one of the input's own voxels and channels."""
+        """Whether the map lies on the voxels and channels of the input."""
         return bool(self.evidence & {"inputs", "input_gradients", "guided_gradients"})
 
     @property
     def rectified(self) -> bool:
-        """Whether the map ends in a ReLU that can be left out."""
+        """Whether the function ends in a ReLU that ``rectify=False`` omits."""
         return "rectify" in inspect.signature(self.function).parameters
 
     def of(self, evidence: Mapping[str, Any]) -> Tensor:
-        """Return the map, given evidence by name, of which the method takes what it needs."""
+        """Return the map of the evidence, by name; evidence that is not needed is ignored."""
         return self.function(**{name: evidence[name] for name in self.evidence})
 
     def map_of(
@@ -150,8 +152,8 @@ class Method:
         Args:
             values: The map.
             layer: The layer's name; ignored for methods without a layer.
-            target: What was explained.
-            channels: For maps of the input, the values before they were reduced.
+            target: The resolved target.
+            channels: For maps of the input, the values before the reduction over channels.
         """
         return AttentionMap(
             values=values,
@@ -190,9 +192,9 @@ class Method:
     ) -> tuple[
         Float[Tensor, "batch targets *space"], Float[Tensor, "batch targets channels *space"]
     ]:
-        """Return a map of the input reduced over its channels, and the map as it was.
+        """Return a map of the input reduced over its channels, and the map before the reduction.
 
-        Of a positive and a negative value of the same magnitude the positive one is taken.
+        If a positive and a negative value have the same magnitude, the positive one is chosen.
         """
         if self.reduction == "magnitude":
             return values.abs().amax(2), values
@@ -200,7 +202,7 @@ class Method:
         return high.where(high >= -low, low), values
 
     def signed_form(self) -> Method:
-        """Return the method without its last ReLU, for maps that are added up afterwards."""
+        """Return the method without its last ReLU, for maps that are summed afterwards."""
         if not self.rectified:
             return self
         function = partial(self.function, rectify=False)

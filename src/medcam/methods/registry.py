@@ -1,4 +1,4 @@
-"""The registry: one dict from names to methods, and the look-up by any of their names."""
+"""Registry of methods: one dict by name, and the look-up by name or title."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ METHODS: dict[str, Method] = {
 
 
 def get(method: MethodLike, **options: Any) -> Method:
-    """Return a method by name, with options of its own, e.g. ``get("segxrescam", pool=4)``.
+    """Return a method by name, optionally with options, e.g. ``get("segxrescam", pool=4)``.
 
     Args:
         method: A name of ``METHODS``, a title such as "Grad-CAM++", or a `Method`.
@@ -57,7 +57,7 @@ def get(method: MethodLike, **options: Any) -> Method:
 
     Raises:
         UnknownNameError: No method has this name.
-        InputTypeError: Neither a name nor a `Method`.
+        InputTypeError: ``method`` is neither a name nor a `Method`.
         InputError: The method has no such option.
 
     Example:
@@ -65,7 +65,7 @@ def get(method: MethodLike, **options: Any) -> Method:
         'Grad-CAM'
     """
     if isinstance(method, str):
-        method = METHODS.get(method) or _by_any_name(method)
+        method = METHODS.get(method) or _by_name_or_title(method)
     if not isinstance(method, Method):
         raise InputTypeError(
             f"method={method!r} is not a method: give a name ({', '.join(METHODS)}) or a "
@@ -92,8 +92,8 @@ def title_of(name: str) -> str:
     return METHODS[name].title if name in METHODS else name
 
 
-def _by_any_name(name: str) -> Method:
-    """Return a method by its title, or by its name in other letters: "GradCAM", "GCAM"."""
+def _by_name_or_title(name: str) -> Method:
+    """Return a method by its name or title; case, spaces, hyphens and underscores are ignored."""
 
     def folded(text: str) -> str:
         return text.lower().replace("plusplus", "++").translate(str.maketrans("", "", " -_"))

@@ -20,7 +20,7 @@ def input_x_gradient(
     inputs: Float[Tensor, "batch channels *space"],
     input_gradients: Float[Tensor, "batch channels *space"],
 ) -> Float[Tensor, "batch channels *space"]:
-    """Return input × gradient: each input value's share of the score to first order, ``x ⊙ ∂y/∂x``.
+    """Return input × gradient, ``x ⊙ ∂y/∂x``: first-order contributions of the input values.
 
     Shrikumar et al., arXiv 1605.01713.
     """

@@ -32,18 +32,21 @@ def seg_xres_cam(
     layer by the mean is Grad-CAM.
 
     Args:
-        activations: What the layer put out.
-        gradients: Of the score with respect to these.
-        pool: The window's extent h in voxels of the layer; None is the whole layer. The window at
-            the border may be smaller.
+        activations: The output of the layer.
+        gradients: The gradients of the score with respect to the activations.
+        pool: The extent h of the pooling windows in voxels of the layer; None is the whole layer.
+            Windows at the border may be smaller.
         pooling: "mean" or "max".
         rectify: Whether the last ReLU is applied.
+
+    Raises:
+        InputError: ``pool`` or ``pooling`` is not accepted.
     """
     space = gradients.shape[2:]
     if (pool is not None and pool < 1) or (pooling, len(space)) not in _POOL:
         raise InputError(
-            f"pool={pool!r}, pooling={pooling!r}: give a window of at least 1 voxel, or None for "
-            "the whole layer, and 'mean' or 'max'."
+            f"pool={pool!r}, pooling={pooling!r}: give pool= at least 1 voxel, or None for the "
+            "whole layer, and pooling= 'mean' or 'max'."
         )
     window = [extent if pool is None else min(pool, extent) for extent in space]
     extra: dict[str, Any] = {"count_include_pad": False} if pooling == "mean" else {}

@@ -1,4 +1,4 @@
-"""Views: what people look at, pictures, montages and pages; they never compute a map."""
+"""Views: pictures, montages and pages of maps that exist already; they never compute a map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From numbers to grey and colour: one rule for images, one for maps."""
+"""Convert values to grey and colour: one rule for images, one for maps."""
 
 from __future__ import annotations
 
@@ -8,61 +8,67 @@ from numpy.typing import NDArray
 from medcam.errors import InputError, unknown_name
 from medcam.files.arrays import robust_max, to_array, to_map
 
-POSITIVE = "inferno"  # black, red, yellow: more light is more attention
-SIGNED = "coolwarm"  # blue is against the target, red is for it, pale is nothing
-OPACITY = 0.6  # of the strongest colour
-RISE = 0.7  # exponent of the opacity; below 1, so that half the maximum is still a colour
-_MIDDLE = 128 / 255  # a grey that a byte can hold
+POSITIVE = "inferno"  # from black over red to yellow: the brighter, the more attention
+SIGNED = "coolwarm"  # blue: against the target; red: for the target; pale: near zero
+OPACITY = 0.6  # default opacity of the strongest colour
+OPACITY_EXPONENT = 0.7  # below 1, so that values at half the maximum are still clearly coloured
+_MIDDLE_GREY = 128 / 255  # exactly representable as a byte
 
 
 def display_range(image: object) -> NDArray[np.float64]:
-    """Gives an image of any value range as grey or RGB in [0, 1].
+    """Return an image of any value range as grey or RGB in [0, 1].
 
-    Grey: the 0.5th to 99.5th percentile of the finite values becomes black to white, the same for
-    Hounsfield units, [0, 1], [0, 255] or negative values. Constant images are mid-grey, NaN is
-    black. RGB: uint8, or floats within [0, 1], keep their colours exactly; other ranges get one
-    window for all three channels. Three equal channels are a grey image.
+    Grey: the 0.5th to 99.5th percentile of the finite values becomes black to white, by the same
+    rule for Hounsfield units, [0, 1], [0, 255] or negative values. Constant images are mid-grey,
+    NaN is black. RGB: uint8, or floats within [0, 1], keep their colours exactly; other ranges get
+    one window for all three channels. Three equal channels are a grey image.
 
     Args:
         image: ``[H, W]`` or ``[H, W, 3]``, real numbers of any type.
 
     Returns:
-        The same shape.
+        An array of the same shape.
+
+    Raises:
+        InputError: The image is empty or has another shape.
 
     Example:
         >>> display_range(np.array([[-1000, -1000, 3000, 3000]])).tolist()
         [[0.0, 0.0, 1.0, 1.0]]
     """
-    given = to_array(image, "The image")
-    if given.size == 0 or not (given.ndim == 2 or (given.ndim == 3 and given.shape[2] == 3)):
-        raise InputError(f"An image to show is [H, W] or [H, W, 3], not {list(given.shape)}.")
-    values = given.astype(np.float64)
+    array = to_array(image, "The image")
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise InputError(f"An image to show is [H, W] or [H, W, 3], not {list(array.shape)}.")
+    values = array.astype(np.float64)
     finite = values[np.isfinite(values)]
-    if given.ndim == 3 and not (given == given[..., :1]).all():
-        if given.dtype == np.uint8:
+    if array.ndim == 3 and not (array == array[..., :1]).all():
+        if array.dtype == np.uint8:
             return values / 255
         if finite.size == values.size and finite.min() >= 0 and finite.max() <= 1:
             return values
     low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 0.0)
-    if low == high and finite.size:  # almost all of one value: show what differs
+    if low == high and finite.size:  # nearly constant: use the full range, so that outliers show
         low, high = finite.min(), finite.max()
     if low == high:
-        return np.where(np.isnan(values), 0.0, _MIDDLE)
-    # Halved, so that the span of the largest floats does not overflow.
-    shown = (np.clip(values, low, high) / 2 - low / 2) / (high / 2 - low / 2)
-    return np.nan_to_num(shown, nan=0.0)
+        return np.where(np.isnan(values), 0.0, _MIDDLE_GREY)
+    # All terms are halved because high - low would overflow for the largest floats.
+    scaled = (np.clip(values, low, high) / 2 - low / 2) / (high / 2 - low / 2)
+    return np.nan_to_num(scaled, nan=0.0)
 
 
 def read_map(attention_map: object, *, signed: bool | None) -> tuple[NDArray[np.float64], bool]:
-    """Gives the values of a 2D map to draw, and whether it is signed.
+    """Return the values of a 2D map to draw, and whether the map is signed.
 
     Args:
         attention_map: ``[H, W]``, finite.
-        signed: Whether negative values mean something. None: whether there is one.
+        signed: Whether negative values carry meaning. None: True if there is a negative value.
 
     Returns:
-        The values, in float64 (no ratio of two float32 numbers overflows there); negative ones of a
-        map that is not signed are 0.
+        The values in float64, because a ratio of two float32 values may overflow; negative values
+        of an unsigned map are set to 0. Then whether the map is signed.
+
+    Raises:
+        InputError: The map is not 2D, or not finite.
 
     Example:
         >>> read_map(np.array([[0.0, -3.0]]), signed=None)
@@ -77,7 +83,7 @@ def read_map(attention_map: object, *, signed: bool | None) -> tuple[NDArray[np.
 
 
 def scale_map(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gives a map in units of its own robust maximum, cut to [-1, 1]; 0 stays 0.
+    """Return a map divided by its robust maximum and clipped to [-1, 1]; 0 stays 0.
 
     Example:
         >>> scale_map(np.array([[0.0, -3.0, 3.0]])).tolist()
@@ -89,15 +95,16 @@ def scale_map(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def colorize(
     scaled: NDArray[np.float64], *, signed: bool, colormap: str | None = None
 ) -> NDArray[np.float64]:
-    """Gives the colours of a scaled map, ``[H, W, 3]`` in [0, 1].
+    """Return the colours of a scaled map, ``[H, W, 3]`` in [0, 1].
 
     Args:
-        scaled: ``[H, W]`` as :func:`scale_map` gives it.
-        signed: -1 to 1 spans the colormap, 0 is its middle; else 0 to 1 spans it.
-        colormap: A name of matplotlib's. None: ``inferno``, or ``coolwarm`` for a signed map.
+        scaled: ``[H, W]``, as `scale_map` returns it.
+        signed: Whether the colormap spans -1 to 1, with its middle at 0. Otherwise it spans 0 to 1.
+        colormap: The name of a matplotlib colormap. None: ``inferno``, or ``coolwarm`` for a
+            signed map.
 
     Raises:
-        UnknownNameError: No colormap of that name.
+        UnknownNameError: There is no colormap of that name.
 
     Example:
         >>> colorize(np.array([[0.0, 1.0]]), signed=False, colormap="gray").tolist()
@@ -113,7 +120,7 @@ def colorize(
 
 
 def to_bytes(picture: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Gives [0, 1] as 0 to 255, rounded.
+    """Return values in [0, 1] as bytes from 0 to 255, rounded.
 
     Example:
         >>> to_bytes(np.array([0.0, 0.5, 1.0])).tolist()

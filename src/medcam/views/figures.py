@@ -1,4 +1,4 @@
-"""Write matplotlib figures as files that open everywhere."""
+"""Write matplotlib figures as PNG files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 def save_figure(figure: Figure, path: Path | io.BytesIO) -> None:
     """Write a figure as PNG, whatever the suffix of the path.
 
-    Letters that the font lacks are drawn as boxes, without a warning.
+    Characters that the font lacks are drawn as boxes, without matplotlib's warning.
 
     Args:
         figure: The figure.
-        path: A path, or a stream.
+        path: A path or a binary stream.
 
     Example:
         >>> from matplotlib.figure import Figure

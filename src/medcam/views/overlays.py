@@ -1,4 +1,4 @@
-"""A map over its image: where the map is zero the image is untouched, hot is hot."""
+"""Draw a map over its image: the image is unchanged where the map is zero."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medcam.files.arrays import to_array
 from medcam.maps import resample_array
 from medcam.views.colors import (
     OPACITY,
-    RISE,
+    OPACITY_EXPONENT,
     colorize,
     display_range,
     read_map,
@@ -27,26 +27,28 @@ def overlay(
     colormap: str | None = None,
     opacity: float = OPACITY,
 ) -> NDArray[np.uint8]:
-    """Gives the map in colour over the grey (or RGB) image, at the image's size.
+    """Return the map in colour over the grey (or RGB) image, at the image's size.
 
-    The colour scale is the map's own: 0 to its robust maximum, symmetric about 0 if it is signed.
-    Opacity grows with the magnitude, from none where the map is zero.
+    The colour scale is the map's own: from 0 to its robust maximum, or symmetric about 0 if it is
+    signed. The opacity grows with the magnitude, from 0 where the map is zero.
 
     Args:
-        attention_map: ``[H, W]``, finite. Resampled to the image.
+        attention_map: ``[H, W]``, finite. It is resampled to the image's size.
         raw_input: ``[H, W]``, ``[1, H, W]``, ``[3, H, W]``, ``[H, W, 3]`` or ``[C, H, W]`` (the
-            mean of the channels), of any type and value range. Leading axes of length 1 are
-            dropped. None: the colours of the map alone, at its own size.
-        signed: Whether negative values mean something. None: whether there is one.
-        colormap: A name of matplotlib's. None: ``inferno``, or ``coolwarm`` for a signed map.
-        opacity: That of the strongest colour, in [0, 1].
+            mean of the channels is shown), of any type and value range. Leading axes of length 1
+            are dropped. None: return the colours of the map alone, at the map's size.
+        signed: Whether negative values carry meaning. None: True if there is a negative value.
+        colormap: The name of a matplotlib colormap. None: ``inferno``, or ``coolwarm`` for a
+            signed map.
+        opacity: The opacity of the strongest colour, in [0, 1].
 
     Returns:
         uint8 ``[H, W, 3]``.
 
     Raises:
-        InputError: NaN in the map, other shapes, or a raw shape that can be read in two ways.
-        UnknownNameError: No colormap of that name.
+        InputError: The map holds NaN, a shape does not fit, or the shape of ``raw_input`` can be
+            read in two ways.
+        UnknownNameError: There is no colormap of that name.
 
     Example:
         >>> picture = overlay(np.zeros((2, 2)), np.array([[0, 255], [255, 0]]))
@@ -58,21 +60,23 @@ def overlay(
     values, signed = read_map(attention_map, signed=signed)
     if raw_input is None:
         return to_bytes(colorize(scale_map(values), signed=signed, colormap=colormap))
-    image = display_range(_as_picture(to_array(raw_input, "The raw input"), values.shape))
+    image = display_range(_channels_last(to_array(raw_input, "The raw input"), values.shape))
     scaled = scale_map(resample_array(values, image.shape[:2]))
     colours = colorize(scaled, signed=signed, colormap=colormap)
-    alpha = opacity * np.abs(scaled[..., None]) ** RISE
+    alpha = opacity * np.abs(scaled[..., None]) ** OPACITY_EXPONENT
     if image.ndim == 2:
         image = image[..., None]
     return to_bytes((1 - alpha) * image + alpha * colours)
 
 
 def grey_picture(attention_map: object, *, signed: bool | None = None) -> NDArray[np.uint8]:
-    """Gives the map alone in grey: black is 0, white the robust maximum; signed: mid-grey is 0.
+    """Return the map alone in grey: 0 is black and the robust maximum white.
+
+    In a signed map, 0 is mid-grey and the negative maximum black.
 
     Args:
         attention_map: ``[H, W]``, finite.
-        signed: As in :func:`overlay`.
+        signed: As in `overlay`.
 
     Returns:
         uint8 ``[H, W]``.
@@ -86,8 +90,12 @@ def grey_picture(attention_map: object, *, signed: bool | None = None) -> NDArra
     return to_bytes(scaled / 2 + 0.5 if signed else scaled)
 
 
-def _as_picture(raw: NDArray[np.generic], space: tuple[int, ...]) -> NDArray[np.generic]:
-    """Gives ``[H, W]`` or ``[H, W, 3]``; the map's shape decides between two readings."""
+def _channels_last(raw: NDArray[np.generic], map_shape: tuple[int, ...]) -> NDArray[np.generic]:
+    """Return the image as ``[H, W]`` or ``[H, W, 3]``.
+
+    Where the channels could be first or last, the reading whose height and width are the map's is
+    taken. If both or neither are, the reading with 1 or 3 channels is.
+    """
     while raw.ndim > 3 and raw.shape[0] == 1:
         raw = raw[0]
     if raw.ndim == 2:
@@ -97,9 +105,10 @@ def _as_picture(raw: NDArray[np.generic], space: tuple[int, ...]) -> NDArray[np.
             f"The raw input of a 2D map is [H, W], [C, H, W] or [H, W, 3], not {list(raw.shape)}."
         )
     first, last = raw.shape[0], raw.shape[2]
-    fits_first, fits_last = raw.shape[1:] == space, raw.shape[:2] == space and last in (1, 3)
-    if fits_first != fits_last:
-        channels_last = fits_last
+    fits_channels_first = raw.shape[1:] == map_shape
+    fits_channels_last = raw.shape[:2] == map_shape and last in (1, 3)
+    if fits_channels_first != fits_channels_last:
+        channels_last = fits_channels_last
     elif (first in (1, 3)) != (last in (1, 3)):
         channels_last = last in (1, 3)
     elif first in (1, 3) or last <= 4 < first:

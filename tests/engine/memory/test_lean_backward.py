@@ -1,4 +1,4 @@
-"""Saving less changes no bit, of the prediction or of a gradient, and it does save less."""
+"""Lean operations save less; predictions and gradients are the same bit for bit."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_batch_norms_of_large_tensors_are_two_factors(how, dtype, affine, monkey
         results.append(torch.autograd.grad(part, leaf, seed)[0])
     assert torch.equal(*results)
     assert results[0].any()
-    assert max(grad.numel() for grad in kernels) == 8  # it was asked for the factors only
+    assert max(grad.numel() for grad in kernels) == 8  # the kernel computes only the factors
 
 
 def test_parameters_that_require_gradients_get_them():
@@ -193,12 +193,12 @@ def _unet(norm: type[nn.Module]) -> nn.Module:
 
 
 def _naive(net: nn.Module, x: Tensor, layer: str) -> int:
-    """What a library keeps that hooks a layer and runs the model with its parameters' gradients."""
+    """Return the bytes saved by a plain forward pass with gradients of the parameters."""
     return saved_bytes(net, lambda: net.requires_grad_(True)(x))
 
 
 def _floor(net: nn.Module, x: Tensor, layer: str) -> int:
-    """What is kept by PyTorch if the graph begins at the layer."""
+    """Return the bytes that PyTorch saves if the graph begins at the layer."""
     net.requires_grad_(False)
 
     def begin(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ def test_maps_are_the_same_bit_for_bit(build, shape, monkeypatch):
         assert torch.equal(lean.maps[key].values, expected.values)
 
 
-def test_where_it_fails_the_call_is_repeated_and_said_so(monkeypatch):
+def test_a_failing_lean_backward_is_repeated_with_a_warning(monkeypatch):
     from medcam.engine.memory import lean
 
     def backward(*_: object) -> None:
@@ -311,14 +311,14 @@ def test_a_model_that_differentiates_twice_itself(rectifier, method, monkeypatch
                 return grad.pow(2).mean((2, 3))
 
     net, x = Net().double().eval(), image().double()
-    ask = {"layer": "first", "method": method, "target": 1}
-    found = medcam.explain(net, x, **ask).map.values  # a warning would be an error
+    options = {"layer": "first", "method": method, "target": 1}
+    found = medcam.explain(net, x, **options).map.values  # a warning would be an error
     monkeypatch.setattr("medcam.engine.memory.lean._fits", lambda _: False)
-    assert torch.equal(medcam.explain(net, x, **ask).map.values, found)
+    assert torch.equal(medcam.explain(net, x, **options).map.values, found)
     assert found.any()
 
 
-def test_without_a_slope_nothing_comes_of_an_infinite_gradient():
+def test_slope_zero_turns_an_infinite_gradient_into_zero():
     leaf = torch.tensor([-1.0, 1.0]).requires_grad_()
     with LeanBackward():
         score = (F.leaky_relu(leaf, 0.0) * torch.tensor([-torch.inf, 2.0])).sum()

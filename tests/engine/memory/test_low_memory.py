@@ -1,4 +1,4 @@
-"""memory="low": the same maps bit for bit, less kept, no block run more than twice."""
+"""memory="low": the same maps bit for bit, less saved, no block run more than twice."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def residual_net() -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two tensors in a tuple, and one by name; two tensors out."""
+    """A block that takes a tuple of two tensors and a keyword, and returns two tensors."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def run(net: nn.Module, x: Tensor, memory: str, method: object = "gbp") -> medca
 
 
 def blocks_of(net: nn.Module, x: Tensor) -> list[nn.Module]:
-    """The blocks that a call chooses."""
+    """Return the blocks that a call checkpoints."""
     found = []
     original = checkpointing.chosen_blocks
 
@@ -148,7 +148,7 @@ def test_guided_is_guided_inside_the_blocks(case):
         ("tuples in and out, and a keyword", 0.5),
     ],
 )
-def test_less_is_kept(name, share):
+def test_less_is_saved(name, share):
     build, shape = NETS[name]
     net, x = build().eval(), torch.rand(shape)
     low, normal = (saved_bytes(net, lambda m=m: run(net, x, m)) for m in ("low", "normal"))
@@ -156,7 +156,7 @@ def test_less_is_kept(name, share):
 
 
 def runs(net: nn.Module, call: Callable[[], object]) -> Counter[nn.Module]:
-    """How often each module without children runs in a call."""
+    """Count how often each module without children runs in a call."""
     leaves = {part for part in net.modules() if not [*part.children()]}
     counts: Counter[nn.Module] = Counter()
     handle = register_module_forward_pre_hook(lambda module, _: counts.update([module]))
@@ -165,7 +165,7 @@ def runs(net: nn.Module, call: Callable[[], object]) -> Counter[nn.Module]:
     return Counter({part: counts[part] for part in leaves})
 
 
-def test_a_block_runs_twice_for_one_map_and_what_is_in_none_once(case):
+def test_blocks_run_twice_for_one_map_and_all_other_layers_once(case):
     net, x = case
     chosen = blocks_of(net, x)
     assert len(chosen) > 1
@@ -185,11 +185,11 @@ def test_a_block_is_run_again_as_lean_as_the_first_time():
     assert "ConvolutionBackward0" not in found
 
 
-@pytest.mark.filterwarnings("ignore:A class asked for is nowhere predicted")
+@pytest.mark.filterwarnings("ignore:A requested class is nowhere predicted")
 def test_several_targets_share_the_forward_pass(case):
     net, x = case
-    ask = {"method": "gbp", "target": medcam.targets.classes(0, 1)}
-    low, normal = (medcam.explain(net, x, memory=m, **ask) for m in ("low", "normal"))
+    options = {"method": "gbp", "target": medcam.targets.classes(0, 1)}
+    low, normal = (medcam.explain(net, x, memory=m, **options) for m in ("low", "normal"))
     assert torch.equal(low.map.values, normal.map.values)
 
 
@@ -202,8 +202,8 @@ def test_recorded_layers_inside_blocks(case):
     layer = names[id(convs[-1])] if convs else names[id(block)]
     calls = []
     for method in ("gcam", "ggcam", "hirescam"):
-        ask = {"method": method, "layer": layer, "target": class_score(1)}
-        low, normal = (medcam.explain(net, x, memory=m, **ask) for m in ("low", "normal"))
+        options = {"method": method, "layer": layer, "target": class_score(1)}
+        low, normal = (medcam.explain(net, x, memory=m, **options) for m in ("low", "normal"))
         assert torch.equal(low.map.values, normal.map.values)
         calls.append(low.layer)
     assert calls == [layer] * 3
@@ -211,8 +211,8 @@ def test_recorded_layers_inside_blocks(case):
 
 def test_every_layer(case):
     net, x = case
-    ask = {"method": ["hirescam", "gbp"], "layer": "full", "target": class_score(1)}
-    low, normal = (medcam.explain(net, x, memory=m, **ask) for m in ("low", "normal"))
+    options = {"method": ["hirescam", "gbp"], "layer": "full", "target": class_score(1)}
+    low, normal = (medcam.explain(net, x, memory=m, **options) for m in ("low", "normal"))
     assert low.layer == normal.layer
     for key, expected in normal.maps.items():
         assert torch.equal(low.maps[key].values, expected.values)
@@ -263,11 +263,11 @@ def test_under_no_grad_an_injected_model_is_the_same():
     assert torch.equal(*maps)
 
 
-# ---------------------------------------------------------- what must not run twice
+# ---------------------------------------------------------- blocks that must not run twice
 
 
 def deep(*tail: nn.Module) -> nn.Module:
-    """Four blocks of three convolutions with instance norm and activation."""
+    """Return four blocks of three convolutions with instance norm and activation."""
     unit = [nn.Conv2d(4, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.GELU()]
     block = [*unit, *unit, *unit, *tail]
     return nn.Sequential(*(nn.Sequential(*map(copy.deepcopy, block)) for _ in range(4)))
@@ -277,12 +277,12 @@ def test_running_statistics_move_once():
     net, x = deep(nn.BatchNorm2d(4)), image(channels=4)
     net.train()
     twin = copy.deepcopy(net)
-    ask = {"method": "saliency", "target": class_score(1)}
-    with pytest.warns(MedcamWarning) as said:
-        low = medcam.explain(net, x, memory="low", **ask)
-    assert any("training mode" in str(warning.message) for warning in said)
+    options = {"method": "saliency", "target": class_score(1)}
+    with pytest.warns(MedcamWarning) as warned:
+        low = medcam.explain(net, x, memory="low", **options)
+    assert any("training mode" in str(warning.message) for warning in warned)
     with pytest.warns(MedcamWarning, match="training mode"):
-        normal = medcam.explain(twin, x, **ask)
+        normal = medcam.explain(twin, x, **options)
     assert torch.equal(low.map.values, normal.map.values)
     for (name, found), expected in zip(net.named_buffers(), twin.buffers(), strict=True):
         assert torch.equal(found, expected), name
@@ -336,10 +336,10 @@ def test_choosing_the_blocks_leaves_no_trace():
         assert torch.equal(normal, low)
 
 
-# ---------------------------------------------------------- where it does not fit
+# ---------------------------------------------------------- models that it does not fit
 
 
-def test_a_model_without_blocks_says_so():
+def test_a_model_without_blocks_gives_a_warning():
     net, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval(), image()
     with pytest.warns(MedcamWarning, match="memory='low' changes nothing"):
         low = run(net, x, "low")
@@ -357,7 +357,7 @@ def test_a_model_that_cannot_run_on_shapes_is_divided_by_its_layers():
     assert torch.equal(run(net, x, "low").map.values, run(net, x, "normal").map.values)
 
 
-def test_a_block_that_changes_its_input_is_run_without():
+def test_a_block_that_changes_its_input_is_not_checkpointed():
     class PreActivation(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -375,7 +375,7 @@ def test_a_block_that_changes_its_input_is_run_without():
     assert torch.equal(low.map.values, normal.map.values)
 
 
-def test_a_block_that_differs_the_second_time_is_run_without():
+def test_a_block_that_differs_the_second_time_is_not_checkpointed():
     class Alternating(nn.Sequential):
         runs = 0
 
@@ -389,7 +389,7 @@ def test_a_block_that_differs_the_second_time_is_run_without():
 
 
 @pytest.mark.parametrize("call", [medcam.explain, medcam.inject])
-def test_other_words_are_refused(call):
-    given = (image(),) if call is medcam.explain else ()
+def test_an_unknown_memory_mode_is_refused(call):
+    inputs = (image(),) if call is medcam.explain else ()
     with pytest.raises(InputError, match="memory='tiny' is not known"):
-        call(deep(), *given, memory="tiny")
+        call(deep(), *inputs, memory="tiny")

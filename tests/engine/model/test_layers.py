@@ -129,7 +129,7 @@ def test_a_large_model_does_not_list_all_its_layers():
         (nn.Sequential(nn.ReLU()), InputTypeError, "medcam.get_layers"),
     ],
 )
-def test_what_is_no_layer(given, error, said):
+def test_objects_that_are_not_layers(given, error, said):
     with pytest.raises(error) as raised:
         find(Classifier(), given)
     assert said in str(raised.value)
@@ -170,7 +170,7 @@ def test_both_names_of_a_module_are_accepted_alone_and_together():
     assert list(both) == ["alias", "features.3"]
 
 
-def test_full_leaves_out_what_has_no_map_and_says_why():
+def test_full_leaves_out_layers_without_a_map_and_records_why():
     net, x = Classifier().eval(), image()
     net.unused = nn.Conv2d(1, 1, 1)
     net.pool = nn.AdaptiveAvgPool2d(1)
@@ -226,7 +226,7 @@ def test_layers_that_return_more_than_a_tensor(pack, unpack):
 
 
 class Twice(nn.Module):
-    """One convolution, run twice; the second result may be thrown away."""
+    """One convolution, run twice; the second result may be unused."""
 
     def __init__(self, use):
         super().__init__()
@@ -240,7 +240,7 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize("use", ["first", "second"])
-def test_of_a_layer_that_runs_twice_the_last_run_that_counts(use):
+def test_a_layer_that_runs_twice_keeps_the_last_run_the_scores_depend_on(use):
     net, x = Twice(use).double().eval(), image().double()
     with torch.no_grad():
         A = net.conv(net.first(x))
@@ -266,7 +266,7 @@ def test_a_slice_overwritten_after_the_layer_changes_no_activation():
     torch.testing.assert_close(found, (G * A).sum(1), rtol=0, atol=1e-14)
 
 
-def test_no_hook_stays_behind():
+def test_all_hooks_are_removed():
     net, x = UNet().eval(), image(size=8)
     for layer in ("bottleneck", "full", "auto"):
         medcam.explain(net, x, layer=layer, target=medcam.targets.class_score(1))

@@ -1,4 +1,4 @@
-"""How a layer's output lies on the image: by its shape alone."""
+"""Layout of a layer's output on the image, inferred from its shape."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 import medcam
-from medcam.engine.model.layouts import Layout, main_tensor, read
+from medcam.engine.model.layouts import Layout, layout_of, main_tensor
 from support.nets import conv, image
 
 
 def reading(shape, space):
-    found = read(shape, shape[0], space)
-    return None if found is None else (found.kind, found.space, found.channels, found.prefix)
+    layout = layout_of(shape, shape[0], space)
+    if layout is None:
+        return None
+    return layout.kind, layout.space, layout.channels, layout.prefix
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def reading(shape, space):
         ((2, 4, 20, 20), (10, 10)),  # larger than the input: an upsampled decoder
     ],
 )
-def test_channels_first_is_the_rule(shape, space):
+def test_channels_first_is_the_default(shape, space):
     assert reading(shape, space) == ("channels first", shape[2:], shape[1], 0)
 
 
@@ -118,17 +120,17 @@ def test_tokens(shape, space, grid, prefix):
 @pytest.mark.parametrize(
     "shape", [(), (2,), (2, 3), (2, 3, 4, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (2, 1, 3, 4, 4, 4)]
 )
-def test_what_does_not_lie_on_the_image(shape):
-    assert read(shape, 2, (16, 16)) is None
+def test_shapes_that_do_not_lie_on_the_image(shape):
+    assert layout_of(shape, 2, (16, 16)) is None
 
 
 def test_another_batch_size_does_not_lie_on_the_image():
     """Windows folded into the batch axis, as in Swin, or the axes of an RNN."""
-    assert read((8, 49, 96), 2, (56, 56)) is None
-    assert read((8, 32, 4, 4), 2, (16, 16)) is None
+    assert layout_of((8, 49, 96), 2, (56, 56)) is None
+    assert layout_of((8, 32, 4, 4), 2, (16, 16)) is None
 
 
-def test_grids_hold_the_values_at_their_places():
+def test_every_layout_is_converted_to_channels_first():
     space = (3, 4)
     expected = torch.arange(2 * 5 * 12.0).reshape(2, 5, *space)
     forms = {
@@ -140,7 +142,7 @@ def test_grids_hold_the_values_at_their_places():
         ),
     }
     for layout, values in forms.items():
-        assert torch.equal(layout.grid(values), expected)
+        assert torch.equal(layout.channels_first(values), expected)
 
 
 def test_the_first_tensor_that_lies_on_the_image_is_the_main_one():
@@ -157,7 +159,7 @@ def test_the_first_tensor_that_lies_on_the_image_is_the_main_one():
 
 
 class Mixed(nn.Module):
-    """One convolution whose features are handed on as they are, channels last, and as tokens."""
+    """One convolution whose features are passed on channels first, channels last, and as tokens."""
 
     def __init__(self, dims):
         super().__init__()

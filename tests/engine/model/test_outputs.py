@@ -1,4 +1,4 @@
-"""Whatever a model returns: the right tensor is explained, and the object comes back as it was."""
+"""Outputs of models: the right tensor is explained, and the output is returned unchanged."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def wide(z):
     return torch.cat([z, -z], 1)
 
 
-# `z` are the logits that should be explained; everything else is there to mislead.
+# `z` are the logits that should be explained; all other tensors are decoys.
 AUTOMATIC = {
     "tensor": lambda z: z,
     "tuple of one": lambda z: (z,),
@@ -118,7 +118,7 @@ def net():
 
 
 def explain(net, pack, **kwargs):
-    """The raw maps that the logits `z` would give alone, and the explanation."""
+    """Return the raw maps of a network that returns the logits `z` alone, and the explanation."""
     ask = {"layer": "net.bottleneck", "method": "hirescam", "target": medcam.targets.class_score(1)}
     x = image(size=8)
     plain = medcam.explain(Returning(net, lambda z: z), x, **ask)
@@ -126,7 +126,7 @@ def explain(net, pack, **kwargs):
 
 
 def same(found, expected):
-    """Types, order, keys, bits, and what is no tensor."""
+    """Assert equal types, order, keys, tensors bit for bit, and other values."""
     assert type(found) is type(expected)
     if isinstance(expected, Tensor):
         assert not found.requires_grad
@@ -166,7 +166,7 @@ def test_automatic_choice_and_the_output_as_it_was(net, kind):
         ("logits", lambda z: Slotted(-z, z)),
         ("items", lambda z: {"out": -z, "items": z}),
         ("hidden_states", lambda z: SemanticSegmenterOutput(logits=-z, hidden_states=(z,))),
-        (0, lambda z: ({"out": z, "aux": -z}, -z)),  # the automatic rule goes on from there
+        (0, lambda z: ({"out": z, "aux": -z}, -z)),  # the default rule applies to the selected part
         (1, lambda z: (-z, [small(z), z])),
         (lambda out: out[1]["a"], lambda z: (-z, {"a": z})),
         (lambda out: out[:, 1], lambda z: torch.stack([-z, z], 1)),
@@ -211,7 +211,7 @@ def test_the_choice_is_logged(net, caplog):
         (lambda z: None, None, InputTypeError, ["NoneType", "output="]),
         (lambda z: {"a": "text"}, None, InputTypeError, ["dict", "no tensors"]),
         (lambda z: (z.mean(), z.argmax(1)), None, InputTypeError, ["batch size 2", "output="]),
-        (lambda z: (z, z), lambda out: None, InputTypeError, ["picked None", "tuple"]),
+        (lambda z: (z, z), lambda out: None, InputTypeError, ["selects None", "tuple"]),
     ],
 )
 def test_outputs_that_cannot_be_explained(net, pack, selector, kind, said):
@@ -220,7 +220,7 @@ def test_outputs_that_cannot_be_explained(net, pack, selector, kind, said):
     assert all(words in str(error.value) for words in said)
 
 
-# ----------------------------------------------------------------------------- the parts of it
+# ------------------------------------------------------------------------------- nested values
 
 
 def test_a_single_channel_without_its_axis_gets_it_back():
@@ -229,7 +229,7 @@ def test_a_single_channel_without_its_axis_gets_it_back():
     assert select((z,), 0, batch=2, space=(8, 8)).shape == (2, 1, 8, 8)
 
 
-def test_tensors_are_listed_with_the_path_that_leads_to_them():
+def test_tensors_are_listed_with_their_path():
     nest = {"a": [torch.zeros(1), (torch.ones(1), 3)], "b": Plain(torch.ones(2), torch.ones(3))}
     assert [path for path, _ in tensors(nest)] == [
         "['a'][0]",
@@ -239,13 +239,13 @@ def test_tensors_are_listed_with_the_path_that_leads_to_them():
     ]
 
 
-def test_what_is_not_changed_is_the_same_object():
+def test_unchanged_parts_are_the_same_objects():
     nest = {"a": [torch.zeros(1)], "b": (torch.ones(1, requires_grad=True),), "c": object()}
     assert map_tensors(nest, lambda tensor: tensor) is nest
     changed = map_tensors(nest, lambda t: t.detach() if t.requires_grad else t)
     assert changed["a"] is nest["a"]
     assert changed["c"] is nest["c"]
-    assert nest["b"][0].requires_grad  # the original is not written to
+    assert nest["b"][0].requires_grad  # the original is unchanged
     assert not changed["b"][0].requires_grad
 
 

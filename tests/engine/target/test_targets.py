@@ -27,7 +27,7 @@ def logits_of(seed, *shape):
 
 
 def scores(target, logits):
-    """The scores ``[batch, targets]``; a warning is an error here."""
+    """Return the scores ``[batch, targets]``; warnings are errors here."""
     return resolve(target, logits, Notices()).values
 
 
@@ -109,7 +109,7 @@ def test_resolved_classification():
 
 
 def seg(seed, batch=2, count=3, dims=2):
-    """Logits in which every class is predicted somewhere in every sample."""
+    """Return logits in which every class is predicted somewhere in every sample."""
     z = logits_of(seed, batch, count, *(6, 5, 5)[:dims])
     with torch.no_grad():
         for k in range(count):
@@ -212,7 +212,7 @@ def test_callables(shape):
 
 
 def test_a_callable_may_pick_voxels():
-    """There each one's predicted class counts."""
+    """The score is then the mean logit of each voxel's predicted class."""
     z = logits_of(0, 3, 4, 5, 6)
     assert_same(scores(lambda z: z.amax(1) > 0, z), mean_over(z.amax(1), z.amax(1) > 0)[:, None])
 
@@ -224,7 +224,7 @@ def test_a_mask_of_the_samples_of_a_classification(target):
 
 
 def test_a_callable_sees_the_output_as_it_is():
-    """A single voxel is not taken away from it, and neither is a missing class axis added."""
+    """Neither are spatial axes of extent 1 removed, nor a missing class axis added."""
     for shape in ((2, 3, 1, 1), (2,), (2, 3, 7)):
         seen = []
         scores(
@@ -245,7 +245,7 @@ def test_a_callable_sees_the_output_as_it_is():
         (lambda z: z[..., None], "shape [2, 3, 1]"),
     ],
 )
-def test_callables_that_return_something_else(result, said):
+def test_callables_that_return_neither_scores_nor_a_mask(result, said):
     with pytest.raises(TargetError) as error:
         scores(result, logits_of(0, 2, 3))
     assert said in str(error.value)
@@ -302,7 +302,7 @@ def background_only(z):
 @pytest.mark.parametrize("target", [None, "best"])
 def test_without_foreground_the_background_is_explained_with_a_warning(target):
     z = background_only(seg(3))
-    with pytest.warns(MedcamWarning, match=r"foreground in sample\(s\) 1:.*target=k"):
+    with pytest.warns(MedcamWarning, match=r"foreground is predicted in sample\(s\) 1:.*target=k"):
         found = scores(target, z)
     assert_same(found[1], z[1, 0].mean()[None])
     assert_same(found[:1], scores(target, z[:1]))
@@ -414,7 +414,7 @@ def test_objects_that_are_no_target(target):
     assert "one class per sample" in str(error.value)
 
 
-def test_no_class_at_all():
+def test_classes_needs_a_class():
     with pytest.raises(TargetError, match=r"targets\.classes\(1, 2\)"):
         classes()
 

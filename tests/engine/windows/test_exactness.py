@@ -1,4 +1,4 @@
-"""Maps of a volume equal what autograd, or a loop written from the formula, says."""
+"""Maps of a volume equal those by autograd, or by a loop written from the formula."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def case(dims, space, channels=2, batch=2):
 
 
 def scores(name, out):
-    """The target of `TARGETS`, written down again."""
+    """Return the scores of a target of `TARGETS`, computed independently."""
     picked = out.argmax(1)
 
     def mean(chosen, inside):

@@ -66,11 +66,11 @@ def test_slices_along_an_axis_are_windows_of_a_2d_model():
     ("options", "message"),
     [
         ({"overlap": 1.0}, "at least 0 and below 1"),
-        ({"overlap": (0.5,)}, "names 1 axes; 3 are needed"),
+        ({"overlap": (0.5,)}, "has 1 number; 3 are needed"),
         ({"mode": "linear"}, "choose 'gaussian' or 'constant'"),
         ({"padding_mode": "mirror"}, "choose from constant, reflect"),
         ({"sigma_scale": 0}, "above 0"),
-        ({"slice_axis": 3}, "is no axis"),
+        ({"slice_axis": 3}, "choose an axis from -3 to 2"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

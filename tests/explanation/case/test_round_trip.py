@@ -1,4 +1,4 @@
-"""``medcam report`` makes the pages anew from what was saved, wherever it was moved to."""
+"""``medcam report`` makes the pages again from saved cases, even if their folder was moved."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ SCORES = [{"method": "Grad-CAM", "dice": 0.5, "hd95": float("nan")}]
 
 
 def moved(folder):
-    """Nothing may depend on where a folder was."""
+    """Move a folder, on whose path nothing may depend."""
     return shutil.move(folder, folder.with_name("moved"))
 
 
 def same_maps(case, explanation, sample=0):
     values = [
-        one.values[sample, target].numpy()
-        for one in explanation.maps.values()
-        for target in range(one.values.shape[1])
+        map_.values[sample, target].numpy()
+        for map_ in explanation.maps.values()
+        for target in range(map_.values.shape[1])
     ]
     assert len(case.maps) == len(values)
-    for shown, wanted in zip(case.maps, values, strict=True):
-        np.testing.assert_array_equal(shown.values, wanted)
+    for shown, expected in zip(case.maps, values, strict=True):
+        np.testing.assert_array_equal(shown.values, expected)
 
 
 @pytest.mark.parametrize("of_file", [True, False])
@@ -44,15 +44,15 @@ def test_a_volume(tmp_path, of_file):
     explanation = medcam.explain(
         net, inputs, method=["gcam", "gbp"], layer=["features.0", "features"], target="all"
     )
-    given = MetaTensor(inputs[0], affine=torch.from_numpy(AFFINE))
+    image_source = MetaTensor(inputs[0], affine=torch.from_numpy(AFFINE))
     if of_file:
-        given = save_nifti(tmp_path / "out" / "t1.nii.gz", inputs[0, 0], AFFINE)
-        mask_given = save_nifti(tmp_path / "out" / "truth.nii.gz", mask * 2.0, AFFINE)
+        image_source = save_nifti(tmp_path / "out" / "t1.nii.gz", inputs[0, 0], AFFINE)
+        mask_source = save_nifti(tmp_path / "out" / "truth.nii.gz", mask * 2.0, AFFINE)
     else:
-        mask_given = mask
+        mask_source = mask
     explanation.save(
-        tmp_path / "out" / "case", image=given, mask=mask_given, scores=SCORES, name="<Case 7>",
-        extra={"modality": "MR"}, montage=False,
+        tmp_path / "out" / "case", image=image_source, mask=mask_source, scores=SCORES,
+        name="<Case 7>", extra={"modality": "MR"}, montage=False,
     )  # fmt: skip
     folder = moved(tmp_path / "out")
     case = read_case(folder / "case.json")
@@ -62,7 +62,7 @@ def test_a_volume(tmp_path, of_file):
     np.testing.assert_allclose(case.affine, AFFINE)
     assert (case.name, case.modality) == ("<Case 7>", "MR")
     assert [dict(row) for row in case.scores] == [{**SCORES[0], "hd95": None}]
-    assert [one.layer for one in case.maps] == ["features.0"] * 3 + ["features"] * 3 + [None] * 3
+    assert [map_.layer for map_ in case.maps] == ["features.0"] * 3 + ["features"] * 3 + [None] * 3
     (entry,) = report_folder(folder)
     assert entry.error is None
     assert "case.html" in (folder / "index.html").read_text()
@@ -97,23 +97,23 @@ def _nnunets_own_warnings():
 def test_a_case_of_nnunet(tmp_path):
     first = write_case(tmp_path / "in", make_image(), oblique())
     model = make_folder(tmp_path / "model", folds=(0,))
-    found = medcam.nnunet.explain(
+    explanation = medcam.nnunet.explain(
         model, first, "PZ", method=["gcam", "gbp"], layer=["encoder.stages.1", "encoder.stages.2"],
         tta=False,
     )  # fmt: skip
-    files = found.save(tmp_path / "out" / "case", report=True)
+    files = explanation.save(tmp_path / "out" / "case", report=True)
     assert [path.name for path in files] == [
         "case_gcam_encoder.stages.1.nii.gz", "case_gcam_encoder.stages.2.nii.gz",
         "case_gbp.nii.gz", "case_seg.nii.gz", "case_montage.png", "case.html", "case.json",
     ]  # fmt: skip
     case = read_case(files[-1])
-    for shown, wanted in zip(case.maps, found.maps.values(), strict=True):
-        np.testing.assert_array_equal(shown.values, wanted)
+    for shown, expected in zip(case.maps, explanation.maps.values(), strict=True):
+        np.testing.assert_array_equal(shown.values, expected)
     np.testing.assert_allclose(case.affine, oblique())
     np.testing.assert_allclose(case.image, make_image()[0])
     page = files[-2].read_text()
     (entry,) = report_folder(tmp_path / "out")
     assert entry.error is None
     assert files[-2].read_text() == page  # the very page that was saved
-    plain = found.save(tmp_path / "plain" / "case", montage=False)
+    plain = explanation.save(tmp_path / "plain" / "case", montage=False)
     assert [path.name for path in plain[-2:]] == ["case_seg.nii.gz", "case.json"]

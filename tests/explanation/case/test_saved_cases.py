@@ -1,4 +1,4 @@
-"""Which files an explanation leaves, what is in them, and when there is no record."""
+"""The files that `Explanation.save` writes, their contents, and when it leaves no record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 import medcam
 from medcam.errors import InputError, InputTypeError, MaskError, MedcamWarning, SaveError
-from medcam.explanation.case.names import as_prefix
+from medcam.explanation.case.names import safe_prefix
 from medcam.explanation.case.reading import read_case
 from medcam.files import read_image, save_nifti
 from medcam.files.record import sidecar
@@ -37,7 +37,7 @@ def net2d():
 
 
 def placed(batch=1, size=12):
-    """Images that know where they lie."""
+    """Return images with an affine."""
     return MetaTensor(image(3, batch, size), affine=torch.from_numpy(AFFINE))
 
 
@@ -65,10 +65,10 @@ def test_a_volume(net3d, tmp_path):
         "case.html", "case.json",
     ]  # fmt: skip
     assert sorted(names(files)) == sorted(path.name for path in (tmp_path / "new").iterdir())
-    for path, one in zip(files, explanation.maps.values(), strict=False):
+    for path, map_ in zip(files, explanation.maps.values(), strict=False):
         saved = nib.load(path)
         assert saved.get_data_dtype() == np.float32
-        np.testing.assert_array_equal(np.asarray(saved.dataobj), one.values[0, 0].numpy())
+        np.testing.assert_array_equal(np.asarray(saved.dataobj), map_.values[0, 0].numpy())
         np.testing.assert_allclose(saved.affine, AFFINE)
     theirs = sitk.ReadImage(str(files[0]))
     place = AFFINE @ [3, 1, 2, 1]
@@ -90,18 +90,18 @@ def test_a_picture(net2d, tmp_path):
     ]  # fmt: skip
     values = explanation.map.values[0, 0].numpy()
     np.testing.assert_array_equal(pixels(files[0]), values)
-    seen = explanation.inputs[0, 0].numpy()
-    np.testing.assert_array_equal(pixels(files[1]), overlay(values, seen))
-    np.testing.assert_array_equal(pixels(files[2]), seen)
+    picture = explanation.inputs[0, 0].numpy()
+    np.testing.assert_array_equal(pixels(files[1]), overlay(values, picture))
+    np.testing.assert_array_equal(pixels(files[2]), picture)
 
 
-def test_what_is_not_asked_for_is_not_written(net2d, tmp_path):
+def test_montage_and_report_can_be_left_out(net2d, tmp_path):
     explanation = medcam.explain(net2d, image(2, 1))
     files = explanation.save(tmp_path / "case", montage=False, report=False)
     assert names(files) == ["case_gcam.tif", "case_gcam.png", "case_image.tif", "case.json"]
 
 
-def test_what_the_model_predicted_is_kept_and_shown_again(tmp_path):
+def test_the_segmentation_is_saved_and_shown(tmp_path):
     whole = medcam.targets.class_score(1)
     net = UNet(3).eval()
     explanation = medcam.explain(net, placed(2), target=whole)
@@ -116,9 +116,9 @@ def test_what_the_model_predicted_is_kept_and_shown_again(tmp_path):
     np.testing.assert_array_equal(np.asarray(saved.dataobj), labels[1].numpy())
     np.testing.assert_allclose(saved.affine, AFFINE)
     assert record(seconds)["files"]["segmentation"] == ["case_1_seg.nii.gz"]
-    again = read_case(seconds[-1])
-    np.testing.assert_array_equal(again.segmentation, labels[1].numpy())
-    assert again.mask is None
+    reread = read_case(seconds[-1])
+    np.testing.assert_array_equal(reread.segmentation, labels[1].numpy())
+    assert reread.mask is None
 
     first = medcam.explain(net, placed(1), target=whole)
     files = first.save(tmp_path / "other", segmentation=seconds[2], montage=False)
@@ -132,7 +132,7 @@ def test_what_the_model_predicted_is_kept_and_shown_again(tmp_path):
     assert not list(tmp_path.glob("bad*"))
 
 
-def test_layers_and_classes_have_names_of_their_own(tmp_path):
+def test_file_names_contain_layers_and_classes(tmp_path):
     net = Classifier(3).eval()
     explanation = medcam.explain(
         net, placed(), layer=["features.0", "features"], method=["gcam", "gbp"],
@@ -145,7 +145,7 @@ def test_layers_and_classes_have_names_of_their_own(tmp_path):
         "c_gbp_class2.nii.gz", "c_gbp_class0.nii.gz", "c_image.nii.gz", "c.json",
     ]  # fmt: skip
     flat = [
-        one.values[0, target].numpy() for one in explanation.maps.values() for target in range(2)
+        map_.values[0, target].numpy() for map_ in explanation.maps.values() for target in range(2)
     ]
     for path, values in zip(files, flat, strict=False):
         np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), values)
@@ -179,15 +179,15 @@ def test_each_sample_is_a_case(net3d, tmp_path):
         for ending in ("_gcam.nii.gz", "_image.nii.gz", "_mask.nii.gz", ".html", ".json")
     ]
     for sample, affine in enumerate(affines):
-        own = files[5 * sample : 5 * sample + 5]
+        sample_files = files[5 * sample : 5 * sample + 5]
         np.testing.assert_array_equal(
-            np.asarray(nib.load(own[0]).dataobj), explanation.map.values[sample, 0].numpy()
+            np.asarray(nib.load(sample_files[0]).dataobj), explanation.map.values[sample, 0].numpy()
         )
-        np.testing.assert_allclose(nib.load(own[0]).affine, affine)
+        np.testing.assert_allclose(nib.load(sample_files[0]).affine, affine)
         np.testing.assert_array_equal(
-            np.asarray(nib.load(own[2]).dataobj), masks[sample, 0].numpy()
+            np.asarray(nib.load(sample_files[2]).dataobj), masks[sample, 0].numpy()
         )
-        about = record(own)
+        about = record(sample_files)
         assert about["extra"]["name"] == f"c, sample {sample}"
         (entry,) = about["maps"]
         assert (entry["sample"], entry["target"]["class"]) == (sample, (0, 2)[sample])
@@ -199,8 +199,8 @@ def test_each_sample_is_a_case(net3d, tmp_path):
         explanation.save(tmp_path / "d", image=files[1])
     with pytest.raises(InputError, match="3 images for 2 samples"):
         explanation.save(tmp_path / "d", image=[files[1]] * 3)
-    again = explanation.save(tmp_path / "e", image=[files[1], files[6]], montage=False)
-    assert names(again)[1] == "e_0.html"  # images that are files are not written again
+    resaved = explanation.save(tmp_path / "e", image=[files[1], files[6]], montage=False)
+    assert names(resaved)[1] == "e_0.html"  # images that are files are not written anew
 
 
 def test_maps_of_the_layers_own_size_are_brought_to_the_image(net3d, tmp_path):
@@ -208,11 +208,11 @@ def test_maps_of_the_layers_own_size_are_brought_to_the_image(net3d, tmp_path):
     explanation = medcam.explain(net3d, inputs, shape=None)
     files = explanation.save(tmp_path / "c", montage=False)
     coarse = explanation.map.values
-    wanted = torch.nn.functional.interpolate(coarse, (12, 12, 12), mode="trilinear")[0, 0]
+    expected = torch.nn.functional.interpolate(coarse, (12, 12, 12), mode="trilinear")[0, 0]
     saved = np.asarray(nib.load(files[0]).dataobj)
-    np.testing.assert_allclose(saved, wanted.numpy(), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(saved, expected.numpy(), rtol=1e-5, atol=1e-9)
     assert record(files)["maps"][0]["shape"] == [12, 12, 12]
-    with pytest.raises(InputError, match="whether they cover the same ground is not known"):
+    with pytest.raises(InputError, match="unknown whether they cover the same region"):
         explanation.save(tmp_path / "d", image=np.ones((12, 12, 13)))
 
 
@@ -223,10 +223,10 @@ def test_the_geometry_is_that_of_the_image(net3d, tmp_path):
     inputs = image(3, 1)
     path = save_nifti(tmp_path / "t1.nii.gz", inputs[0, 0], AFFINE)
     explanation = medcam.explain(net3d, inputs)
-    for number, given in enumerate(
+    for number, source in enumerate(
         [path, str(path), read_image(path), MetaTensor(inputs[0], affine=torch.tensor(AFFINE))]
     ):
-        files = explanation.save(tmp_path / f"c{number}", image=given, montage=False)
+        files = explanation.save(tmp_path / f"c{number}", image=source, montage=False)
         np.testing.assert_allclose(nib.load(files[0]).affine, AFFINE)
         about = record(files)
         assert about["geometry"]["orientation"] == "".join(nib.aff2axcodes(AFFINE))
@@ -238,7 +238,7 @@ def test_the_geometry_is_that_of_the_image(net3d, tmp_path):
     assert header["sform_code"] == source["sform_code"]
 
 
-def test_geometry_that_is_not_known_is_the_identity_and_said(net3d, tmp_path):
+def test_unknown_geometry_is_the_identity_with_a_warning(net3d, tmp_path):
     explanation = medcam.explain(net3d, image(3, 1))
     with pytest.warns(MedcamWarning, match="without its image's geometry") as caught:
         files = explanation.save(tmp_path / "c")
@@ -274,11 +274,11 @@ def test_a_colour_picture(tmp_path):
     np.testing.assert_array_equal(pixels(files[1]), overlay(values, photo))
     files = explanation.save(tmp_path / "b", montage=False)
     assert files[2].name == "b_image.tif"
-    back = read_image(files[2], as_channels=True)
-    np.testing.assert_array_equal(back.array, inputs[0].numpy())
+    reread = read_image(files[2], as_channels=True)
+    np.testing.assert_array_equal(reread.array, inputs[0].numpy())
 
 
-def test_an_image_that_nobody_has(net2d, tmp_path):
+def test_an_explanation_without_input_needs_an_image(net2d, tmp_path):
     explanation = medcam.explain(net2d, image(2, 1))
     injected = medcam.inject(net2d)
     injected(explanation.inputs)
@@ -293,7 +293,7 @@ def test_an_image_that_nobody_has(net2d, tmp_path):
 # ----------------------------------------------------------------------------- the record
 
 
-def test_the_record_says_what_and_how(net2d, tmp_path):
+def test_the_contents_of_the_record(net2d, tmp_path):
     explanation = medcam.explain(net2d, image(2, 1), target=1)
     scores = [{"method": "Grad-CAM", "dice": 0.25, "hd95": float("nan")}]
     files = explanation.save(
@@ -371,7 +371,7 @@ def test_a_second_run_writes_the_same_maps_and_montage(net3d, tmp_path):
     second = {path.name: path.read_bytes() for path in explanation.save(tmp_path / "c")}
     for name in ("c_montage.png", "c_gcam.nii.gz"):
         assert first[name] == second[name]
-    first, second = (json.loads(one["c.json"]) for one in (first, second))
+    first, second = (json.loads(files["c.json"]) for files in (first, second))
     assert {**first, "created": 0} == {**second, "created": 0}
 
 
@@ -392,12 +392,12 @@ def test_any_name_of_a_case_is_one_file_name(net2d, tmp_path, name):
 
 
 def test_names_that_are_escaped_stay_as_they_are():
-    once = as_prefix("out/a:b")
-    assert as_prefix(once) == once
-    assert as_prefix("out/case.1") == Path("out/case.1")
+    once = safe_prefix("out/a:b")
+    assert safe_prefix(once) == once
+    assert safe_prefix("out/case.1") == Path("out/case.1")
     for wrong in ("", ".", "out/", "/"):
-        with pytest.raises(InputError, match="is a folder: say what the case is called"):
-            as_prefix(wrong)
+        with pytest.raises(InputError, match="is a folder: add a name for the case"):
+            safe_prefix(wrong)
 
 
 def test_names_of_layers_are_escaped(tmp_path):

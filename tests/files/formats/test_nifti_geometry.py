@@ -1,4 +1,4 @@
-"""A NIfTI map lies where its image lies: nibabel (RAS) and SimpleITK (LPS) agree on it."""
+"""A NIfTI map has the geometry of its image, in nibabel (RAS) and in SimpleITK (LPS)."""
 
 from __future__ import annotations
 
@@ -48,17 +48,18 @@ def image_of(affine, shape=(5, 6, 7), dtype=np.int16):
     return nib.Nifti1Image(np.zeros(shape, dtype), affine)
 
 
-@pytest.mark.parametrize("given", [np.asarray, torch.tensor, np.ndarray.tolist])
-def test_a_plain_affine(tmp_path, each_affine, given, volume, assert_lies):
-    assert_lies(save_nifti(tmp_path / "m.nii.gz", volume, given(each_affine)), each_affine, volume)
+@pytest.mark.parametrize("convert", [np.asarray, torch.tensor, np.ndarray.tolist])
+def test_a_plain_affine(tmp_path, each_affine, convert, volume, assert_saved):
+    path = save_nifti(tmp_path / "m.nii.gz", volume, convert(each_affine))
+    assert_saved(path, each_affine, volume)
 
 
 @pytest.mark.parametrize("name", ["m.nii.gz", "m.nii", "layer4.1.nii.gz"])
-def test_an_image_in_memory_or_by_its_path(tmp_path, each_affine, name, volume, assert_lies):
+def test_an_image_in_memory_or_by_its_path(tmp_path, each_affine, name, volume, assert_saved):
     image = image_of(each_affine)
     nib.save(image, tmp_path / "image.nii.gz")
     for reference in (image, tmp_path / "image.nii.gz", str(tmp_path / "image.nii.gz")):
-        assert_lies(save_nifti(tmp_path / name, volume, reference), each_affine, volume)
+        assert_saved(save_nifti(tmp_path / name, volume, reference), each_affine, volume)
 
 
 def test_an_image_that_simpleitk_wrote(tmp_path, volume, affine):
@@ -79,20 +80,20 @@ def test_an_image_that_simpleitk_wrote(tmp_path, volume, affine):
     [((5, 6, 7, 4), nib.Nifti1Image), ((5, 6, 7), nib.Nifti2Image), ((5, 6, 7), nib.MGHImage)],
     ids=["4D", "NIfTI-2", "MGH"],
 )
-def test_other_images(tmp_path, shape, kind, volume, affine, assert_lies):
+def test_other_images(tmp_path, shape, kind, volume, affine, assert_saved):
     image = kind(np.zeros(shape, np.float32), affine)
-    assert_lies(save_nifti(tmp_path / "m.nii.gz", volume, image), image.affine, volume)
+    assert_saved(save_nifti(tmp_path / "m.nii.gz", volume, image), image.affine, volume)
 
 
-def test_an_image_whose_affine_was_changed_in_memory(tmp_path, volume, affine, assert_lies):
+def test_an_image_whose_affine_was_changed_in_memory(tmp_path, volume, affine, assert_saved):
     image = image_of(np.eye(4))
     image.affine[:] = affine
-    assert_lies(save_nifti(tmp_path / "m.nii.gz", volume, image), affine, volume)
+    assert_saved(save_nifti(tmp_path / "m.nii.gz", volume, image), affine, volume)
 
 
-def test_one_slice_fits_a_2d_image(tmp_path, volume, affine, assert_lies):
+def test_one_slice_fits_a_2d_image(tmp_path, volume, affine, assert_saved):
     image = image_of(affine, (5, 6))
-    assert_lies(save_nifti(tmp_path / "m.nii.gz", volume[..., :1], image), affine, volume[..., :1])
+    assert_saved(save_nifti(tmp_path / "m.nii.gz", volume[..., :1], image), affine, volume[..., :1])
 
 
 def test_a_sheared_affine_lives_in_the_sform_alone(tmp_path, volume, affine):
@@ -106,38 +107,38 @@ def test_a_sheared_affine_lives_in_the_sform_alone(tmp_path, volume, affine):
 
 
 class Tagged(torch.Tensor):
-    """What MONAI's MetaTensor is: a tensor, channels first, with an affine."""
+    """A stand-in for MONAI's MetaTensor: a tensor, channels first, with an affine."""
 
     affine: torch.Tensor
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7), (1, 5, 6, 7), (2, 3, 5, 6, 7)])
 @pytest.mark.parametrize("batched", [False, True])
-def test_a_tensor_with_an_affine(tmp_path, shape, batched, volume, affine, assert_lies):
+def test_a_tensor_with_an_affine(tmp_path, shape, batched, volume, affine, assert_saved):
     image = torch.zeros(shape).as_subclass(Tagged)
     image.affine = torch.tensor(affine[None] if batched else affine)
-    assert_lies(save_nifti(tmp_path / "m.nii.gz", volume, image), affine, volume)
+    assert_saved(save_nifti(tmp_path / "m.nii.gz", volume, image), affine, volume)
     with pytest.raises(InputError, match=r"\[5, 6, 6\].*\[5, 6, 7\]"):
         save_nifti(tmp_path / "m.nii.gz", volume[..., 1:], image)
 
 
-def test_monais_own(tmp_path, volume, affine, assert_lies):
+def test_a_metatensor(tmp_path, volume, affine, assert_saved):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of importing monai
         import monai.data as monai_data
     image = monai_data.MetaTensor(torch.zeros(1, 5, 6, 7), affine=torch.tensor(affine))
     volume = monai_data.MetaTensor(torch.tensor(volume))
-    assert_lies(save_nifti(tmp_path / "m.nii.gz", volume, image), affine, volume)
+    assert_saved(save_nifti(tmp_path / "m.nii.gz", volume, image), affine, volume)
 
 
-def test_any_object_with_an_affine(tmp_path, volume, affine, assert_lies):
+def test_any_object_with_an_affine(tmp_path, volume, affine, assert_saved):
     path = save_nifti(tmp_path / "m.nii.gz", volume, SimpleNamespace(affine=affine))
-    assert_lies(path, affine, volume)
+    assert_saved(path, affine, volume)
 
 
-def test_without_reference_the_identity_and_one_warning(tmp_path, volume, assert_lies):
-    with pytest.warns(MedcamWarning, match=r"without its image's geometry.*reference=") as seen:
+def test_without_reference_the_identity_and_one_warning(tmp_path, volume, assert_saved):
+    with pytest.warns(MedcamWarning, match=r"without its image's geometry.*reference=") as caught:
         path = save_nifti(tmp_path / "m.nii.gz", volume)
-    assert [warning.filename for warning in seen] == [__file__]
-    assert_lies(path, np.eye(4), volume)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert_saved(path, np.eye(4), volume)
     save_nifti(tmp_path / "m.nii.gz", volume)  # a second warning would be an error here

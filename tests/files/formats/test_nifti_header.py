@@ -1,4 +1,4 @@
-"""The values and every field of a NIfTI map, as other programs and the bytes have them."""
+"""The values and header fields of a NIfTI map, as other libraries and the raw bytes show them."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_kind_of_volume(tmp_path, kind, volume, affine, assert_lies):
+def test_any_kind_of_volume(tmp_path, kind, volume, affine, assert_saved):
     path = save_nifti(tmp_path / "m.nii.gz", KINDS[kind](volume), affine)
-    assert_lies(path, affine, volume)
+    assert_saved(path, affine, volume)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32, torch.bool])
-def test_any_type_of_number(tmp_path, dtype, volume, affine, assert_lies):
-    given = torch.tensor(volume * 3).to(dtype)
-    path = save_nifti(tmp_path / "m.nii.gz", given, affine)
-    assert_lies(path, affine, given.float().numpy())
+def test_any_type_of_number(tmp_path, dtype, volume, affine, assert_saved):
+    values = torch.tensor(volume * 3).to(dtype)
+    path = save_nifti(tmp_path / "m.nii.gz", values, affine)
+    assert_saved(path, affine, values.float().numpy())
 
 
 def field(path, offset: int, kind: str):
-    """A field of the header, from the bytes."""
+    """Return a header field, unpacked from the raw bytes."""
     data = path.read_bytes()
     data = gzip.decompress(data) if path.suffix == ".gz" else data
     return struct.unpack_from("<" + kind, data, offset)
@@ -77,13 +77,13 @@ def test_a_source_without_any_form_stays_without(tmp_path, volume):
     assert read.header.get_zooms() == (1, 2, 3)
 
 
-def test_a_scaled_integer_source_does_not_scale_the_map(tmp_path, volume, affine, assert_lies):
+def test_a_scaled_integer_source_does_not_scale_the_map(tmp_path, volume, affine, assert_saved):
     source = image_of(affine)
     source.header.set_slope_inter(2.5, -1024)
     nib.save(source, tmp_path / "image.nii")
     assert field(tmp_path / "image.nii", 112, "2f") == (2.5, -1024)
     path = save_nifti(tmp_path / "m.nii", volume, tmp_path / "image.nii")
-    assert_lies(path, affine, volume)
+    assert_saved(path, affine, volume)
     assert field(path, 112, "2f") == (1, 0)  # scl_slope, scl_inter
     assert field(path, 70, "2h") == (16, 32)  # float32
 
@@ -105,11 +105,11 @@ def test_nothing_else_of_the_source_is_copied(tmp_path, volume, affine):
 
 
 def percentile(magnitudes, q):
-    """Linear interpolation between order statistics, by hand."""
+    """Return a percentile by linear interpolation between order statistics."""
     ordered = sorted(float(value) for value in magnitudes)
-    place = q / 100 * (len(ordered) - 1)
-    low = int(place)
-    return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+    rank = q / 100 * (len(ordered) - 1)
+    low = int(rank)
+    return ordered[low] + (rank - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -124,13 +124,13 @@ def test_the_first_window_of_viewers(tmp_path, sign):
     assert float(read.header["cal_min"]) == pytest.approx(0 if sign > 0 else -top, rel=1e-5)
 
 
-def test_a_map_of_zeros(tmp_path, affine, assert_lies):
+def test_a_map_of_zeros(tmp_path, affine, assert_saved):
     zeros = np.zeros((5, 6, 7), np.float32)
     path = save_nifti(tmp_path / "m.nii", zeros, affine)
-    assert_lies(path, affine, zeros)
+    assert_saved(path, affine, zeros)
     assert field(path, 124, "2f") == (0, 0)
 
 
 def test_the_same_map_gives_the_same_bytes(tmp_path, volume, affine):
-    one = save_nifti(tmp_path / "one.nii.gz", volume, affine).read_bytes()
-    assert save_nifti(tmp_path / "two.nii.gz", volume, affine).read_bytes() == one
+    first = save_nifti(tmp_path / "first.nii.gz", volume, affine).read_bytes()
+    assert save_nifti(tmp_path / "second.nii.gz", volume, affine).read_bytes() == first

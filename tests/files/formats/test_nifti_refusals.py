@@ -1,4 +1,4 @@
-"""What would become a wrong NIfTI map is refused, and the message says what to do."""
+"""Maps that would be wrong as NIfTI are refused with a message that says what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def image_of(affine, shape=(5, 6, 7), dtype=np.int16):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
-def test_numbers_that_cannot_be_right(tmp_path, bad, volume, affine):
+def test_nonfinite_values(tmp_path, bad, volume, affine):
     values = volume.astype(np.float64)
     values[1, 2, 3] = bad
     with pytest.raises(InputError, match="1 of 210 values"):
@@ -74,13 +74,13 @@ def test_a_reference_file_that_cannot_be_read(tmp_path, content, volume):
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (1, 5, 6, 7), (0, 5, 6)])
-def test_what_is_no_volume(tmp_path, shape, affine):
+def test_values_that_are_not_a_volume(tmp_path, shape, affine):
     with pytest.raises(InputError):
         save_nifti(tmp_path / "m.nii.gz", np.zeros(shape), affine)
 
 
 @pytest.mark.parametrize("volume", ["abc", [[1], [2, 3]], np.zeros((5, 6, 7), complex), None])
-def test_what_is_no_number(tmp_path, volume, affine):
+def test_values_that_are_not_numbers(tmp_path, volume, affine):
     with pytest.raises(InputTypeError, match="The volume is"):
         save_nifti(tmp_path / "m.nii.gz", volume, affine)
 

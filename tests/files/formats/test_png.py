@@ -1,4 +1,4 @@
-"""A PNG holds the pixels as given: read back with Pillow and scikit-image."""
+"""A PNG holds the pixels unchanged, as read back with Pillow and scikit-image."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_view_with_negative_strides(tmp_path):
         np.zeros(4, np.uint8),
     ],
 )
-def test_what_is_no_picture(tmp_path, pixels):
+def test_values_that_are_not_a_picture(tmp_path, pixels):
     with pytest.raises(InputError, match=r"uint8 \[H, W, 3\]"):
         save_png(tmp_path / "a.png", pixels)
     assert list(tmp_path.iterdir()) == []

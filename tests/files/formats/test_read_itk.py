@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files lie where SimpleITK and nibabel have them."""
+"""NRRD and MetaImage files have the geometry that SimpleITK and nibabel give them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medcam.errors import InputError, MedcamWarning
 from medcam.files import read_image
-from support.images import AFFINES, assert_agrees, itk_image, numbers, tolerance, turned
+from support.images import AFFINES, assert_agrees, itk_image, numbers, rotated, tolerance
 
 SHAPE = (5, 6, 7)
 ENDINGS = [".nrrd", ".mha", ".mhd", ".nhdr"]
@@ -41,7 +41,7 @@ def test_numbers_and_points(tmp_path, name, ending):
     st.sampled_from([".nrrd", ".mha", ".nii.gz"]),
 )
 def test_any_affine_is_the_same_in_every_format(tmp_path_factory, degrees, sizes, origin, ending):
-    affine = turned(degrees, sizes, origin)
+    affine = rotated(degrees, sizes, origin)
     path = tmp_path_factory.mktemp("any") / f"a{ending}"
     image = read_image(write(path, itk_image(numbers(SHAPE), affine)))
     corners = np.array([(x, y, z, 1) for x in (0, 4) for y in (0, 5) for z in (0, 6)]).T
@@ -54,17 +54,17 @@ def test_any_affine_is_the_same_in_every_format(tmp_path_factory, degrees, sizes
 )
 def test_several_volumes_are_not_guessed(tmp_path, ending, vector, affine):
     values = numbers((*SHAPE, 3), np.float32)
-    given = np.moveaxis(values, -1, 0) if vector else values
-    path = write(tmp_path / f"a{ending}", itk_image(given, affine, vector=vector))
-    what = "components a voxel" if vector else r"volumes \(4th axis\)"
-    with pytest.raises(InputError, match=f"3 {what}: say"):
+    channels = np.moveaxis(values, -1, 0) if vector else values
+    path = write(tmp_path / f"a{ending}", itk_image(channels, affine, vector=vector))
+    axis = "components per voxel" if vector else r"volumes \(4th axis\)"
+    with pytest.raises(InputError, match=f"3 {axis}: say"):
         read_image(path)
     image = read_image(path, as_channels=True)
     for channel in range(3):
         assert_agrees(image, path, channel=channel)
-        one = read_image(path, volume=channel)
-        np.testing.assert_array_equal(one.array, values[None, ..., channel])
-        np.testing.assert_allclose(one.affine, affine, atol=1e-12)
+        single = read_image(path, volume=channel)
+        np.testing.assert_array_equal(single.array, values[None, ..., channel])
+        np.testing.assert_allclose(single.affine, affine, atol=1e-12)
 
 
 def test_an_nrrd_of_four_axes_has_no_anatomical_space(tmp_path, affine):
@@ -98,7 +98,7 @@ def test_each_anatomical_space_of_nrrd(tmp_path, space, signs, affine):
 
 
 @pytest.mark.parametrize("space", ["space dimension: 3", "space: scanner-xyz"])
-def test_an_nrrd_without_an_anatomical_space_is_given_no_place(tmp_path, space, affine):
+def test_an_nrrd_without_an_anatomical_space_has_no_affine(tmp_path, space, affine):
     path = write(tmp_path / "a.nrrd", itk_image(numbers(SHAPE), affine))
     path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", space.encode()))
     with pytest.warns(MedcamWarning, match="left and right are not known"):
@@ -123,7 +123,7 @@ def test_a_file_that_is_cut_off(tmp_path, ending, affine, capfd):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=rf"a\{ending}' cannot be read: .* Is it cut off") as error:
         read_image(path)
-    assert "Reason" not in str(error.value)  # the C library's "Success"
+    assert "Reason" not in str(error.value)  # "Reason: Success" of the C library
 
 
 def test_a_header_whose_voxels_are_gone(tmp_path, affine):
@@ -135,7 +135,7 @@ def test_a_header_whose_voxels_are_gone(tmp_path, affine):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_another_kind_of_file(tmp_path, ending, affine):
-    """ITK could read each, but with a place that a picture does not have."""
+    """ITK could read both by their content, but would give the picture a geometry."""
     write(tmp_path / "a.png", sitk.GetImageFromArray(numbers((5, 6), np.uint8)))
     write(tmp_path / "a.nii", itk_image(numbers(SHAPE), affine))
     for name in ("a.png", "a.nii"):

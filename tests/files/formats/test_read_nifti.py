@@ -1,4 +1,4 @@
-"""NIfTI images are read as they are, and lie where SimpleITK has them too."""
+"""NIfTI images are read unchanged, with the geometry that SimpleITK gives them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medcam.errors import InputError, MedcamError, MedcamWarning
 from medcam.files import read_image
-from support.images import AFFINES, assert_agrees, numbers, turned, write_nifti
+from support.images import AFFINES, assert_agrees, numbers, rotated, write_nifti
 
 SHAPE = (5, 6, 7)
 DEGREES = st.tuples(*[st.floats(-180, 180)] * 3)
@@ -35,7 +35,7 @@ def test_simpleitk_agrees_on_numbers_and_points(tmp_path, name, ending):
 
 @given(DEGREES, SIZES, ORIGINS, st.integers(0, 2**16))
 def test_simpleitk_agrees_for_any_affine(tmp_path_factory, degrees, sizes, origin, seed):
-    affine = turned(degrees, sizes, origin)
+    affine = rotated(degrees, sizes, origin)
     path = tmp_path_factory.mktemp("any") / "a.nii"
     assert_agrees(read_image(write_nifti(path, numbers(SHAPE), affine)), path, seed=seed)
 
@@ -100,7 +100,7 @@ def test_two_axes_beyond_space_are_refused(tmp_path, affine):
         read_image(path, as_channels=True)
 
 
-def test_a_4th_axis_of_one_is_no_question(tmp_path, affine):
+def test_a_4th_axis_of_length_1_is_dropped(tmp_path, affine):
     values = numbers((*SHAPE, 1))
     image = read_image(write_nifti(tmp_path / "a.nii", values, affine))
     np.testing.assert_array_equal(image.array[0], values[..., 0])
@@ -135,9 +135,9 @@ def test_every_unit_becomes_millimetres(tmp_path, unit, scale, affine):
     nib.save(image, tmp_path / "a.nii")
     read = read_image(tmp_path / "a.nii")
     np.testing.assert_allclose(read.affine[:3], affine[:3] * 0.1 * scale, rtol=1e-5)
-    seen = sitk.ReadImage(str(tmp_path / "a.nii"))
-    np.testing.assert_allclose(seen.GetSpacing(), read.spacing, rtol=1e-5)
-    np.testing.assert_allclose(seen.GetOrigin(), read.affine[:3, 3] * (-1, -1, 1), rtol=1e-5)
+    reread = sitk.ReadImage(str(tmp_path / "a.nii"))
+    np.testing.assert_allclose(reread.GetSpacing(), read.spacing, rtol=1e-5)
+    np.testing.assert_allclose(reread.GetOrigin(), read.affine[:3, 3] * (-1, -1, 1), rtol=1e-5)
 
 
 def test_the_scale_of_the_values_is_honoured(tmp_path, affine):
@@ -146,7 +146,7 @@ def test_the_scale_of_the_values_is_honoured(tmp_path, affine):
     image.header.set_slope_inter(0.25, -1024)
     image.header.set_data_dtype(np.int16)
     image.to_filename(tmp_path / "scaled.nii")
-    with (tmp_path / "scaled.nii").open("r+b") as stream:  # nibabel rescaled what it wrote
+    with (tmp_path / "scaled.nii").open("r+b") as stream:  # nibabel wrote another slope
         stream.seek(112)
         stream.write(np.float32([0.25, -1024]).tobytes())
         stream.seek(352)
@@ -170,7 +170,7 @@ def test_the_qform_alone_is_enough(tmp_path, affine):
     assert_agrees(read_image(tmp_path / "a.nii"), tmp_path / "a.nii")
 
 
-def test_a_file_without_a_place_is_not_given_one(tmp_path):
+def test_a_file_without_codes_has_no_affine(tmp_path):
     image = nib.Nifti1Image(numbers(SHAPE), None)
     image.header["pixdim"][1:4] = 0.5, 0.6, 2
     nib.save(image, tmp_path / "a.nii")
@@ -193,7 +193,7 @@ def test_voxels_without_a_size_are_refused(tmp_path, affine):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
-def test_what_is_not_finite_is_never_silent(tmp_path, bad, affine):
+def test_nonfinite_values_raise_or_warn(tmp_path, bad, affine):
     values = numbers(SHAPE, np.float64)
     values[1, 2, 3] = values[0, 0, 0] = bad
     path = write_nifti(tmp_path / "a.nii", values, affine)
@@ -213,7 +213,7 @@ def test_complex_values_are_refused(tmp_path, affine):
         read_image(path)
 
 
-def test_an_affine_that_places_nothing(tmp_path, affine):
+def test_a_singular_affine(tmp_path, affine):
     image = nib.Nifti1Image(numbers(SHAPE), affine)
     image.header["srow_x"] = 0
     image = nib.Nifti1Image(numbers(SHAPE), None, image.header)
@@ -241,11 +241,11 @@ def test_a_checksum_that_is_wrong(tmp_path, affine):
 
 
 @given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
-def test_a_damaged_header_is_an_error_of_ours_or_none(tmp_path_factory, changes):
+def test_a_damaged_header_raises_a_medcam_error_or_is_readable(tmp_path_factory, changes):
     path = tmp_path_factory.mktemp("damaged") / "a.nii"
     content = bytearray(DAMAGED)
-    for place, value in changes:
-        content[place] = value
+    for offset, value in changes:
+        content[offset] = value
     path.write_bytes(content)
     try:
         image = read_image(path)
@@ -255,7 +255,7 @@ def test_a_damaged_header_is_an_error_of_ours_or_none(tmp_path_factory, changes)
     assert image.affine is None or np.isfinite(image.affine).all()
 
 
-DAMAGED = nib.Nifti1Image(numbers((3, 4, 5)), turned((20, -11, 33), (0.9, 0.8, 3))).to_bytes()
+DAMAGED = nib.Nifti1Image(numbers((3, 4, 5)), rotated((20, -11, 33), (0.9, 0.8, 3))).to_bytes()
 
 
 def test_other_files_and_no_file(tmp_path):
@@ -275,7 +275,7 @@ def test_other_files_and_no_file(tmp_path):
             read_image(tmp_path / name)
 
 
-def test_the_array_is_the_callers_own(tmp_path, affine):
+def test_the_array_is_a_writable_copy(tmp_path, affine):
     path = write_nifti(tmp_path / "a.nii", numbers(SHAPE), affine)
     before = path.read_bytes()
     image = read_image(path)

@@ -1,4 +1,4 @@
-"""Arrays of NumPy: numbers only, and the first axis is what the caller says."""
+""".npy files hold numbers only; the caller decides what the first axis is."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_pickles_are_never_run(tmp_path):
 
 
 @pytest.mark.parametrize("values", [np.ones((4, 5), complex), np.array([["a", "b"]])])
-def test_what_is_no_real_number(tmp_path, values):
+def test_values_that_are_not_real_numbers(tmp_path, values):
     with pytest.raises(InputError, match="real numbers are needed"):
         read_image(write(tmp_path / "a.npy", values))
 

@@ -1,4 +1,4 @@
-"""Pictures are read without losing a bit, and what cannot be is refused."""
+"""Pictures are read without losing bits; those that Pillow would change are refused."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_jpeg_is_what_pillow_decodes(tmp_path):
         image = read_image(tmp_path / "a.jpg")
         expected = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
         assert np.abs(image.array.astype(int) - expected).max() < 16
-        with Pillow.open(tmp_path / "a.jpg") as seen:
-            np.testing.assert_array_equal(image.array, np.moveaxis(np.atleast_3d(seen), -1, 0))
+        with Pillow.open(tmp_path / "a.jpg") as reread:
+            np.testing.assert_array_equal(image.array, np.moveaxis(np.atleast_3d(reread), -1, 0))
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", ">u2", "i2", "u4", "i4", "f4"])
@@ -114,10 +114,10 @@ def test_colours_of_16_bits_are_not_cut_to_8(tmp_path, kind):
     else:
         Pillow.fromarray(COLOUR).save(path)
         content = bytearray(path.read_bytes())
-        content[24] = 16  # the header says so: Pillow cannot write such a file
+        content[24] = 16  # only in the header: Pillow cannot write 16 bits
         content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
         path.write_bytes(content)
-    with pytest.raises(InputError, match="16 bits a colour, of which 8 would be read"):
+    with pytest.raises(InputError, match="16 bits per colour, of which only 8 would be read"):
         read_image(path)
 
 
@@ -155,7 +155,7 @@ def test_other_colour_spaces_are_refused(tmp_path):
 
 def test_many_bits_from_white_to_black_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", STACK[0], photometric="miniswhite")
-    with pytest.raises(InputError, match="16 bits from white"):
+    with pytest.raises(InputError, match="16 bits per pixel and 0 as white"):
         read_image(tmp_path / "a.tif")
 
 
@@ -185,7 +185,8 @@ def test_a_file_that_is_cut_off(tmp_path, ending, kept):
 def test_a_damaged_png_is_noticed_by_its_checksum(tmp_path):
     Pillow.fromarray(GREY).save(tmp_path / "a.png")
     content = bytearray((tmp_path / "a.png").read_bytes())
-    content[content.index(b"IEND") - 5] ^= 1  # of the pixels, which still can be unpacked
+    # in the compressed pixels, which can still be unpacked
+    content[content.index(b"IEND") - 5] ^= 1
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match="cannot be read"):
         read_image(tmp_path / "a.png")

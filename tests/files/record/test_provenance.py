@@ -1,4 +1,4 @@
-"""The record beside a map: whole, strict, deterministic, and of what was really used."""
+"""The record beside a map: complete, strict JSON, deterministic, with the right digests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def explanation(net):
     return medcam.explain(net, torch.rand(2, 1, 12, 12), layer="features.3", target=[0, 2])
 
 
-def test_everything_is_in_it(tmp_path, net, explanation, affine):
+def test_the_record_is_complete(tmp_path, net, explanation, affine):
     (tmp_path / "images").mkdir()
     path = write_nifti(tmp_path / "images" / "ct.nii.gz", numbers((5, 6, 7)), affine)
     record = provenance(
@@ -109,31 +109,31 @@ def test_every_map_of_several_methods(net):
         assert entries[1]["layer"] is None
 
 
-def test_only_the_time_changes(net, explanation):
-    once, again = (
+def test_only_the_time_of_creation_changes(net, explanation):
+    first, second = (
         provenance(model=net, inputs=torch.ones(3), maps=explanation, time=time)
         for time in (WHEN, None)
     )
-    assert once.pop("created") != again.pop("created")
-    assert json.dumps(once) == json.dumps(again)
+    assert first.pop("created") != second.pop("created")
+    assert json.dumps(first) == json.dumps(second)
 
 
-def test_where_the_inputs_are_from(tmp_path, net, explanation, affine):
+def test_the_paths_and_digests_of_inputs(tmp_path, net, explanation, affine):
     paths = [write_nifti(tmp_path / f"{n}.nii", numbers((3, 4, 5), seed=n), affine) for n in (1, 2)]
     sitk.WriteImage(itk_image(numbers((3, 4, 5)), affine), str(tmp_path / "c.mhd"))
     values = numbers((3, 4, 5), np.float32)
 
-    def inputs(given):
-        return provenance(model=net, inputs=given, maps=explanation, folder=tmp_path)["inputs"]
+    def inputs(value):
+        return provenance(model=net, inputs=value, maps=explanation, folder=tmp_path)["inputs"]
 
     stacked = inputs(stack_images(paths))
     assert [entry["path"] for entry in stacked] == ["1.nii", "2.nii"]
     assert stacked == inputs(paths) == inputs([str(path) for path in paths])
     assert stacked[0]["sha256"] != stacked[1]["sha256"]
     array = {"path": None, "sha256": sha256_of_array(values), "of": "array"}
-    for given in (values, torch.from_numpy(values), Image(values), values[:, ::-1][:, ::-1]):
-        assert inputs(given) == [array]
-    # the header alone says nothing of the voxels
+    for value in (values, torch.from_numpy(values), Image(values), values[:, ::-1][:, ::-1]):
+        assert inputs(value) == [array]
+    # the digest of a header file would not cover the voxels
     detached = read_image(tmp_path / "c.mhd")
     (entry,) = inputs(detached)
     assert entry == {"path": "c.mhd", "sha256": sha256_of_array(detached.array), "of": "array"}
@@ -154,13 +154,13 @@ def test_a_path_needs_a_folder(tmp_path, net, explanation):
 
 
 @pytest.mark.parametrize("maps", [None, torch.ones(1, 1, 2, 2), ["gcam"]])
-def test_what_is_no_map(net, maps):
+def test_values_that_are_not_maps(net, maps):
     with pytest.raises(InputTypeError, match="Explanation or AttentionMaps"):
         provenance(model=net, inputs=torch.ones(1), maps=maps)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), np.inf, torch.tensor([1.0, float("nan")])])
-def test_what_json_cannot_hold(tmp_path, net, explanation, bad):
+def test_values_that_json_cannot_hold(tmp_path, net, explanation, bad):
     with pytest.raises(InputError, match=r"extra\.a\[0\]\S* is (nan|inf): .*finite"):
         provenance(model=net, inputs=torch.ones(1), maps=explanation, extra={"a": [bad]})
     with pytest.raises(InputError, match="finite"):
@@ -175,7 +175,7 @@ def test_what_json_cannot_hold(tmp_path, net, explanation, bad):
 
 def test_every_weight_its_name_type_and_shape_count(net):
     before = sha256_of_model(net)
-    seen = {before}
+    digests = {before}
     for change in (
         lambda m: m.head.bias.data.add_(1e-7 + m.head.bias.data.abs()),
         lambda m: m.double(),
@@ -185,8 +185,8 @@ def test_every_weight_its_name_type_and_shape_count(net):
     ):
         changed = copy.deepcopy(net)
         change(changed)
-        seen.add(sha256_of_model(changed))
-    assert len(seen) == 6
+        digests.add(sha256_of_model(changed))
+    assert len(digests) == 6
     assert sha256_of_model(copy.deepcopy(net)) == before
 
 
@@ -195,13 +195,13 @@ def test_wrappers_order_and_memory_layout_do_not_count(net):
     assert sha256_of_model(nn.DataParallel(net)) == before
     assert sha256_of_model(medcam.inject(copy.deepcopy(net))) == before
     assert sha256_of_model(copy.deepcopy(net).to(memory_format=torch.channels_last)) == before
-    turned = copy.deepcopy(net)
-    turned._modules = dict(reversed(turned._modules.items()))
-    assert list(turned.state_dict()) != list(net.state_dict())
-    assert sha256_of_model(turned) == before
+    reordered = copy.deepcopy(net)
+    reordered._modules = dict(reversed(reordered._modules.items()))
+    assert list(reordered.state_dict()) != list(net.state_dict())
+    assert sha256_of_model(reordered) == before
 
 
-def test_it_is_what_anybody_can_compute():
+def test_the_digest_follows_from_its_definition():
     net = nn.Linear(2, 3).to(torch.bfloat16)
     digest = hashlib.sha256()
     for name, shape in (("bias", [3]), ("weight", [3, 2])):
@@ -210,7 +210,7 @@ def test_it_is_what_anybody_can_compute():
     assert sha256_of_model(net) == digest.hexdigest()
 
 
-def test_large_weights_are_looked_at_in_pieces(monkeypatch, net):
+def test_the_size_of_chunks_does_not_count(monkeypatch, net):
     from medcam.files.record import digests
 
     before = sha256_of_model(net)
@@ -275,7 +275,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         ('{"schema": "medcam.provenance/2"}', "its schema is 'medcam.provenance/2'"),
     ],
 )
-def test_files_that_are_no_record(tmp_path, content, message):
+def test_files_that_are_not_a_record(tmp_path, content, message):
     if content is not None:
         (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=message):

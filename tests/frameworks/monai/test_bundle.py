@@ -102,7 +102,7 @@ def bundle(tmp_path):
 
 
 def run(bundle, configs, *options):
-    """`python -m monai.bundle run`, as it is typed."""
+    """Run `python -m monai.bundle run`."""
     listed = "[" + ",".join(f"'{config}'" for config in configs) + "]"
     paths = [str(ROOT / "src"), str(bundle)]
     return subprocess.run(  # noqa: S603  # MONAI's own command

@@ -29,7 +29,7 @@ AttentionHandler, AttentionInferer = medcam.monai.AttentionHandler, medcam.monai
 
 
 class Net(nn.Module):
-    """Everything that a pass in the midst of training could disturb."""
+    """A network with all kinds of state that a further forward pass could change in training."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class Net(nn.Module):
 
 
 class Random(Net):
-    """Draws random numbers in evaluation mode, too."""
+    """A network that draws random numbers in evaluation mode, too."""
 
     def forward(self, x):
         return super().forward(x + 0.01 * torch.rand_like(x))
@@ -67,7 +67,7 @@ def evaluator(network, handlers, *, batch_size=2, data=None, **options):
 
 
 def train(network, handlers, **options):
-    """Two epochs; returns the losses, the trainer and a random number drawn after it."""
+    """Train for two epochs; return the losses, the trainer and random numbers drawn afterwards."""
     torch.manual_seed(11)
     loader = DataLoader(items(), batch_size=2, shuffle=True)
     optimizer = torch.optim.Adam(network.parameters(), 0.05)

@@ -60,7 +60,7 @@ def case(name):
 
 
 def same(found, expected):
-    """Bit for bit, and with the same history."""
+    """Assert equal values bit for bit, affines and applied operations."""
     assert type(found) is type(expected)
     if isinstance(expected, dict):
         assert list(found) == list(expected)
@@ -151,7 +151,7 @@ def test_the_simple_inferer_keeps_the_graph_of_training():
 
 
 class Noisy(nn.Module):
-    """Batch normalisation, dropout, and noise in both modes."""
+    """A network with batch normalisation, dropout, and noise in both modes."""
 
     def __init__(self):
         super().__init__()
@@ -281,7 +281,7 @@ def test_channel_weights_reach_the_stitching():
 
 
 class Shifted(nn.Module):
-    """Takes a number, and a keyword, beside the image."""
+    """A network with a further positional input and a keyword input."""
 
     def __init__(self):
         super().__init__()
@@ -399,7 +399,7 @@ def test_networks_that_return_something_beside_go_through_the_simple_inferer(mak
 
 
 class Named(nn.Module):
-    """Returns a dictionary, whose keys are not in alphabetical order."""
+    """A network that returns a dictionary whose keys are not in alphabetical order."""
 
     def __init__(self):
         super().__init__()

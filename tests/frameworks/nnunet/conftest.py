@@ -1,4 +1,4 @@
-"""Fabricated nnU-Net folders, made once, and nnU-Net's own predictions of them."""
+"""Fabricated nnU-Net folders, each made once, and nnU-Net's own predictions with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.nnunet_toy import make_folder, make_image, oblique, write_case
 
 @pytest.fixture(autouse=True)
 def _nnunets_own_warnings():
-    """What nnU-Net and its packages warn of is not ours."""
+    """Ignore the warnings of nnU-Net and the packages that it uses."""
     with warnings.catch_warnings():
         for module in ("nnunetv2", "batchgenerators", "acvl_utils", "torch", "skimage"):
             warnings.filterwarnings("ignore", module=module)
@@ -26,7 +26,7 @@ def _nnunets_own_warnings():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """Makes a folder for given options, each only once."""
+    """Return a function that makes a trained folder, cached by its options."""
     made = {}
 
     def make(**options):
@@ -40,13 +40,13 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def case(tmp_path_factory):
-    """Two channels, oblique, left-handed, with an empty margin; the first file."""
+    """Return the first file of a case: two channels, oblique, left-handed, an empty margin."""
     return write_case(tmp_path_factory.mktemp("case"), make_image(), oblique())
 
 
 @pytest.fixture(scope="session")
 def predicted_by_nnunet():
-    """nnU-Net's own prediction: what its predictor writes."""
+    """Return a function that writes the prediction of nnU-Net's own predictor."""
 
     def predict(folder, files, out, *, folds=(0, 1), tta=True, previous=None):
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""``medcam nnunet`` as it is typed."""
+"""The command line ``medcam nnunet``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders and files that are not as they should be say so; those that are, are found."""
+"""Trained folders and files of cases: valid ones are found, others are refused with a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.nnunet_toy import make_folder, make_image, oblique, write_case
 
 
 class Harmless:
-    """An object that a checkpoint of plain data does not hold."""
+    """An object that is not plain data, so that its checkpoint needs trust."""
 
 
 def test_plain_checkpoints_need_no_trust(trained):
@@ -196,3 +196,15 @@ def test_the_record_says_how_the_maps_were_made(trained, case, tmp_path):
                            float(found.maps["gcam", "encoder.stages.1"].max()))  # fmt: skip
     with pytest.raises(InputError, match="There are 2 maps"):
         _ = found.map
+
+
+def test_a_case_name_that_ends_like_a_channel_is_kept(trained, tmp_path):
+    """Only the channel's own number is cut off: two such cases were one, and overwrote files."""
+    model = medcam.nnunet.load(trained(), device="cpu")
+    for name in ("a_0001", "a_0002"):
+        write_case(tmp_path, make_image(), oblique(), name=name)
+    cases = medcam.nnunet.find_cases(model, tmp_path)
+    assert [case.name for case in cases] == ["a_0001", "a_0002"]
+    assert [file.name for file in cases[1].files] == [
+        "a_0002_0000.nii.gz", "a_0002_0001.nii.gz",
+    ]  # fmt: skip

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import torch
 
 import medcam
-from medcam.frameworks.nnunet.cases import case_of
+from medcam.frameworks.nnunet.cases import case_from_files
 from medcam.frameworks.nnunet.preprocessing import prepare
 from support.nnunet_toy import make_image, oblique, write_case
 
@@ -68,7 +68,7 @@ READERS = ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWith
     ("axes", "flips"), [((0, 1, 2), ()), ((2, 0, 1), (0,)), ((1, 2, 0), (1, 2)), ((0, 2, 1), (2,))]
 )
 def test_a_known_image_comes_back_to_its_voxels(reader, transpose, axes, flips, trained, tmp_path):
-    """On a grid of the image's own spacing the way there and back changes nothing."""
+    """If the network's grid has the image's spacing, mapping there and back changes nothing."""
     affine = turned(axes, flips, oblique((1.0, 1.0, 1.0)))
     image = make_image((15, 18, 21), margin=3)
     first = write_case(tmp_path, image, affine)
@@ -76,18 +76,17 @@ def test_a_known_image_comes_back_to_its_voxels(reader, transpose, axes, flips, 
         reader=reader, transpose=transpose, spacing=(1.0, 1.0, 1.0), folds=(0,), patch=(8, 8, 8)
     )
     model = medcam.nnunet.load(folder)
-    prepared = prepare(model, case_of(model, first))
-    back = prepared.back(prepared.data[1])
+    prepared = prepare(model, case_from_files(model, first))
+    returned = prepared.to_image_grid(prepared.data[1])
     values = image[1]
     inside = values != 0
-    assert back.shape == values.shape
-    assert (back[~inside] == 0).all()
-    a, b = back[inside], values[inside]
+    assert returned.shape == values.shape
+    assert (returned[~inside] == 0).all()
+    a, b = returned[inside], values[inside]
     np.testing.assert_allclose((a - a.mean()) / a.std(), (b - b.mean()) / b.std(), atol=1e-4)
     marker = tuple(np.argwhere(inside)[100])
-    there = prepared.there(marker)
-    score = prepared.data[1][there] - prepared.data[1].mean()
-    np.testing.assert_allclose(back[marker] - prepared.data[1].mean(), score, atol=1e-4)
+    value = prepared.data[1][prepared.to_network_grid(marker)]
+    np.testing.assert_allclose(returned[marker], value, atol=1e-4)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -96,13 +95,13 @@ def test_a_resampled_map_stays_at_its_place_in_mm(reader, trained, tmp_path):
     image = make_image(shape, margin=2)
     first = write_case(tmp_path, image, affine)
     model = medcam.nnunet.load(trained(reader=reader, folds=(0,)))
-    prepared = prepare(model, case_of(model, first))
+    prepared = prepare(model, case_from_files(model, first))
     place = (9, 15, 8)
     index = np.stack(np.indices(prepared.grid), -1)
-    centre = np.asarray(prepared.there(place))
+    centre = np.asarray(prepared.to_network_grid(place))
     blob = np.exp(-((index - centre) ** 2).sum(-1) / 8).astype(np.float32)
-    back = prepared.back(blob)
-    weights = back / back.sum()
+    returned = prepared.to_image_grid(blob)
+    weights = returned / returned.sum()
     found = (np.stack(np.indices(shape), -1) * weights[..., None]).sum((0, 1, 2))
     away = affine[:3, :3] @ (found - np.asarray(place))
     assert np.linalg.norm(away) < 0.9  # mm; half a voxel of the network's grid

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,9 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
 import medcam
-from medcam.frameworks.nnunet.cases import case_of
+from medcam.frameworks.nnunet.cases import case_from_files
 from medcam.frameworks.nnunet.preprocessing import prepare
+from medcam.methods import METHODS, Method
 
 
 def flips_of(axes):
@@ -45,7 +49,7 @@ def stitched(model, data, network, flips, patch):
 def test_input_gradients_are_those_straight_through_nnunets_prediction(options, trained, case):
     model = medcam.nnunet.load(trained(**options))
     found = medcam.nnunet.explain(model, case, "PZ", method="saliency")
-    prepared = prepare(model, case_of(model, case))
+    prepared = prepare(model, case_from_files(model, case))
     leaf = torch.from_numpy(prepared.data).requires_grad_()
     inside = (
         np.asarray(
@@ -80,9 +84,9 @@ def test_grad_cam_is_rectified_once_at_the_very_end(trained, case):
     )
     assert signed.map.min() < 0
     np.testing.assert_array_equal(found.map, np.maximum(signed.map, 0))
-    prepared = prepare(model, case_of(model, case))
+    prepared = prepare(model, case_from_files(model, case))
     on_grid = signed.explanation.map.values[0, 0].numpy()
-    np.testing.assert_array_equal(signed.map, prepared.back(on_grid))
+    np.testing.assert_array_equal(signed.map, prepared.to_image_grid(on_grid))
 
 
 def test_folds_are_averaged(trained, case):
@@ -109,6 +113,94 @@ def test_every_method_has_a_map(method, trained, case):
     for shares in found.importance.values():
         assert list(shares) == ["T2", "ADC"]
         assert sum(shares.values()) == pytest.approx(1)
+
+
+def energy(activations, gradients):
+    """A method of a user's own: positive gradients times squared activations."""
+    return (activations.square() * gradients.relu()).sum(1)
+
+
+def contribution(activations, gradients):
+    return (activations.square() * gradients).sum(1)
+
+
+OWN = {
+    False: Method("energy", energy, "Energy-CAM"),
+    True: Method("contribution", contribution, "Contribution-CAM", signed=True),
+}
+
+
+@pytest.mark.parametrize("signed", OWN)
+def test_a_method_of_ones_own_in_a_single_window_is_explain(signed, trained, case):
+    method = OWN[signed]
+    patch = (32, 32, 32)  # larger than the grid
+    model = medcam.nnunet.load(trained(folds=(0,), mirror=(), patch=patch))
+    found = medcam.nnunet.explain(model, case, "PZ", method=method, layer="encoder.stages.1")
+    prepared = prepare(model, case_from_files(model, case))
+    window, inside = pad_nd_image(
+        torch.from_numpy(prepared.data), patch, "constant", {"value": 0}, True, None
+    )
+    predicted = found.explanation.output[0].argmax(0) == 1
+
+    def mean_logit(logits):
+        return logits[(slice(None), 1, *inside[1:])][:, predicted].mean(1)
+
+    expected = medcam.explain(
+        model.network, window[None], method=method, layer="encoder.stages.1", target=mean_logit
+    )
+    on_grid = expected.map.values[(0, 0, *inside[1:])].numpy()
+    assert on_grid.any()
+    assert (on_grid.min() < 0) == signed
+    scale = float(np.abs(on_grid).max())
+    np.testing.assert_allclose(
+        found.explanation.map.values[0, 0].numpy(), on_grid, rtol=0, atol=1e-5 * scale
+    )
+    np.testing.assert_allclose(
+        found.map, prepared.to_image_grid(on_grid), rtol=0, atol=1e-5 * scale
+    )
+
+
+@pytest.mark.parametrize("signed", OWN)
+def test_an_unregistered_method_is_the_registered_one(signed, trained, case, monkeypatch):
+    method = OWN[signed]
+    assert method.name not in METHODS
+    found = medcam.nnunet.explain(trained(), case, "PZ", method=method)
+    monkeypatch.setitem(METHODS, method.name, method)
+    registered = medcam.nnunet.explain(trained(), case, "PZ", method=method.name)
+    assert found.map.any()
+    assert (found.map.min() < 0) == signed
+    np.testing.assert_array_equal(found.map, registered.map)
+
+
+def test_a_renamed_method_is_the_same_method(trained, case):
+    mine = dataclasses.replace(medcam.methods.get("segxrescam"), name="mine")
+    together = medcam.nnunet.explain(trained(), case, "PZ", method=[mine, "segxrescam"])
+    registered = medcam.nnunet.explain(trained(), case, "PZ", method="segxrescam").map
+    assert registered.any()
+    assert [name for name, _ in together.maps] == ["mine", "segxrescam"]
+    for values in together.maps.values():
+        np.testing.assert_array_equal(values, registered)
+
+
+def test_methods_of_ones_own_are_saved_under_their_names(trained, case, tmp_path):
+    mine = dataclasses.replace(medcam.methods.get("segxrescam"), name="mine")
+    found = medcam.nnunet.explain(trained(), case, "PZ", method=[mine, *OWN.values()])
+    files = found.save(tmp_path / "c", report=True)
+    assert [path.name for path in files] == [
+        "c_mine.nii.gz", "c_energy.nii.gz", "c_contribution.nii.gz", "c_seg.nii.gz",
+        "c_montage.png", "c.html", "c.json",
+    ]  # fmt: skip
+    for path, values in zip(files, found.maps.values(), strict=False):
+        np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), values)
+    entries = json.loads(files[-1].read_text())["maps"]
+    assert [(entry["method"], entry["title"], entry["signed"]) for entry in entries] == [
+        ("mine", "Seg-XRes-CAM", False),
+        ("energy", "Energy-CAM", False),
+        ("contribution", "Contribution-CAM", True),
+    ]
+    page = files[-2].read_text(encoding="utf-8")
+    for title in ("Seg-XRes-CAM", "Energy-CAM", "Contribution-CAM"):
+        assert title in page
 
 
 def test_the_network_is_left_as_it_was(trained, case):

@@ -1,4 +1,4 @@
-"""What of a label is explained."""
+"""The voxels that are explained: all of a label, a component, a region, a point."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 
 import medcam
 from medcam.errors import InputError, TargetError, UnknownNameError
-from medcam.frameworks.nnunet.cases import case_of
+from medcam.frameworks.nnunet.cases import case_from_files
 from medcam.frameworks.nnunet.preprocessing import prepare
-from medcam.frameworks.nnunet.target import aim
+from medcam.frameworks.nnunet.target import resolve
 
 SHAPE = (19, 23, 17)
 
 
 @pytest.fixture(scope="module")
 def toy(trained, case):
-    """A model, a prepared case and its logits."""
+    """Return a function that makes a model, a prepared case and its logits."""
 
     def make(**options):
         model = medcam.nnunet.load(trained(folds=(0,), mirror=(), **options))
-        prepared = prepare(model, case_of(model, case))
+        prepared = prepare(model, case_from_files(model, case))
         logits = model.predictor.predict_logits_from_preprocessed_data(
             torch.from_numpy(prepared.data)
         ).clone()
@@ -42,51 +42,51 @@ def region(path, case, box):
 
 def test_predicted_is_where_the_label_wins(toy):
     _, prepared, logits = toy()
-    found = aim(prepared, logits, "TZ", "predicted")
+    found = resolve(prepared, logits, "TZ", "predicted")
     assert found.channel == 2
-    np.testing.assert_array_equal(found.inside, logits.argmax(0).numpy() == 2)
+    np.testing.assert_array_equal(found.voxels, logits.argmax(0).numpy() == 2)
 
 
 def test_a_region_is_the_channel_of_its_own(toy):
     _, prepared, logits = toy(regions=True)
     for channel, name in enumerate(["whole", "core"]):
-        found = aim(prepared, logits, name, "predicted")
+        found = resolve(prepared, logits, name, "predicted")
         assert found.channel == channel
-        np.testing.assert_array_equal(found.inside, logits[channel].numpy() > 0)
+        np.testing.assert_array_equal(found.voxels, logits[channel].numpy() > 0)
 
 
 def test_component_is_the_largest(toy):
     _, prepared, logits = toy()
     logits = torch.zeros_like(logits)
     logits[1, 1:3, 1:3, 1:3] = logits[1, 5:8, 5:8, 5:8] = 1
-    found = aim(prepared, logits, "PZ", "component").inside
+    found = resolve(prepared, logits, "PZ", "component").voxels
     assert found.sum() == 27
-    assert (aim(prepared, logits, "PZ", Path("component")).inside == found).all()
+    assert (resolve(prepared, logits, "PZ", Path("component")).voxels == found).all()
     assert found[5:8, 5:8, 5:8].all()
 
 
 @pytest.mark.parametrize("part", ["point 9,12,8", "point:9,12,8", (9, 12, 8)])
 def test_a_point_is_one_voxel(toy, part):
     _, prepared, logits = toy()
-    found = aim(prepared, logits, "PZ", part)
-    assert found.inside.sum() == 1
-    assert found.inside[prepared.there((9, 12, 8))]
+    found = resolve(prepared, logits, "PZ", part)
+    assert found.voxels.sum() == 1
+    assert found.voxels[prepared.to_network_grid((9, 12, 8))]
 
 
 def test_a_place_in_mm_is_the_voxel_there(toy, case):
     _, prepared, logits = toy()
     x, y, z = (nib.load(case).affine @ (9, 12, 8, 1))[:3]
-    found = aim(prepared, logits, "PZ", f"mm {x},{y},{z}")
-    assert found.inside[prepared.there((9, 12, 8))]
+    found = resolve(prepared, logits, "PZ", f"mm {x},{y},{z}")
+    assert found.voxels[prepared.to_network_grid((9, 12, 8))]
 
 
 def test_a_file_is_a_region_of_the_image(toy, case, tmp_path):
     _, prepared, logits = toy()
     box = (slice(5, 12), slice(6, 15), slice(4, 12))
-    found = aim(prepared, logits, "PZ", region(tmp_path / "roi.nii.gz", case, box))
+    found = resolve(prepared, logits, "PZ", region(tmp_path / "roi.nii.gz", case, box))
     ones = np.zeros(SHAPE)
     ones[box] = 1
-    back = prepared.back(found.inside.astype(np.float32)) > 0.5
+    back = prepared.to_image_grid(found.voxels.astype(np.float32)) > 0.5
     overlap = 2 * (back & (ones > 0)).sum() / (back.sum() + ones.sum())
     assert overlap > 0.85
 
@@ -94,9 +94,9 @@ def test_a_file_is_a_region_of_the_image(toy, case, tmp_path):
 def test_a_region_of_one_voxel_does_not_vanish(toy, case, tmp_path):
     _, prepared, logits = toy(configuration="3d_lowres")
     path = region(tmp_path / "roi.nii.gz", case, (9, 12, 8))
-    found = aim(prepared, logits, "PZ", path)
-    assert found.inside.any()
-    assert found.inside[prepared.there((9, 12, 8))]
+    found = resolve(prepared, logits, "PZ", path)
+    assert found.voxels.any()
+    assert found.voxels[prepared.to_network_grid((9, 12, 8))]
 
 
 def test_an_absent_label_is_a_zero_map_with_a_status(trained, case, tmp_path):
@@ -128,7 +128,7 @@ def test_an_absent_label_is_a_zero_map_with_a_status(trained, case, tmp_path):
 def test_parts_that_do_not_fit_are_refused(toy, part, message):
     _, prepared, logits = toy()
     with pytest.raises(InputError, match=message):
-        aim(prepared, logits, "PZ", part)
+        resolve(prepared, logits, "PZ", part)
 
 
 def test_regions_that_do_not_fit_are_refused(toy, case, tmp_path):
@@ -139,7 +139,7 @@ def test_regions_that_do_not_fit_are_refused(toy, case, tmp_path):
         path = tmp_path / "bad.nii.gz"
         nib.save(nib.Nifti1Image(values.astype(np.uint8), affine), path)
         with pytest.raises(TargetError, match=message):
-            aim(prepared, logits, "PZ", path)
+            resolve(prepared, logits, "PZ", path)
 
     refused(np.ones((5, 5, 5)), affine, "does not lie on the image's grid")
     moved = affine.copy()

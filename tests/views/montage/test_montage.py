@@ -1,4 +1,4 @@
-"""The montage: where slices are, which side is which, what colours say; and nothing overlaps."""
+"""The montage: positions of slices, the patient's sides, colours and scales, and no overlaps."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_what_is_not_known_is_not_shown():
     said = " ".join(texts(figure))
     assert "mm" not in said
     assert not any(axes.texts for axes in figure.axes)
-    with pytest.raises(InputError, match="plane='coronal': how this volume lies"):
+    with pytest.raises(InputError, match="plane='coronal': the orientation of this volume"):
         medcam.montage(block(), NOISE, plane="coronal")
 
 
@@ -330,9 +330,23 @@ def test_slices_can_be_named(codes):
     ]  # fmt: skip
     first = artist(panels(figure, "image")[0], "image").get_array()
     assert (first > 0).sum() == (values[:, :, 6] > 0).sum()
-    for wrong in ([9], [-1], [], [1.5]):
+    as_array = medcam.montage(values, values, affine=affine, slices=np.array([6, 2]))
+    assert [axes.get_gid() for axes in as_array.axes] == [axes.get_gid() for axes in figure.axes]
+    for wrong in ([9], [-1], [], [1.5], np.array([], int)):
         with pytest.raises(InputError, match="there are 9 along this axis"):
             medcam.montage(values, values, affine=affine, slices=wrong)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_that_are_not_finite_are_black(bad, channels):
+    image = np.full((6, 8, channels), 0.5).squeeze()
+    image[2, 3] = bad
+    figure = medcam.montage(np.ones((6, 8)), image, window=(0.0, 1.0))
+    drawn = artist(panels(figure, "image")[0], "image")
+    shown = drawn.to_rgba(drawn.get_array()) if channels == 1 else drawn.get_array()
+    assert (shown[2, 3, :3] == 0).all()
+    assert (shown[2, 4, :3] > 0.4).all()
 
 
 def test_dark_margins_are_out_of_view_but_not_lost():
@@ -427,11 +441,11 @@ def test_windows():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"opacity": 1.5}, "opacity=1.5 is a share"),
-        ({"threshold": -0.1}, "threshold=-0.1 is a share"),
-        ({"columns": 0}, "columns=0: give a number from 1"),
-        ({"slices": 0}, "slices=0: give a number from 1"),
-        ({"slices": 2.5}, "slices=2.5: give a number from 1"),
+        ({"opacity": 1.5}, "opacity=1.5: give a number from 0 to 1"),
+        ({"threshold": -0.1}, "threshold=-0.1: give a number from 0 to 1"),
+        ({"columns": 0}, "columns=0: give a whole number of at least 1"),
+        ({"slices": 0}, "slices=0: give a whole number of at least 1"),
+        ({"slices": 2.5}, "slices=2.5: give a whole number of at least 1"),
         ({"plane": "axal"}, "Did you mean 'axial'"),
         ({"sample": 1}, "sample=1: there are 1 samples"),
     ],
@@ -601,7 +615,7 @@ def test_images_in_every_form_are_the_same(tmp_path):
 
 def test_an_image_of_another_grid_is_refused_where_its_place_is_not_known():
     explanation = explained()
-    with pytest.raises(InputError, match="whether they cover the same ground is not known"):
+    with pytest.raises(InputError, match="unknown whether they cover the same region"):
         medcam.montage(explanation, np.ones((12, 12, 13)))
     with pytest.raises(InputError, match="are \\[12, 15, 9\\], the image \\[12, 15, 10\\]"):
         medcam.montage(block(), np.ones((12, 15, 10)))

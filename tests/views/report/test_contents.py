@@ -1,4 +1,4 @@
-"""What goes into a page: windows, tables, names of maps, and what is refused."""
+"""Contents of a page: windows, tables and names of maps; and the errors of unfit scenes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medcam.views.scene.grey_windows import GreyWindow, grey_windows, is_ct
 from medcam.views.scene.grid import picture_grid, volume_grid
 from medcam.views.scene.maps import scene_maps
 from medcam.views.scene.values import Scene, SceneMap
-from support.report_cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
+from support.scenes import RAS, SHAPE, map_of, scene_2d, scene_3d, volume
 from support.viewing import AXIAL, blend, grey, on_screen
 
 
@@ -55,37 +55,37 @@ def test_an_image_of_one_value_or_of_none_has_a_window() -> None:
 
 
 def test_the_picture_drawn_ahead_is_the_slice_with_the_map() -> None:
-    case = case_3d()
+    scene = scene_3d()
     grid, at, window = volume_grid(SHAPE, RAS), (4, 5, 6), GreyWindow("", 0.2, 0.7)
-    drawn = draw_slice(grid.planes[AXIAL], grid, at, case.image, window, case.maps[0])
-    expected = grey(on_screen(case.image, AXIAL, at), 0.2, 0.7)
-    shown = on_screen(case.maps[0].values, AXIAL, at)
-    expected = blend(expected, shown, top=case.maps[0].scale_top)
+    drawn = draw_slice(grid.planes[AXIAL], grid, at, scene.image, window, scene.maps[0])
+    expected = grey(on_screen(scene.image, AXIAL, at), 0.2, 0.7)
+    shown = on_screen(scene.maps[0].values, AXIAL, at)
+    expected = blend(expected, shown, top=scene.maps[0].scale_top)
     assert np.abs(drawn - expected).max() <= 1
-    assert len(set(previews_of(case, side=64))) == 3
+    assert len(set(previews_of(scene, side=64))) == 3
 
 
 def test_the_map_drawn_ahead_is_the_map_alone() -> None:
     from matplotlib import colormaps
 
-    case = case_2d()
-    grid, values = picture_grid(case.space), case.maps[0].values
+    scene = scene_2d()
+    grid, values = picture_grid(scene.space), scene.maps[0].values
     window = GreyWindow("", 0.0, 1.0)
     alone, image = (
-        draw_slice(grid.planes[n], grid, (0, 0, 0), case.image, window, case.maps[0])
+        draw_slice(grid.planes[n], grid, (0, 0, 0), scene.image, window, scene.maps[0])
         for n in (1, 0)
     )
-    colours = colormaps["inferno"]((values / case.maps[0].scale_top).clip(0, 1), bytes=True)
+    colours = colormaps["inferno"]((values / scene.maps[0].scale_top).clip(0, 1), bytes=True)
     assert (alone == colours[..., :3]).all()
-    assert (image == grey(case.image, 0.0, 1.0)).all()
+    assert (image == grey(scene.image, 0.0, 1.0)).all()
 
 
 def test_a_scale_for_all_cases_is_said() -> None:
     own, common = map_of(volume(1)), map_of(volume(1), top=5.0)
     assert own.scale_top == pytest.approx(1.0)
     assert common.scale_top == 5.0
-    assert "to the 99.9th percentile" in render_report(case_3d(maps=[own]))
-    assert "one scale for all cases" in render_report(case_3d(maps=[common]))
+    assert "to the 99.9th percentile" in render_report(scene_3d(maps=[own]))
+    assert "one scale for all cases" in render_report(scene_3d(maps=[common]))
     with pytest.raises(InputError, match="above 0"):
         map_of(volume(1), top=0.0)
 
@@ -137,7 +137,7 @@ def test_the_predicted_class_is_named() -> None:
 )
 def test_what_does_not_fit_is_refused(change: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        case_3d(**change)
+        scene_3d(**change)
 
 
 def test_images_of_other_shapes_are_refused() -> None:
@@ -157,11 +157,11 @@ def test_three_slices_with_an_affine_are_a_volume() -> None:
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     with pytest.raises(SaveError):
-        write_report(tmp_path / "file" / "a.html", case_2d())
+        write_report(tmp_path / "file" / "a.html", scene_2d())
     assert (tmp_path / "file").read_text() == "old"
 
 
-def test_a_case_without_scores_tells_in_the_index_what_its_maps_are_of() -> None:
+def test_a_case_without_scores_lists_its_maps_in_the_index() -> None:
     shown = SceneMap(np.ones((3, 4), np.float32), "Grad-CAM", "conv")
     entry = index_entry(Scene("a", np.zeros((3, 4)), [shown]), "a.html")
     assert entry.scores == [{"method": "Grad-CAM", "layer": "conv"}]

@@ -1,4 +1,4 @@
-"""Mouse, wheel, keys, touch and controls do what they say."""
+"""Mouse, wheel, keys, touch and controls of a page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medcam.views.scene.values import Scene
-from support.report_cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
+from support.scenes import RAS, SHAPE, map_of, scene_2d, scene_3d, volume
 from support.viewing import AXIAL, CORONAL, SAGITTAL, Viewer
 
 Show = Callable[..., Viewer]
@@ -16,7 +16,7 @@ X, Y, Z = SHAPE
 
 
 def test_a_click_and_a_drag_move_the_crosshair_in_all_planes(show: Show) -> None:
-    viewer = show(case_3d()).click(AXIAL, 3, 2)
+    viewer = show(scene_3d()).click(AXIAL, 3, 2)
     i, j, k = viewer.index()
     assert (i, j) == (X - 1 - 2, Y - 1 - 3)
     viewer.page.keyboard.press("ArrowDown" if k else "ArrowUp")  # what is clicked has the keys
@@ -34,7 +34,7 @@ def test_a_click_and_a_drag_move_the_crosshair_in_all_planes(show: Show) -> None
 
 
 def test_wheel_arrows_and_page_keys_change_the_slice(show: Show) -> None:
-    viewer = show(case_3d()).click(AXIAL, 3, 2)
+    viewer = show(scene_3d()).click(AXIAL, 3, 2)
     i, j, _ = viewer.index()
     viewer.page.locator(".scroll").nth(AXIAL).fill("4")
     viewer.page.mouse.wheel(0, 120)
@@ -48,7 +48,7 @@ def test_wheel_arrows_and_page_keys_change_the_slice(show: Show) -> None:
 
 
 def test_shift_and_arrows_move_within_the_slice(show: Show) -> None:
-    viewer = show(case_3d()).click(AXIAL, 5, 5)
+    viewer = show(scene_3d()).click(AXIAL, 5, 5)
     i, j, k = viewer.index()
     # The patient's right is on the left of the screen, anterior is above.
     viewer.press(AXIAL, "Shift+ArrowLeft", "Shift+ArrowLeft", "Shift+ArrowUp")
@@ -58,7 +58,7 @@ def test_shift_and_arrows_move_within_the_slice(show: Show) -> None:
 
 
 def test_sliders_tell_their_slice(show: Show) -> None:
-    viewer = show(case_3d())
+    viewer = show(scene_3d())
     scroll = viewer.page.locator(".scroll").nth(CORONAL)
     scroll.fill("9")
     assert viewer.settle().index()[1] == 9
@@ -69,7 +69,7 @@ def test_sliders_tell_their_slice(show: Show) -> None:
 
 
 def test_a_finger_moves_the_crosshair(show: Show) -> None:
-    viewer = show(case_3d(), has_touch=True, size=(820, 1180))
+    viewer = show(scene_3d(), has_touch=True, size=(820, 1180))
     viewer.page.touchscreen.tap(*viewer.point(AXIAL, 2, 4))
     assert viewer.settle().index()[:2] == (X - 1 - 4, Y - 1 - 2)
     # A finger that is drawn over the picture moves it on, and the page does not scroll instead.
@@ -84,7 +84,7 @@ def test_a_finger_moves_the_crosshair(show: Show) -> None:
 
 @pytest.mark.parametrize("how", ["right button", "shift"])
 def test_dragging_with_the_right_button_or_shift_windows(show: Show, how: str) -> None:
-    viewer = show(case_3d())
+    viewer = show(scene_3d())
     at, mouse = viewer.index(), viewer.page.mouse
     x, y = viewer.point(AXIAL, 5, 5)
     button = "right" if how == "right button" else "left"
@@ -95,7 +95,7 @@ def test_dragging_with_the_right_button_or_shift_windows(show: Show, how: str) -
     mouse.move(x - 100, y - 50)
     mouse.up(button=button)
     viewer.page.keyboard.up("Shift")
-    image = case_3d().image
+    image = scene_3d().image
     low, high = np.percentile(image, (0.5, 99.5))
     # A pixel is a 500th of the image's range.
     assert float(viewer.text("#width-value")) == pytest.approx(high - low - 0.2, abs=0.01)
@@ -111,7 +111,7 @@ def test_readings_are_the_arrays_values(show: Show) -> None:
     image = rng.normal(50, 20, SHAPE).astype(np.float32)
     values = (3e-5 * rng.random(SHAPE)).astype(np.float32)
     viewer = show(Scene("Readings", image, [map_of(values)], affine=RAS))
-    data = viewer.page.evaluate("JSON.parse(document.getElementById('case').textContent)")
+    data = viewer.page.evaluate("JSON.parse(document.getElementById('scene').textContent)")
     steps = {"#image-value": data["image"]["step"], "#map-value": data["maps"][0]["step"]}
     assert steps["#map-value"] <= values.max() / 1000
     for row, column, scroll in ((0, 0, 0), (3, 7, 5), (13, 10, 8), (6, 2, 3)):
@@ -146,7 +146,7 @@ def test_layers_methods_and_targets_can_be_chosen_where_there_are_several(show: 
         map_of(np.full(SHAPE, n + 1.0), method, layer=layer, target=target, units=f"unit {n}")
         for n, (method, layer, target) in enumerate(names)
     ]
-    viewer = show(case_3d(maps=maps))
+    viewer = show(scene_3d(maps=maps))
     assert viewer.number("#map-value") == 1
     assert viewer.page.locator("#target").is_hidden()  # the layer "one" has one target
     viewer.choose("#layer", "two").choose("#target", "y")
@@ -163,7 +163,7 @@ def test_layers_methods_and_targets_can_be_chosen_where_there_are_several(show: 
 def test_the_mask_is_outlined_until_it_is_switched_off(show: Show) -> None:
     mask = np.zeros(SHAPE, bool)
     mask[3:8, 3:9, 2:7] = True
-    viewer = show(case_3d(mask=mask, maps=[]))
+    viewer = show(scene_3d(mask=mask, maps=[]))
     viewer.page.uncheck("#crosshair")
     marks = viewer.settle().marks(AXIAL)
     rows, columns = np.nonzero(marks)
@@ -184,7 +184,7 @@ def test_borders_of_the_predicted_labels_are_outlined_in_green(show: Show, lowes
     labels = np.full(SHAPE, lowest)
     labels[3:8, 3:9, 2:7] = lowest + 1
     labels[3:8, 3:9, 4:7] = lowest + 2  # two labels side by side have a border, too
-    viewer = show(case_3d(segmentation=labels, mask=None, maps=[])).click(AXIAL, 6, 5)
+    viewer = show(scene_3d(segmentation=labels, mask=None, maps=[])).click(AXIAL, 6, 5)
     viewer.page.uncheck("#crosshair")
     marks = viewer.settle().colours(CORONAL)
     height, width = marks.shape[:2]
@@ -206,14 +206,14 @@ def test_borders_of_the_predicted_labels_are_outlined_in_green(show: Show, lowes
 
 
 def test_a_mask_that_covers_all_is_inside_everywhere(show: Show) -> None:
-    viewer = show(case_3d(mask=np.ones(SHAPE, bool)))
+    viewer = show(scene_3d(mask=np.ones(SHAPE, bool)))
     assert viewer.text("#inside") == "inside"
 
 
 def test_another_plane_can_be_enlarged_and_the_maximum_found(show: Show) -> None:
     values = volume(1) / 2
     values[2, 3, 4] = 1.0
-    viewer = show(case_3d(maps=[map_of(values)]))
+    viewer = show(scene_3d(maps=[map_of(values)]))
     assert viewer.index() == (2, 3, 4)  # where the page opens
     viewer.click(AXIAL, 0, 0)
     viewer.page.click("#peak")
@@ -227,17 +227,17 @@ def test_another_plane_can_be_enlarged_and_the_maximum_found(show: Show) -> None
 
 
 def test_a_picture_is_read_by_row_and_column(show: Show) -> None:
-    case = case_2d()
-    viewer = show(case).click(2, 4, 11)
+    scene = scene_2d()
+    viewer = show(scene).click(2, 4, 11)
     assert viewer.index() == (4, 11)
-    assert viewer.number("#image-value") == pytest.approx(case.image[4, 11], abs=1e-3)
-    assert viewer.number("#map-value") == pytest.approx(case.maps[0].values[4, 11], abs=1e-3)
+    assert viewer.number("#image-value") == pytest.approx(scene.image[4, 11], abs=1e-3)
+    assert viewer.number("#map-value") == pytest.approx(scene.maps[0].values[4, 11], abs=1e-3)
     assert viewer.press(0, "ArrowRight", "ArrowDown", "ArrowDown").index() == (6, 12)
     assert viewer.page.locator(".scroll, .enlarge, #place").count() == 0
 
 
 def test_everything_has_a_name_and_tells_where_it_is(show: Show) -> None:
-    viewer = show(case_3d())
+    viewer = show(scene_3d())
     unnamed = viewer.page.evaluate("""() => [...document.querySelectorAll("input, select, button")]
       .filter((one) => !one.labels?.length && !one.ariaLabel && !one.innerText.trim())
       .map((one) => one.outerHTML)""")
@@ -252,7 +252,7 @@ def test_everything_has_a_name_and_tells_where_it_is(show: Show) -> None:
 
 
 def test_a_screen_reader_passes_the_keys_on_and_says_where_they_led(show: Show) -> None:
-    viewer = show(case_3d())
+    viewer = show(scene_3d())
     # of an application it hands the arrow keys on; a status it speaks when it changes
     tree = viewer.page.locator("body").aria_snapshot()
     assert tree.count('application "') == 3
@@ -266,7 +266,7 @@ def test_a_screen_reader_passes_the_keys_on_and_says_where_they_led(show: Show) 
 
 
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(show: Show) -> None:
-    viewer = show(case_3d())
+    viewer = show(scene_3d())
     reached = []
     for _ in range(40):
         viewer.page.keyboard.press("Tab")

@@ -1,4 +1,4 @@
-"""Left is left: letters, places and millimetres, whatever the order a volume is stored in."""
+"""Letters, positions and millimetres are right for every stored order of a volume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nibabel.orientations import aff2axcodes
 from medcam.errors import InputError
 from medcam.views.scene.grid import volume_grid
 from medcam.views.scene.values import Scene
-from support.report_cases import RAS, SHAPE, case_3d, rotated, stored_as, volume
+from support.scenes import RAS, SHAPE, rotated, scene_3d, stored_as, volume
 from support.viewing import AXIAL, CORONAL, SAGITTAL, Viewer, upright
 
 Show = Callable[..., Viewer]
@@ -25,7 +25,7 @@ ALL_ORDERS = [
 
 
 def _corner() -> tuple[np.ndarray, tuple[int, int, int]]:
-    """An upright volume with one bright voxel at the patient's left, anterior and superior."""
+    """Return an upright volume with one bright voxel: left, anterior, superior."""
     image = volume() / 2
     image[1, SHAPE[1] - 3, SHAPE[2] - 2] = 1.0
     return image, (1, SHAPE[1] - 3, SHAPE[2] - 2)
@@ -96,7 +96,7 @@ def test_positions_are_measured_across_the_slices_of_a_sheared_grid() -> None:
 
 def test_an_oblique_page_says_so_and_measures_along_the_normal(show: Show) -> None:
     affine = rotated(30)
-    viewer = show(case_3d(affine))
+    viewer = show(scene_3d(affine))
     assert "oblique by 33°" in viewer.text(".facts")
     assert [viewer.letters(plane) for plane in range(3)] == ["RLAP", "RLSI", "APSI"]
     mm = apply_affine(affine, viewer.index())
@@ -110,7 +110,7 @@ def test_an_oblique_page_says_so_and_measures_along_the_normal(show: Show) -> No
 
 
 def test_left_and_right_change_sides_for_neurologists(show: Show) -> None:
-    viewer = show(case_3d())
+    viewer = show(scene_3d())
     before = [viewer.pixels(plane) for plane in range(3)]
     viewer.page.check("#neurological")
     after = [viewer.settle().pixels(plane) for plane in range(3)]
@@ -127,7 +127,7 @@ def test_left_and_right_change_sides_for_neurologists(show: Show) -> None:
 
 
 def test_without_an_affine_no_side_is_named(show: Show) -> None:
-    viewer = show(case_3d(None))
+    viewer = show(scene_3d(None))
     assert [viewer.letters(plane) for plane in range(3)] == ["", "", ""]
     assert viewer.page.locator("#place, #neurological").count() == 0
     assert "orientation unknown" in viewer.text(".facts")
@@ -137,6 +137,6 @@ def test_without_an_affine_no_side_is_named(show: Show) -> None:
 
 def test_an_affine_that_cannot_place_voxels_is_refused() -> None:
     with pytest.raises(InputError, match="invertible"):
-        case_3d(np.zeros((4, 4)))
+        scene_3d(np.zeros((4, 4)))
     with pytest.raises(InputError, match="4x4"):
-        case_3d(np.eye(3))
+        scene_3d(np.eye(3))

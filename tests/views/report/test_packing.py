@@ -15,7 +15,7 @@ from medcam.views.report.packing import Packed, pack
 
 
 def unpack(packed: Packed, shape: tuple[int, ...]) -> np.ndarray:
-    """What the viewer does, in numpy."""
+    """Return the values that the viewer computes, by NumPy."""
     stored = np.frombuffer(gzip.decompress(base64.b64decode(packed.text)), np.uint8).astype(int)
     count = int(np.prod(shape))
     codes = stored if packed.bytes == 1 else stored[:count] + 256 * stored[count:]

@@ -1,4 +1,4 @@
-"""What is painted is what the arrays, the window and the colours say."""
+"""The painted pixels follow from the arrays, the window and the colours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medcam.views.scene.values import Scene
-from support.report_cases import RAS, SHAPE, case_2d, case_3d, map_of, rotated, stored_as, volume
+from support.scenes import RAS, SHAPE, map_of, rotated, scene_2d, scene_3d, stored_as, volume
 from support.viewing import AXIAL, CORONAL, SAGITTAL, Viewer, blend, grey, on_screen, upright
 
 Show = Callable[..., Viewer]
@@ -30,9 +30,9 @@ def _peak(values: np.ndarray) -> tuple[int, ...]:
     ids=["RAS", "LPS", "oblique", "oblique, left-handed"],
 )
 def test_each_plane_is_the_slice_with_the_map_over_it(show: Show, affine: np.ndarray) -> None:
-    case = case_3d(affine)
-    viewer = show(case)
-    image, values = upright(case.image, affine), upright(case.maps[0].values, affine)
+    scene = scene_3d(affine)
+    viewer = show(scene)
+    image, values = upright(scene.image, affine), upright(scene.maps[0].values, affine)
     at = _peak(values)
     top = float(np.percentile(values[values > 0], 99.9))
     for plane in PLANES:
@@ -43,9 +43,9 @@ def test_each_plane_is_the_slice_with_the_map_over_it(show: Show, affine: np.nda
 
 def test_slices_follow_the_crosshair_everywhere(show: Show) -> None:
     stored, affine = stored_as(("P", "I", "R"), volume())
-    case = Scene("Case 7", stored, affine=affine)
+    scene = Scene("Case 7", stored, affine=affine)
     image = upright(stored, affine)
-    viewer = show(case)
+    viewer = show(scene)
     rng = np.random.default_rng(5)
     for _ in range(4):
         at = [int(rng.integers(extent)) for extent in image.shape]
@@ -58,11 +58,11 @@ def test_slices_follow_the_crosshair_everywhere(show: Show) -> None:
 
 
 def test_signed_maps_are_symmetric_about_zero(show: Show) -> None:
-    case = case_3d(maps=[case_3d().maps[1]])
-    values = case.maps[0].values
+    scene = scene_3d(maps=[scene_3d().maps[1]])
+    values = scene.maps[0].values
     top = float(np.percentile(np.abs(values[values != 0]), 99.9))
-    viewer, at = show(case), _peak(values)
-    expected = grey(on_screen(case.image, CORONAL, at), *_window(case.image))
+    viewer, at = show(scene), _peak(values)
+    expected = grey(on_screen(scene.image, CORONAL, at), *_window(scene.image))
     expected = blend(expected, on_screen(values, CORONAL, at), top=top, signed=True)
     assert np.abs(viewer.pixels(CORONAL) - expected).max() <= 2
     assert viewer.text("#tick-low").startswith("-")
@@ -70,12 +70,12 @@ def test_signed_maps_are_symmetric_about_zero(show: Show) -> None:
 
 
 def test_opacity_threshold_and_window_repaint(show: Show) -> None:
-    case = case_3d()
-    values = case.maps[0].values
+    scene = scene_3d()
+    values = scene.maps[0].values
     at, top = _peak(values), float(np.percentile(values[values > 0], 99.9))
-    viewer = show(case)
+    viewer = show(scene)
     viewer.slide("#opacity", 90).slide("#threshold", 500)
-    expected = grey(on_screen(case.image, AXIAL, at), *_window(case.image))
+    expected = grey(on_screen(scene.image, AXIAL, at), *_window(scene.image))
     shown = on_screen(values, AXIAL, at)
     expected = blend(expected, shown, top=top, opacity=0.9, threshold=0.5 * top)
     assert np.abs(viewer.pixels(AXIAL) - expected).max() <= 2
@@ -84,17 +84,17 @@ def test_opacity_threshold_and_window_repaint(show: Show) -> None:
 
     viewer.page.uncheck("#show-map")
     viewer.slide("#level", 300).slide("#width", 400)
-    expected = grey(on_screen(case.image, AXIAL, at), 0.1, 0.5)
+    expected = grey(on_screen(scene.image, AXIAL, at), 0.1, 0.5)
     assert np.abs(viewer.settle().pixels(AXIAL) - expected).max() <= 2
 
 
 def test_other_maps_are_painted_when_they_are_chosen(show: Show) -> None:
-    case = case_3d()
-    values, at = case.maps[1].values, _peak(case.maps[0].values)
-    viewer = show(case).choose("#method", "Guided Backpropagation")
+    scene = scene_3d()
+    values, at = scene.maps[1].values, _peak(scene.maps[0].values)
+    viewer = show(scene).choose("#method", "Guided Backpropagation")
     viewer.page.wait_for_function("document.getElementById('map-value').textContent !== '–'")
     top = float(np.percentile(np.abs(values[values != 0]), 99.9))
-    expected = grey(on_screen(case.image, AXIAL, at), *_window(case.image))
+    expected = grey(on_screen(scene.image, AXIAL, at), *_window(scene.image))
     expected = blend(expected, on_screen(values, AXIAL, at), top=top, signed=True)
     assert np.abs(viewer.settle().pixels(AXIAL) - expected).max() <= 2
 
@@ -102,11 +102,11 @@ def test_other_maps_are_painted_when_they_are_chosen(show: Show) -> None:
 def test_a_picture_has_image_map_and_overlay_side_by_side(show: Show) -> None:
     from matplotlib import colormaps
 
-    case = case_2d()
-    values = case.maps[0].values
+    scene = scene_2d()
+    values = scene.maps[0].values
     top = float(np.percentile(values[values > 0], 99.9))
-    viewer = show(case)
-    image = grey(case.image, *_window(case.image))
+    viewer = show(scene)
+    image = grey(scene.image, *_window(scene.image))
     assert np.abs(viewer.pixels(0) - image).max() <= 1
     alone = colormaps["inferno"]((values / top).clip(0, 1), bytes=True)[..., :3]
     assert np.abs(viewer.pixels(1).astype(int) - alone).max() <= 5  # one entry of the table
@@ -138,7 +138,7 @@ def test_values_that_are_no_numbers_are_black(show: Show) -> None:
 
 
 def test_the_shape_is_shown_in_millimetres(show: Show) -> None:
-    viewer = show(case_3d())
+    viewer = show(scene_3d())
     for plane, (across, down) in enumerate(((0, 1), (0, 2), (1, 2))):
         box = viewer.page.locator(".slice").nth(plane).bounding_box()
         spacing = np.diag(RAS)

@@ -1,4 +1,4 @@
-"""Names stay text, nothing is fetched, and what cannot be shown is said."""
+"""Names stay text, nothing is fetched, and a page states what it cannot show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medcam.views.report import IndexEntry, index_entry, render_report, write_index, write_report
-from support.report_cases import RAS, SHAPE, case_2d, case_3d, map_of, volume
+from support.scenes import RAS, SHAPE, map_of, scene_2d, scene_3d, volume
 from support.viewing import Viewer
 
 Show = Callable[..., Viewer]
@@ -28,14 +28,14 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hostile_names_stay_text(show: Show, name: str) -> None:
-    case = case_3d(
+    scene = scene_3d(
         maps=[map_of(volume(1), name, layer=name, target=name, units=name)] * 2,
         scores=[{name: name, "dice": 0.5}],
         provenance={name: {name: [name]}},
         modality=name,
     )
-    object.__setattr__(case, "name", name)
-    viewer = show(case)
+    object.__setattr__(scene, "name", name)
+    viewer = show(scene)
     seen = name.replace("\ud800", "?").replace("\x00", "")
     shown = viewer.page.evaluate("document.querySelector('h1').textContent")
     assert shown == seen
@@ -48,10 +48,10 @@ def test_hostile_names_stay_text(show: Show, name: str) -> None:
 
 
 def test_hostile_names_stay_text_in_the_index(visit: Visit, tmp_path: Path) -> None:
-    case = case_2d(scores=[{HOSTILE: HOSTILE}])
-    object.__setattr__(case, "name", HOSTILE)
-    entries = [index_entry(case, "a b#c?.html"), IndexEntry(HOSTILE, error=HOSTILE)]
-    write_report(tmp_path / "a b#c?.html", case_2d())
+    scene = scene_2d(scores=[{HOSTILE: HOSTILE}])
+    object.__setattr__(scene, "name", HOSTILE)
+    entries = [index_entry(scene, "a b#c?.html"), IndexEntry(HOSTILE, error=HOSTILE)]
+    write_report(tmp_path / "a b#c?.html", scene_2d())
     viewer = visit(write_index(tmp_path / "index.html", entries, title=HOSTILE))
     assert viewer.text("tbody a:not(:has(img))") == HOSTILE
     assert viewer.text(".error") == HOSTILE
@@ -61,7 +61,7 @@ def test_hostile_names_stay_text_in_the_index(visit: Visit, tmp_path: Path) -> N
 
 
 def test_the_policy_stops_what_is_not_ours(visit: Visit, tmp_path: Path) -> None:
-    page = render_report(case_2d())
+    page = render_report(scene_2d())
     path = tmp_path / "changed.html"
     foreign = (
         "<script>window.ours = 1</script><p style='color: red' onclick='window.ours = 1'>x</p>"
@@ -77,18 +77,18 @@ def test_the_policy_stops_what_is_not_ours(visit: Visit, tmp_path: Path) -> None
 
 
 def test_a_page_holds_all_it_needs() -> None:
-    page = render_report(case_3d())
+    page = render_report(scene_3d())
     assert re.findall(r"""(?:src|href)=["']?(?!data:)[^"' >]+""", page) == []
     assert re.findall(r"https?:", page) == []
     assert "unsafe" not in page
 
 
 def test_equal_cases_give_equal_pages() -> None:
-    assert render_report(case_3d()) == render_report(case_3d())
+    assert render_report(scene_3d()) == render_report(scene_3d())
 
 
 def test_an_old_browser_keeps_the_pictures_and_says_why(visit: Visit, tmp_path: Path) -> None:
-    path = write_report(tmp_path / "a.html", case_3d())
+    path = write_report(tmp_path / "a.html", scene_3d())
     viewer = visit(path, before="delete window.DecompressionStream")
     viewer.page.wait_for_selector("#message", state="visible")
     assert "Firefox 113" in viewer.text("#message")
@@ -96,7 +96,7 @@ def test_an_old_browser_keeps_the_pictures_and_says_why(visit: Visit, tmp_path: 
 
 
 def test_an_incomplete_file_says_so(visit: Visit, tmp_path: Path) -> None:
-    page = render_report(case_3d())
+    page = render_report(scene_3d())
     cut = page.index('id="map-0"') + 500
     (tmp_path / "a.html").write_text(page[:cut], encoding="utf-8")
     viewer = visit(tmp_path / "a.html")
@@ -106,7 +106,7 @@ def test_an_incomplete_file_says_so(visit: Visit, tmp_path: Path) -> None:
 
 
 def test_without_scripts_the_pictures_are_there(visit: Visit, tmp_path: Path) -> None:
-    viewer = visit(write_report(tmp_path / "a.html", case_3d()), java_script_enabled=False)
+    viewer = visit(write_report(tmp_path / "a.html", scene_3d()), java_script_enabled=False)
     assert "runs no scripts" in viewer.text("noscript")
     sizes = [one.bounding_box() for one in viewer.page.locator(".preview").all()]
     assert all(size and size["width"] > 100 for size in sizes)
@@ -119,12 +119,12 @@ def test_text_stands_out_from_its_ground(
 ) -> None:
     if kind == "index":
         entries = [
-            index_entry(case_2d(scores=[{"dice": 0.5}]), "a.html"),
+            index_entry(scene_2d(scores=[{"dice": 0.5}]), "a.html"),
             IndexEntry("b", error="c"),
         ]
         path = write_index(tmp_path / "index.html", entries)
     else:
-        path = write_report(tmp_path / "a.html", case_3d() if kind == "volume" else case_2d())
+        path = write_report(tmp_path / "a.html", scene_3d() if kind == "volume" else scene_2d())
     viewer = visit(path, color_scheme=scheme)
     for fold in viewer.page.locator("summary").all():
         fold.click()
@@ -159,7 +159,7 @@ _CONTRASTS = """() => {
 
 
 def test_the_planes_fit_the_first_screen(show: Show) -> None:
-    viewer = show(case_3d())
+    viewer = show(scene_3d())
     for width, height in ((1366, 768), (1366, 640), (1920, 1080)):
         viewer.page.set_viewport_size({"width": width, "height": height})
         boxes = [pane.bounding_box() for pane in viewer.settle().page.locator(".pane").all()]
@@ -169,15 +169,15 @@ def test_the_planes_fit_the_first_screen(show: Show) -> None:
 
 @pytest.mark.parametrize("kind", ["volume", "picture"])
 def test_nothing_is_wider_than_a_small_screen(show: Show, kind: str) -> None:
-    viewer = show(case_3d() if kind == "volume" else case_2d())
+    viewer = show(scene_3d() if kind == "volume" else scene_2d())
     for width, height in ((820, 1180), (1180, 820), (390, 844)):
         viewer.page.set_viewport_size({"width": width, "height": height})
         assert viewer.settle().page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_odd_cases_open(show: Show) -> None:
-    assert show(case_3d(maps=[], mask=None, scores=[], provenance={})).text("h1") == "Case 7"
-    constant = case_3d(maps=[map_of(np.zeros(SHAPE))])
+    assert show(scene_3d(maps=[], mask=None, scores=[], provenance={})).text("h1") == "Case 7"
+    constant = scene_3d(maps=[map_of(np.zeros(SHAPE))])
     object.__setattr__(constant, "image", np.full(SHAPE, 0.37))
     viewer = show(constant)
     assert float(viewer.text("#image-value")) == 0.37

@@ -1,4 +1,4 @@
-"""A large volume is seen at once, and moves at once."""
+"""A large volume is shown and scrolled without delay."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 256³ volume with noise, as a scanner makes it, and a smooth map."""
+    """Write a report of a noisy 256³ volume and a smooth map."""
     rng = np.random.default_rng(0)
     x, y, z = np.ogrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     inside = x**2 / 0.6 + y**2 / 0.9 + z**2 / 0.7 < 1
     image = inside * (300 + 200 * np.cos(6 * x) * np.sin(5 * y)) + rng.normal(0, 10, (SIDE,) * 3)
     values = np.exp(-8 * ((x - 0.2) ** 2 + y**2 + (z + 0.1) ** 2))
     shown = SceneMap(values.astype(np.float32), "Grad-CAM")
-    case = Scene("Large", image.astype(np.float32), [shown], affine=np.eye(4))
-    return write_report(tmp_path_factory.mktemp("large") / "large.html", case)
+    scene = Scene("Large", image.astype(np.float32), [shown], affine=np.eye(4))
+    return write_report(tmp_path_factory.mktemp("large") / "large.html", scene)
 
 
 def test_a_256_cubed_volume_is_painted_at_once(visit: Visit, large: Path) -> None:
@@ -58,8 +58,8 @@ def test_maps_of_larger_volumes_are_halved_and_it_is_said(visit: Visit, tmp_path
     image[100:200, 100:200, 50:150] = 5
     values = np.zeros(image.shape, np.float32)
     values[120:122, 110:112, 60:62] = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
-    case = Scene("Larger", image, [SceneMap(values, "Grad-CAM")], affine=np.eye(4))
-    viewer = visit(write_report(tmp_path / "a.html", case)).ready()
+    scene = Scene("Larger", image, [SceneMap(values, "Grad-CAM")], affine=np.eye(4))
+    viewer = visit(write_report(tmp_path / "a.html", scene)).ready()
     assert viewer.index() == (121, 111, 61)
     assert viewer.number("#map-value") == pytest.approx(values[120:122, 110:112, 60:62].mean())
     viewer.press(AXIAL, "ArrowUp")

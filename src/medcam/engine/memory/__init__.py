@@ -1,1 +1,1 @@
-"""Memory: graphs that keep less; predictions and gradients are never changed."""
+"""Memory: graphs that save fewer tensors; predictions and gradients never change."""

@@ -1,13 +1,13 @@
-"""Activation checkpointing of the user's blocks, for the length of one call (``memory="low"``).
+"""Activation checkpointing of the user's blocks during one call (``memory="low"``).
 
-A gradient with respect to the input needs a graph that spans the network. Within a block nothing
-of it is kept but the block's input: the backward pass runs the block again (Chen et al., arXiv
-1604.06174). Gradients and maps are the same bit for bit; the price is one more forward pass for
-each backward pass.
+A gradient with respect to the input needs a graph that spans the network. Of a checkpointed block
+only the input is saved; the backward pass recomputes the block (Chen et al., arXiv 1604.06174).
+Gradients and maps are the same bit for bit; the cost is one more forward pass for each backward
+pass.
 
-The recomputation runs under the same modes as the forward pass (`medcam.engine.memory.lean`, `medcam.engine.guided`), so
-that it keeps as little, and meets the same operations. Guided rectifiers are nodes of the graph of
-the forward pass, which exists as always; only its tensors do not.
+The recomputation runs under the same modes as the forward pass (`medcam.engine.memory.lean`,
+`medcam.engine.guided`): it saves as little and calls the same operations. Guided rectifiers are
+nodes of the forward pass's graph, which exists as usual; only its saved tensors do not.
 """
 
 from __future__ import annotations
@@ -17,24 +17,32 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import checkpoint as torch_checkpoint
 
-from medcam.engine.memory.estimate import Kept, rehearse, size, together
+from medcam.engine.memory.estimate import (
+    ModuleMemory,
+    difference,
+    estimate_memory,
+    total_bytes,
+    union,
+)
 from medcam.engine.model.nested import tensors
 from medcam.errors import warn
 
 _log = logging.getLogger("medcam")
 
+_CHECKPOINT_FILE = str(Path("torch", "utils", "checkpoint.py"))
+
 
 @dataclass
-class _Call:
-    """Whether a block is running: one within it is part of it."""
+class _Nesting:
+    """Set while a block runs, so that nested blocks are not checkpointed again."""
 
-    inside: bool = False
+    inside_block: bool = False
 
 
 def chosen_blocks(
@@ -43,13 +51,13 @@ def chosen_blocks(
     kwargs: Mapping[str, Any],
     modes: Callable[[], AbstractContextManager[None]],
 ) -> list[nn.Module]:
-    """The blocks to checkpoint: those with which the least is kept at any one time.
+    """Return the blocks to checkpoint: those with which the peak memory is smallest.
 
-    Kept are the input of every block, the inside of the one that is being run again, and all that
-    is in no block. One large block is too much inside, a block for each layer too many inputs: the
-    best size is between, and depends on the sizes of the activations. These are known from a run on
-    shapes alone (`medcam.engine.memory.estimate`). A model that cannot run without data is divided by the number
-    of its layers instead.
+    Memory holds every block's input, the block being recomputed, and everything outside blocks.
+    With large blocks the recomputed one is large; with small blocks there are many inputs. The best
+    size lies in between and depends on the sizes of the activations, which
+    `medcam.engine.memory.estimate` finds from a run on shapes alone. A model that cannot run
+    without data is divided by its number of layers instead.
 
     Args:
         model: The model; it is never a block itself.
@@ -58,62 +66,74 @@ def chosen_blocks(
         modes: The modes that the forward pass runs under.
 
     Returns:
-        Modules, none inside another; empty where checkpointing would save nothing. Blocks that
-        must not run twice are none: batch norms in training mode would move their statistics
-        twice, and hooks of the user's inside a block would be called twice.
+        Modules, none inside another; empty where checkpointing would save nothing. Modules that
+        must not run twice are left out: batch norms in training mode would update their statistics
+        twice, and the user's hooks inside a block would be called twice.
     """
     try:
-        kept = rehearse(model, args, kwargs, modes)
-    except Exception as error:  # noqa: BLE001  # the user's code on tensors without data: anything
-        _log.info("blocks are chosen by their number of layers, as %s: %s", type(error), error)
-        kept = _by_layers(model)
-    whole = together(kept[""].given, kept[""].inside)
-    least, best = size(whole), list[str]()
-    for most in sorted({size(module.inside) for module in kept.values()}):
-        names = [name for name in _outermost(model, kept, most) if _gains(kept[name])]
-        inside = together(*(kept[name].inside for name in names))
-        given = together(*(kept[name].given for name in names))
-        outside = {key: held for key, held in whole.items() if key not in inside}
-        largest = max((size(kept[name].inside) for name in names), default=0)
-        amount = size(together(given, outside)) + largest
-        if amount < least:
-            least, best = amount, names
+        estimates = estimate_memory(model, args, kwargs, modes)
+    except Exception as error:  # noqa: BLE001  # the user's code without data may raise anything
+        _log.info(
+            "memory='low' divides the model by its number of layers, because it cannot run "
+            "without data (%s: %s)",
+            type(error).__name__,
+            error,
+        )
+        estimates = _estimates_by_layers(model)
+    whole = union(estimates[""].inputs, estimates[""].saved)
+    smallest_peak, best = total_bytes(whole), list[str]()
+    for limit in sorted({total_bytes(memory.saved) for memory in estimates.values()}):
+        names = [
+            name for name in _outermost(model, estimates, limit) if _saves_memory(estimates[name])
+        ]
+        inside = union(*(estimates[name].saved for name in names))
+        inputs = union(*(estimates[name].inputs for name in names))
+        outside = difference(whole, inside)
+        recomputed = max((total_bytes(estimates[name].saved) for name in names), default=0)
+        peak = total_bytes(union(inputs, outside)) + recomputed
+        if peak < smallest_peak:
+            smallest_peak, best = peak, names
     return [model.get_submodule(name) for name in best]
 
 
-def _by_layers(model: nn.Module) -> dict[str, Kept]:
-    """The same as from a rehearsal, if every layer kept one tensor, all of one size."""
-    kept = {}
+def _estimates_by_layers(model: nn.Module) -> dict[str, ModuleMemory]:
+    """Return the estimates as if every layer saved one tensor, all of one size."""
+    estimates = {}
     for name, module in model.named_modules():
-        leaves = [part for part in module.modules() if next(part.children(), None) is None]
-        kept[name] = Kept({-id(module): 1}, {id(leaf): 1 for leaf in leaves})
-    return kept
+        layers = [part for part in module.modules() if next(part.children(), None) is None]
+        estimates[name] = ModuleMemory({-id(module): 1}, {id(layer): 1 for layer in layers})
+    return estimates
 
 
-def _gains(kept: Kept) -> bool:
-    return size(kept.inside) > size(kept.given)
+def _saves_memory(memory: ModuleMemory) -> bool:
+    """Return whether a module's inputs are smaller than what is saved inside it."""
+    return total_bytes(memory.saved) > total_bytes(memory.inputs)
 
 
-def _outermost(model: nn.Module, kept: Mapping[str, Kept], most: int) -> Iterator[str]:
-    """The outermost modules that keep at most so much inside and may run twice."""
-    seen = {model}
-    waiting = [*model.named_children()][::-1]
-    while waiting:
-        name, module = waiting.pop()
-        if module in seen:
+def _outermost(
+    model: nn.Module, estimates: Mapping[str, ModuleMemory], limit: int
+) -> Iterator[str]:
+    """Yield the outermost modules that save at most ``limit`` bytes and may run twice."""
+    visited = {model}
+    stack = [*model.named_children()][::-1]
+    while stack:
+        name, module = stack.pop()
+        if module in visited:
             continue
-        seen.add(module)
-        if name in kept and size(kept[name].inside) <= most and _may_run_twice(module):
-            seen.update(module.modules())
+        visited.add(module)
+        is_small = name in estimates and total_bytes(estimates[name].saved) <= limit
+        if is_small and _may_run_twice(module):
+            visited.update(module.modules())
             yield name
         else:
             children = [(f"{name}.{part}", child) for part, child in module.named_children()]
-            waiting.extend(children[::-1])
+            stack.extend(children[::-1])
 
 
 def _may_run_twice(block: nn.Module) -> bool:
+    """Return whether running a module twice has no side effect."""
     if type(block).forward is nn.Module.forward or isinstance(block, torch.jit.ScriptModule):
-        return False  # a list of modules is not run itself
+        return False  # a ModuleList has no forward
     for part in block.modules():
         if part.training and next(part.buffers(recurse=False), None) is not None:
             return False
@@ -124,7 +144,7 @@ def _may_run_twice(block: nn.Module) -> bool:
 
 
 def _is_pytorchs(hook: Any) -> bool:
-    """Whether a hook is one of PyTorch's own, such as weight normalisation."""
+    """Return whether a hook is one of PyTorch's own, such as weight normalisation."""
     return type(hook).__module__.startswith("torch.")
 
 
@@ -132,75 +152,79 @@ def _is_pytorchs(hook: Any) -> bool:
 def checkpointed(
     blocks: Sequence[nn.Module], modes: Callable[[], AbstractContextManager[None]]
 ) -> Iterator[None]:
-    """Within it, the blocks keep their inputs only. Their forwards are put back after it.
+    """Save only the blocks' inputs within the context; restore their forwards afterwards.
 
     Args:
         blocks: From `chosen_blocks`.
-        modes: The modes that the forward pass runs under, to be entered in each block anew.
+        modes: The modes that the forward pass runs under; entered again for each recomputation.
     """
     if not blocks:
         warn(
-            "memory='low' changes nothing for this model: it has no blocks, or what is kept of "
-            "them already (with ReLU and evaluated batch norm a mask) is less than their inputs."
+            "memory='low' changes nothing for this model: it has no blocks, or the tensors saved "
+            "in them are already smaller than their inputs (ReLU and batch norm in evaluation mode "
+            "save a mask). Use memory='normal'."
         )
-    call = _Call()
+    nesting = _Nesting()
     replaced = [(vars(block), vars(block).get("forward")) for block in blocks]
     try:
-        for block, (held, _) in zip(blocks, replaced, strict=True):
-            held["forward"] = _checkpointing(block, block.forward, modes, call)
+        for block, (attributes, _) in zip(blocks, replaced, strict=True):
+            attributes["forward"] = _checkpointing(block, block.forward, modes, nesting)
         yield
     finally:
-        for held, before in replaced:
-            if before is None:
-                held.pop("forward", None)
+        for attributes, forward in replaced:
+            if forward is None:
+                attributes.pop("forward", None)
             else:
-                held["forward"] = before
+                attributes["forward"] = forward
 
 
 def _checkpointing(
     block: nn.Module,
     forward: Callable[..., Any],
     modes: Callable[[], AbstractContextManager[None]],
-    call: _Call,
+    nesting: _Nesting,
 ) -> Callable[..., Any]:
-    """A block's forward that keeps its inputs only."""
+    """Return a block's forward that saves only its inputs."""
+    from torch.utils.checkpoint import checkpoint  # in PyTorch 2.4 its import is expensive
 
-    @functools.wraps(forward)  # the block's own signature
+    @functools.wraps(forward)  # keeps the block's own signature
     def run(*args: Any, **kwargs: Any) -> Any:
-        given = [tensor for _, tensor in tensors((args, kwargs))]
-        if call.inside or not torch.is_grad_enabled() or not _differentiable(block, given):
-            return forward(*args, **kwargs)  # nothing would be kept of it
+        inputs = [tensor for _, tensor in tensors((args, kwargs))]
+        if nesting.inside_block or not torch.is_grad_enabled() or not _requires_grad(block, inputs):
+            return forward(*args, **kwargs)
 
-        def again(*values: Any) -> Any:
+        def recompute(*values: Any) -> Any:
             with modes():
-                named = dict(zip(kwargs, values[len(args) :], strict=True))
-                return forward(*values[: len(args)], **named)
+                keywords = dict(zip(kwargs, values[len(args) :], strict=True))
+                return forward(*values[: len(args)], **keywords)
 
-        call.inside = True
+        nesting.inside_block = True
         try:
-            output = torch_checkpoint.checkpoint(
-                again, *args, *kwargs.values(), use_reentrant=False
-            )
+            output = checkpoint(recompute, *args, *kwargs.values(), use_reentrant=False)
         finally:
-            call.inside = False
+            nesting.inside_block = False
         return output
 
     return run
 
 
-def _differentiable(block: nn.Module, given: Sequence[torch.Tensor]) -> bool:
-    return any(part.requires_grad for part in (*given, *block.parameters()))
+def _requires_grad(block: nn.Module, inputs: Sequence[torch.Tensor]) -> bool:
+    """Return whether autograd would record the block."""
+    return any(part.requires_grad for part in (*inputs, *block.parameters()))
 
 
 def caused(error: BaseException | None) -> bool:
-    """Whether a block could not be run again: it changes its input in place, or differs then."""
+    """Return whether recomputing a block caused this error.
+
+    That is so if a block modifies its input in-place, or runs differently the second time.
+    """
     while error is not None:
         if "modified by an inplace operation" in str(error):
             return True
         trace = error.__traceback__
         while trace is not None:
             code = trace.tb_frame.f_code
-            if code.co_name == "unpack_hook" and code.co_filename == torch_checkpoint.__file__:
+            if code.co_name == "unpack_hook" and code.co_filename.endswith(_CHECKPOINT_FILE):
                 return not isinstance(error, torch.cuda.OutOfMemoryError)
             trace = trace.tb_next
         error = error.__cause__

@@ -1,7 +1,7 @@
-"""How much each module keeps for the backward pass, from a run on shapes alone.
+"""Estimate of the bytes that each module saves for the backward pass, from a run on shapes alone.
 
-A copy of the model without data (PyTorch's "meta" device) runs once on inputs without data:
-nothing is computed, and no hook, buffer or attribute of the user's is touched.
+A copy of the model on PyTorch's "meta" device, which holds shapes but no data, runs once. Nothing
+is computed, and no hook, buffer or attribute of the user's model is touched.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ from torch.nn.parameter import is_lazy
 from medcam.engine.model.nested import map_tensors, tensors
 
 Storages = dict[int, int]
-"""The size in bytes of storages, by their number."""
+"""The size in bytes of storages, by their id; tensors that share a storage count once."""
 
 
 @dataclass
-class Kept:
-    """What the runs of one module keep.
+class ModuleMemory:
+    """The storages that one module needs for the backward pass, over all its runs.
 
     Attributes:
-        given: Its inputs that a gradient flows to.
-        inside: What is kept for the backward pass inside it, and is no parameter or input of it.
+        inputs: Its inputs that a gradient flows to.
+        saved: The tensors that autograd saves inside it, without parameters and its inputs.
     """
 
-    given: Storages = field(default_factory=dict)
-    inside: Storages = field(default_factory=dict)
+    inputs: Storages = field(default_factory=dict)
+    saved: Storages = field(default_factory=dict)
 
 
-def rehearse(
+def estimate_memory(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     modes: Callable[[], AbstractContextManager[None]],
-) -> dict[str, Kept]:
-    """What each module that runs keeps, by name; "" is the model.
+) -> dict[str, ModuleMemory]:
+    """Return the memory that each module needs for the backward pass, by name; "" is the model.
+
+    Modules that do not run are left out.
 
     Args:
         model: The model.
@@ -51,32 +53,34 @@ def rehearse(
         modes: The modes that the call runs under.
 
     Raises:
-        Exception: Whatever the model raises on tensors without data, e.g. where its forward reads
-            a value.
+        Exception: Any error of the model on tensors without data, e.g. where its forward reads a
+            value.
     """
     twin = _without_data(model)
-    own = {tensor.untyped_storage()._cdata for tensor in (*twin.parameters(), *twin.buffers())}
-    found: dict[str, Kept] = {}
-    running: list[Kept] = []
-    alive: list[Tensor] = []  # so that no number is given twice
+    parameters = {
+        tensor.untyped_storage()._cdata for tensor in (*twin.parameters(), *twin.buffers())
+    }
+    estimates: dict[str, ModuleMemory] = {}
+    running: list[ModuleMemory] = []
+    alive: list[Tensor] = []  # keeps the storages alive, so that their ids are not reused
 
-    def size(tensor: Tensor) -> Storages:
+    def storage_of(tensor: Tensor) -> Storages:
         alive.append(tensor)
         storage = tensor.untyped_storage()
-        return {} if storage._cdata in own else {storage._cdata: storage.nbytes()}
+        return {} if storage._cdata in parameters else {storage._cdata: storage.nbytes()}
 
-    def keep(tensor: Tensor) -> Tensor:
-        for kept in running:
-            kept.inside.update(size(tensor))
+    def pack(tensor: Tensor) -> Tensor:
+        for memory in running:
+            memory.saved.update(storage_of(tensor))
         return tensor
 
     def begin(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, named: Any) -> None:
-            kept = found.setdefault(name, Kept())
-            for _, tensor in tensors((given, named)):
+        def hook(module: nn.Module, inputs: Any, keywords: Any) -> None:
+            memory = estimates.setdefault(name, ModuleMemory())
+            for _, tensor in tensors((inputs, keywords)):
                 if tensor.requires_grad:
-                    kept.given.update(size(tensor))
-            running.append(kept)
+                    memory.inputs.update(storage_of(tensor))
+            running.append(memory)
 
         return hook
 
@@ -90,21 +94,26 @@ def rehearse(
     with (
         torch.random.fork_rng(devices=[]),
         torch.enable_grad(),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         modes(),
     ):
         twin(*args, **kwargs)
-    for kept in found.values():
-        kept.inside = {key: held for key, held in kept.inside.items() if key not in kept.given}
-    return found
+    for memory in estimates.values():
+        memory.saved = difference(memory.saved, memory.inputs)
+    return estimates
 
 
 def _without_data(model: nn.Module) -> nn.Module:
-    """A copy of the model on the "meta" device, without hooks."""
+    """Return a copy of the model on the "meta" device, without hooks.
+
+    Raises:
+        RuntimeError: A forward was set on an instance.
+    """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        if "forward" in vars(module):  # bound to the module itself, a copy of which would run it
-            raise RuntimeError("a forward was put on an instance")
+        # It is bound to the original module, so its copy would run the original.
+        if "forward" in vars(module):
+            raise RuntimeError("a forward was set on an instance")
         for _, tensor in tensors(
             [dict(module._parameters), dict(module._buffers), _attributes(module)]
         ):
@@ -112,17 +121,18 @@ def _without_data(model: nn.Module) -> nn.Module:
                 memo[id(tensor)] = _meta(tensor)
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
                  module._backward_pre_hooks)  # fmt: skip
-        for held in hooks:
-            memo[id(held)] = type(held)()
+        for hook_dict in hooks:
+            memo[id(hook_dict)] = type(hook_dict)()
     return copy.deepcopy(model, memo)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """The tensors that a module holds as plain attributes."""
+    """Return the tensors that a module holds as plain attributes."""
     return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
 
 
 def _meta(tensor: Tensor) -> Tensor:
+    """Return a parameter or buffer of the same shape without data."""
     empty = torch.empty_like(tensor, device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, tensor.requires_grad)
@@ -130,16 +140,21 @@ def _meta(tensor: Tensor) -> Tensor:
 
 
 def _meta_input(tensor: Tensor) -> Tensor:
-    """An input without data, through which a gradient would flow."""
+    """Return an input without data; a floating-point input is part of the graph."""
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
     return empty.requires_grad_().clone() if empty.is_floating_point() else empty
 
 
-def size(storages: Mapping[int, int]) -> int:
-    """The bytes of storages."""
+def total_bytes(storages: Storages) -> int:
+    """Return the size of all storages in bytes."""
     return sum(storages.values())
 
 
-def together(*kept: Storages) -> Storages:
-    """All of several storages, each once."""
-    return dict(itertools.chain.from_iterable(storages.items() for storages in kept))
+def union(*sets: Storages) -> Storages:
+    """Return the storages that are in any of several sets, each once."""
+    return dict(itertools.chain.from_iterable(storages.items() for storages in sets))
+
+
+def difference(storages: Storages, without: Storages) -> Storages:
+    """Return the storages of the first set that are not in the second."""
+    return {key: size for key, size in storages.items() if key not in without}

@@ -1,4 +1,4 @@
-"""Which of a model's inputs the maps lie on."""
+"""Choose the model's main input: the image that the maps lie on."""
 
 from __future__ import annotations
 
@@ -10,65 +10,93 @@ from torch import Tensor
 from medcam.errors import InputError
 
 
+def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
+    """Return the first image among the inputs, with its position or keyword.
+
+    Raises:
+        InputError: No input is an image, or the first image is empty.
+    """
+    position_and_image = first_image(args, kwargs)
+    if position_and_image is None:
+        raise InputError(_no_image_message(_by_name(args, kwargs)))
+    _, image = position_and_image
+    if 0 in image.shape:
+        raise InputError(f"The input has shape {list(image.shape)}: it is empty.")
+    return position_and_image
+
+
 def first_image(
     args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[int | str, Tensor] | None:
-    """The first floating-point tensor with 2 or 3 spatial axes, and its place; None without one."""
-    given: dict[int | str, Any] = dict(enumerate(args))
-    given.update(kwargs)
-    for name, value in given.items():
+    """Return the first floating-point tensor with 2 or 3 spatial axes; None if there is none.
+
+    Args:
+        args: The positional inputs of the model.
+        kwargs: Its keyword inputs.
+
+    Returns:
+        The tensor ``[batch, channels, *space]``, after its position or keyword.
+    """
+    for name, value in _by_name(args, kwargs).items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (4, 5):
             return name, value
     return None
 
 
-def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
-    """The input that the maps lie on: the first floating-point tensor with spatial axes."""
-    given: dict[int | str, Any] = dict(enumerate(args))
-    given.update(kwargs)
-    floating = {
-        name: value
-        for name, value in given.items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
-    found = first_image(args, kwargs)
-    if found is not None:
-        if 0 in found[1].shape:
-            raise InputError(f"The input has shape {list(found[1].shape)}: it is empty.")
-        return found
-    shapes = [f"{name!r}: {list(value.shape)}" for name, value in floating.items()]
-    integer = [
-        name
-        for name, value in given.items()
-        if isinstance(value, Tensor) and value.ndim in (4, 5) and name not in floating
-    ]
-    remedy = ""
-    if integer:
-        remedy = f" Input {integer[0]!r} is a tensor of integers: convert it with .float()."
-    elif any(value.ndim in (2, 3) for value in floating.values()):
-        remedy = " Is the batch axis missing (add it: x[None]), or the channel axis (x[:, None])?"
-    if not shapes and not integer and given:
-        kinds = ", ".join(type(value).__name__ for value in given.values())
-        remedy = (
-            f" There is {kinds}: a numpy array needs torch.from_numpy; a file is read by "
-            "medcam.files.read_image, or explained on the command line, `medcam explain`."
-        )
-    raise InputError(
-        "No input has the shape [batch, channels, *space] with 2 or 3 spatial axes; given: "
-        f"{', '.join(shapes) or 'no floating-point tensor'}.{remedy}"
-    )
-
-
 def with_leaf(
     args: tuple[Any, ...], kwargs: dict[str, Any], name: int | str
 ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
-    """The inputs with the main one made differentiable; the user's tensor keeps its flags."""
-    given = args[name] if isinstance(name, int) else kwargs[name]
-    if given.requires_grad:
-        leaf = given
+    """Return the inputs with the main one attached to a leaf, and that leaf.
+
+    The user's tensor keeps its ``requires_grad``. The model gets a copy of the leaf, which it may
+    change in place.
+
+    Args:
+        args: The positional inputs of the model.
+        kwargs: Its keyword inputs.
+        name: The position or keyword of the main input.
+    """
+    image = args[name] if isinstance(name, int) else kwargs[name]
+    if image.requires_grad:
+        leaf = image
     else:
-        leaf = (given.clone() if given.is_inference() else given).detach().requires_grad_()
-    passed = leaf.clone()
+        leaf = (image.clone() if image.is_inference() else image).detach().requires_grad_()
+    copy = leaf.clone()
     if isinstance(name, int):
-        return (*args[:name], passed, *args[name + 1 :]), kwargs, leaf
-    return args, {**kwargs, name: passed}, leaf
+        return (*args[:name], copy, *args[name + 1 :]), kwargs, leaf
+    return args, {**kwargs, name: copy}, leaf
+
+
+def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:
+    """Return all inputs by their position or keyword."""
+    inputs: dict[int | str, Any] = dict(enumerate(args))
+    inputs.update(kwargs)
+    return inputs
+
+
+def _no_image_message(inputs: Mapping[int | str, Any]) -> str:
+    """Return the error message for inputs of which none is an image, with a likely remedy."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    integer_images = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.ndim in (4, 5) and not tensor.is_floating_point()
+    ]
+    remedy = ""
+    if integer_images:
+        remedy = f" Input {integer_images[0]!r} is a tensor of integers: convert it with .float()."
+    elif any(tensor.ndim in (2, 3) for tensor in floating.values()):
+        remedy = " Is the batch axis missing (add it: x[None]), or the channel axis (x[:, None])?"
+    if inputs and not floating and not integer_images:
+        kinds = ", ".join(type(value).__name__ for value in inputs.values())
+        remedy = (
+            f" The inputs are of type {kinds}: convert a NumPy array with torch.from_numpy; read "
+            "a file with medcam.files.read_image, or explain it on the command line with "
+            "`medcam explain`."
+        )
+    shapes = ", ".join(f"{name!r}: {list(tensor.shape)}" for name, tensor in floating.items())
+    return (
+        "No input has the shape [batch, channels, *space] with 2 or 3 spatial axes; given: "
+        f"{shapes or 'no floating-point tensor'}.{remedy}"
+    )

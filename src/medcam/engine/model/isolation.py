@@ -21,8 +21,8 @@ from medcam.engine.model.nested import map_tensors, tensors
 def keeps_graph(model: nn.Module, inputs: Any) -> bool:
     """Return whether the caller may need gradients through the model's output.
 
-    That is so if gradients are enabled and a parameter or an input requires them: in training, or
-    if ``no_grad`` was forgotten.
+    True if gradients are enabled and a parameter or an input requires them: in training, or if
+    ``no_grad`` was forgotten.
     """
     return torch.is_grad_enabled() and (
         any(parameter.requires_grad for parameter in model.parameters())
@@ -32,27 +32,27 @@ def keeps_graph(model: nn.Module, inputs: Any) -> bool:
 
 def full_precision(device: str) -> Any:
     """Return a context in which autocast is off, so that sums stay in float32."""
-    outside = autocast_dtype(device) is None
-    return nullcontext() if outside else torch.autocast(device, enabled=False)
+    autocast_is_off = autocast_dtype(device) is None
+    return nullcontext() if autocast_is_off else torch.autocast(device, enabled=False)
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
     """Return every module of a model once, itself included.
 
-    The model is walked once a call; the functions below take this list.
+    Listed once a call, since listing takes time; the functions below take this list.
     """
-    found, stack = {model: None}, [model]
+    modules, stack = {model: None}, [model]
     while stack:
         for child in stack.pop()._modules.values():
-            if child is not None and child not in found:
-                found[child] = None
+            if child is not None and child not in modules:
+                modules[child] = None
                 stack.append(child)
-    return list(found)
+    return list(modules)
 
 
 @contextmanager
 def frozen_parameters(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Enable gradients, but not for parameters: autograd records nothing before a hooked layer.
+    """Enable gradients, but not for parameters: nothing before a hooked layer is in the graph.
 
     Parameters and buffers made under ``torch.inference_mode`` cannot be saved for a backward
     pass; they are replaced by copies during the call.
@@ -60,70 +60,73 @@ def frozen_parameters(modules: Sequence[nn.Module]) -> Iterator[None]:
     Args:
         modules: All modules of the model, see `modules_of`.
     """
-    outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-    with outside, torch.enable_grad(), _without_gradients(modules):
+    no_inference = (
+        torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    )
+    with no_inference, torch.enable_grad(), _without_gradients(modules):
         try:
             yield
         finally:
-            _detach_kept(modules)
+            _detach_stored_tensors(modules)
 
 
-def _detach_kept(modules: Sequence[nn.Module]) -> None:
+def _detach_stored_tensors(modules: Sequence[nn.Module]) -> None:
     """Detach tensors that the model stored on itself during the call, as no_grad would."""
-    no_tensors: set[type] = set()  # kinds of values that are no tensors: nearly all there are
+    other_types: set[type] = set()  # types known to be no tensor types; most values have one
     for module in modules:
-        for held in (module._buffers, vars(module)):
-            if not held or (kinds := set(map(type, held.values()))) <= no_tensors:
+        for values in (module._buffers, vars(module)):
+            if not values or (types := set(map(type, values.values()))) <= other_types:
                 continue
-            if not any(issubclass(kind, Tensor) for kind in kinds):
-                no_tensors |= kinds
+            if not any(issubclass(type_, Tensor) for type_ in types):
+                other_types |= types
                 continue
-            for name, value in [*held.items()]:
+            for name, value in [*values.items()]:
                 if isinstance(value, Tensor) and value.grad_fn is not None:
-                    held[name] = value.detach()
+                    values[name] = value.detach()
 
 
 @contextmanager
 def _without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Switch off the parameters' requires_grad, and replace inference tensors by copies."""
-    trained: list[Tensor] = []
+    trainable: list[Tensor] = []
     replaced: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
     copies: dict[int, Tensor] = {}
     for module in modules:
-        held: dict[str, Any]
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
+        by_name: dict[str, Any]
+        for by_name in (module._parameters, module._buffers):
+            for name, tensor in by_name.items():
                 if tensor is None or is_lazy(tensor):
                     continue
                 if tensor.is_inference():
                     if id(tensor) not in copies:
                         copies[id(tensor)] = _copy(tensor)
-                    replaced.append((held, name, tensor, copies[id(tensor)]))
-                elif held is module._parameters and tensor.requires_grad and tensor.is_leaf:
-                    trained.append(tensor)
+                    replaced.append((by_name, name, tensor, copies[id(tensor)]))
+                elif by_name is module._parameters and tensor.requires_grad and tensor.is_leaf:
+                    trainable.append(tensor)
     try:
-        for parameter in trained:
+        for parameter in trainable:
             parameter.requires_grad_(False)
-        for held, name, _, copy in replaced:
-            held[name] = copy
+        for by_name, name, _, copy in replaced:
+            by_name[name] = copy
         yield
     finally:
-        for parameter in trained:
+        for parameter in trainable:
             parameter.requires_grad_(True)
-        for held, name, tensor, copy in replaced:
-            held[name] = tensor
+        for by_name, name, tensor, copy in replaced:
+            by_name[name] = tensor
             if not isinstance(tensor, nn.Parameter):
                 with torch.inference_mode():
-                    tensor.copy_(copy)  # running statistics that the call moved
+                    tensor.copy_(copy)  # running statistics that the call updated
 
 
 def _copy(tensor: Tensor) -> Tensor:
+    """Return a copy that can be saved for a backward pass; a parameter stays a parameter."""
     copy = tensor.detach().clone()
     return nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
 
 
 def eager(modules: Sequence[nn.Module]) -> Any:
-    """Return a context in which compiled submodules run eagerly: compiled code skips hooks.
+    """Return a context in which compiled submodules run eagerly, since compiled code skips hooks.
 
     Args:
         modules: All modules of the model, see `modules_of`.
@@ -157,7 +160,7 @@ def detached_output(value: Any) -> Any:
 
 
 def differs_in_training(model: nn.Module) -> bool:
-    """Return whether a submodule in training mode behaves differently there."""
+    """Return whether a submodule in training mode behaves differently in eval mode."""
     return any(
         part.training
         and (isinstance(part, _DropoutNd) or next(part.buffers(recurse=False), None) is not None)
@@ -169,8 +172,8 @@ def differs_in_training(model: nn.Module) -> bool:
 def in_eval_mode(network: nn.Module) -> Iterator[None]:
     """Run in eval mode with a forked RNG; restore both.
 
-    Eval mode leaves the running statistics of normalisation layers alone. Afterwards each module
-    has its own mode back, also one that was frozen in a network in training.
+    Eval mode leaves the running statistics of normalisation layers unchanged. Each module's mode
+    is restored by itself, as a frozen module may be in eval mode inside a network in training.
     """
     modes = [(module, module.training) for module in network.modules()]
     devices = {parameter.device for parameter in network.parameters()}

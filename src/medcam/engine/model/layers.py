@@ -1,4 +1,4 @@
-"""The layers of a model: listed by name, found by name."""
+"""Layers of a model by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import nn
 from medcam.errors import InputError, InputTypeError, unknown_name
 
 LayerLike = str | Iterable[str] | None
+"""What ``layer=`` takes: a name, several names, "full", "auto" or None, which is "auto"."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel, DistributedDataParallel and torch.compile wrappers.
+    """Return the model inside DataParallel, DistributedDataParallel and torch.compile wrappers.
 
     Raises:
-        InputTypeError: It is no ``nn.Module``.
+        InputTypeError: The model is not an ``nn.Module``.
     """
     while True:
         if not isinstance(model, nn.Module):
@@ -26,9 +27,9 @@ def unwrap(model: nn.Module) -> nn.Module:
             )
         if isinstance(model, torch.jit.ScriptModule):
             return model
-        plain = getattr(model, "_medcam_plain", None)  # an injected model
-        if plain is not None:
-            return unwrap(plain())
+        plain_model = getattr(model, "_medcam_plain", None)  # only injected models have it
+        if plain_model is not None:
+            return unwrap(plain_model())
         inner = model._modules.get("_orig_mod")
         if inner is None and isinstance(
             model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -40,39 +41,41 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def get_layers(model: nn.Module, reverse: bool = False) -> list[str]:
-    """The names of a model's layers, children before the module that holds them.
+    """Return the names of a model's layers, children before the module that contains them.
 
     Args:
-        model: The model; wrappers such as DataParallel are looked through.
+        model: The model; wrappers such as DataParallel are removed first.
         reverse: Whether to begin with the last layer.
 
     Returns:
         The names that ``layer=`` takes, in the order in which the modules were registered, which
         is often, but not always, the order in which they run.
 
-    >>> get_layers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.ReLU())))
-    ['0', '1.0', '1']
+    Example:
+        >>> get_layers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.ReLU())))
+        ['0', '1.0', '1']
     """
     names = list(_children_first(unwrap(model), "", set()))
     return names[::-1] if reverse else names
 
 
-def _children_first(module: nn.Module, prefix: str, seen: set[nn.Module]) -> Iterator[str]:
+def _children_first(module: nn.Module, prefix: str, visited: set[nn.Module]) -> Iterator[str]:
+    """Yield the names of all submodules, each before its parent; a shared module once."""
     for name, child in module.named_children():
-        if child not in seen:
-            seen.add(child)
-            yield from _children_first(child, f"{prefix}{name}.", seen)
+        if child not in visited:
+            visited.add(child)
+            yield from _children_first(child, f"{prefix}{name}.", visited)
             yield f"{prefix}{name}"
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerChoice:
-    """Which layers a call looks at.
+    """The layers that a call records.
 
     Attributes:
-        modules: By the names the caller used; empty when the choice is automatic.
+        modules: The layers by the names the caller used; empty when the choice is automatic.
         automatic: Whether the layer is chosen while the model runs.
-        optional: Whether layers without a map are left out ("full") instead of being an error.
+        optional: Whether layers without a map are left out ("full"); otherwise they raise an error.
     """
 
     modules: Mapping[str, nn.Module]
@@ -81,18 +84,20 @@ class LayerChoice:
 
 
 def find(model: nn.Module, layer: LayerLike) -> LayerChoice:
-    """Resolves ``layer=``: a name, several names, "full" or "auto".
+    """Resolve ``layer=``: a name, several names, "full" or "auto".
 
     Raises:
-        UnknownNameError: A name is not in the model; the error holds the nearest ones.
+        UnknownNameError: A name is not in the model; the message lists the nearest names.
+        InputError: There is no name.
+        InputTypeError: An item is not a name.
     """
     model = unwrap(model)
-    named = dict(model.named_modules(remove_duplicate=False))
-    named.pop("")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    modules.pop("")
     if layer in (None, "auto"):
         return LayerChoice({}, automatic=True)
     if layer == "full":
-        return LayerChoice({name: named[name] for name in get_layers(model)}, optional=True)
+        return LayerChoice({name: modules[name] for name in get_layers(model)}, optional=True)
     if isinstance(layer, (str, nn.Module)):
         layer = [layer]
     if not isinstance(layer, Iterable):
@@ -100,22 +105,22 @@ def find(model: nn.Module, layer: LayerLike) -> LayerChoice:
             f"layer={layer!r} is not a layer's name: give a name from medcam.get_layers(model), "
             "several names, 'full' or 'auto'."
         )
-    wanted = list(sorted(layer) if isinstance(layer, (set, frozenset)) else layer)
-    if not wanted:
+    names = list(sorted(layer) if isinstance(layer, (set, frozenset)) else layer)
+    if not names:
         raise InputError("layer=[] names no layer: give a name, several names, 'full' or 'auto'.")
-    found = {}
-    for name in wanted:
+    chosen = {}
+    for name in names:
         if isinstance(name, nn.Module):
             raise InputTypeError(
-                f"layer= takes names, not the {type(name).__name__} itself: find its name in "
+                f"layer= takes names, not the {type(name).__name__} itself: look up its name in "
                 "medcam.get_layers(model)."
             )
-        module = named.get(name) if isinstance(name, str) else None
+        module = modules.get(name) if isinstance(name, str) else None
         if module is None and isinstance(name, str):
-            module = named.get(name.removeprefix("module.").removeprefix("_orig_mod."))
+            module = modules.get(name.removeprefix("module.").removeprefix("_orig_mod."))
         if module is None:
             raise unknown_name(
                 "Layer", name, get_layers(model), more="List them with medcam.get_layers(model)."
             )
-        found[name] = module
-    return LayerChoice(found)
+        chosen[name] = module
+    return LayerChoice(chosen)

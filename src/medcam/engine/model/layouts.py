@@ -1,4 +1,4 @@
-"""How a layer's output lies on the image: channels first, channels last, or a row of tokens."""
+"""Layout of a layer's output on the image: channels first, channels last, or tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from medcam.engine.model.nested import tensors
 
-_PREFIXES = (0, 1, 2, 5)  # no class token; a class token; and distillation; and four registers
+_PREFIXES = (0, 1, 2, 5)
+"""Numbers of tokens before the patches: none; the class token; class and distillation token; class
+token and four registers."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Layout:
         kind: "channels first", "channels last" or "tokens".
         space: The spatial extents of the map.
         channels: The number of channels.
-        prefix: How many leading tokens (class token, registers) belong to no place.
+        prefix: The number of tokens before the patches (class token, registers).
     """
 
     kind: str
@@ -32,8 +34,10 @@ class Layout:
     channels: int
     prefix: int = 0
 
-    def grid(self, values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "batch channels *space"]:
-        """The tensor as ``[batch, channels, *space]``; a view, where it can be one."""
+    def channels_first(
+        self, values: Shaped[Tensor, "..."]
+    ) -> Shaped[Tensor, "batch channels *space"]:
+        """Return the tensor as ``[batch, channels, *space]``; a view where possible."""
         if self.kind == "channels first":
             return values
         if self.kind == "channels last":
@@ -42,68 +46,85 @@ class Layout:
         return tokens.reshape(len(values), self.channels, *self.space)
 
 
-def read(
+def layout_of(
     shape: Sequence[int],
     batch: int,
     space: Sequence[int],
     *,
-    last: Callable[[], bool | None] = lambda: None,
+    is_channels_last: Callable[[], bool | None] = lambda: None,
 ) -> Layout | None:
-    """How a tensor of this shape lies on an input with these spatial extents; None if it does not.
+    """Return the layout of a tensor on the input, from its shape; None if it does not lie on it.
 
-    ``[batch, channels, *space]`` is the rule. Channels last is believed where only that reading
-    shrinks every axis by one factor, and the other is impossible or ``last`` says so; ``[batch,
-    tokens, channels]`` where the tokens, without up to five leading ones, make a grid that divides
-    every axis of the input by one patch size.
+    The default is ``[batch, channels, *space]``. Channels last is inferred only if every axis then
+    shrinks by one factor, which it does not with channels first, and if either channels first is
+    impossible or ``is_channels_last`` returns True. ``[batch, tokens, channels]`` is inferred if
+    the tokens, apart from those before the patches, form a grid that divides every axis of the
+    input by one patch size.
 
-    >>> read((2, 768, 7, 7), 2, (224, 224)).space, read((2, 7, 7, 768), 2, (224, 224)).space
-    ((7, 7), (7, 7))
-    >>> read((2, 197, 768), 2, (224, 224))
-    Layout(kind='tokens', space=(14, 14), channels=768, prefix=1)
+    Args:
+        shape: The shape of the tensor.
+        batch: The batch size of the input.
+        space: The spatial extents of the input.
+        is_channels_last: Called if the shape alone is ambiguous: whether the layer puts channels
+            last, or None if that is unknown.
+
+    Example:
+        >>> layout_of((2, 768, 7, 7), 2, (224, 224)).space
+        (7, 7)
+        >>> layout_of((2, 7, 7, 768), 2, (224, 224)).space
+        (7, 7)
+        >>> layout_of((2, 197, 768), 2, (224, 224))
+        Layout(kind='tokens', space=(14, 14), channels=768, prefix=1)
     """
     shape, space = tuple(shape), tuple(space)
     if not shape or shape[0] != batch or 0 in shape:
         return None
     if len(shape) == len(space) + 2:
-        first = shape[2:]
-        inner = shape[1:-1]
-        if not _isotropic(first, space) and _isotropic(inner, space) and max(inner) > 1:
-            possible = all(large % small == 0 for small, large in zip(first, space, strict=True))
-            believed = last()
-            if believed or (believed is None and not possible):
-                return Layout("channels last", inner, shape[-1])
-        return Layout("channels first", first, shape[1])
+        if_first, if_last = shape[2:], shape[1:-1]  # the spatial extents in each case
+        only_last_fits = not _is_isotropic(if_first, space) and _is_isotropic(if_last, space)
+        if only_last_fits and max(if_last) > 1:
+            first_is_possible = all(
+                large % small == 0 for small, large in zip(if_first, space, strict=True)
+            )
+            is_last = is_channels_last()
+            if is_last or (is_last is None and not first_is_possible):
+                return Layout("channels last", if_last, shape[-1])
+        return Layout("channels first", if_first, shape[1])
     if len(shape) == 3:
-        return _tokens(shape[1], shape[2], space)
+        return _token_layout(shape[1], shape[2], space)
     return None
 
 
-def _isotropic(space: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    """Whether one factor (up to rounding at the border) shrinks every axis."""
-    factors = [large / small for small, large in zip(space, whole, strict=True)]
+def _is_isotropic(space: tuple[int, ...], input_space: tuple[int, ...]) -> bool:
+    """Return whether every axis shrinks by one factor, up to rounding at the border."""
+    factors = [large / small for small, large in zip(space, input_space, strict=True)]
     return min(factors) >= 1 and max(factors) / min(factors) < 1.15
 
 
-def _tokens(count: int, channels: int, space: tuple[int, ...]) -> Layout | None:
+def _token_layout(count: int, channels: int, space: tuple[int, ...]) -> Layout | None:
+    """Return the layout of tokens whose grid divides the input by one patch size."""
     for prefix in _PREFIXES:
         if count - prefix < 2:
             continue
         patch = round((prod(space) / (count - prefix)) ** (1 / len(space)))
-        for pad in (0, max(patch, 1) - 1):  # the border is cut off, or padded
+        for pad in (
+            0,
+            max(patch, 1) - 1,
+        ):  # an incomplete patch at the border is cut off, or padded
             grid = tuple((extent + pad) // max(patch, 1) for extent in space)
             if patch >= 1 and prod(grid) == count - prefix:
                 return Layout("tokens", grid, channels, prefix)
     return None
 
 
-def _channels_last(module: nn.Module) -> bool | None:
-    """Whether a module's last layer with weights puts channels last; None if it has none."""
-    for part in reversed(list(module.modules())):
+def _puts_channels_last(module: nn.Module) -> bool | None:
+    """Return whether a module's last layer with weights puts channels last; None without one."""
+    for submodule in reversed(list(module.modules())):
         if isinstance(
-            part, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+            submodule, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
         ):
             return False
-        if isinstance(part, (nn.Linear, nn.LayerNorm)):
+        if isinstance(submodule, (nn.Linear, nn.LayerNorm)):
             return True
     return None
 
@@ -111,14 +132,24 @@ def _channels_last(module: nn.Module) -> bool | None:
 def main_tensor(
     output: Any, batch: int, space: Sequence[int], module: nn.Module
 ) -> tuple[Tensor, Layout] | None:
-    """The tensor of a layer's output that a map can be made of: the first that lies on the image.
+    """Return the first tensor of a layer's output that lies on the image, and its layout.
 
-    Blocks that return tuples (hidden state, attention weights) or dicts are looked into.
+    Tuples (hidden state, attention weights) and dicts are searched, too.
+
+    Args:
+        output: What the layer returned.
+        batch: The batch size of the input.
+        space: The spatial extents of the input.
+        module: The layer.
+
+    Returns:
+        The tensor that maps are made of; None if no tensor lies on the image.
     """
+    is_channels_last = partial(_puts_channels_last, module)
     for _, tensor in tensors(output):
         if not tensor.is_floating_point():
             continue
-        layout = read(tensor.shape, batch, space, last=partial(_channels_last, module))
+        layout = layout_of(tensor.shape, batch, space, is_channels_last=is_channels_last)
         if layout is not None:
             return tensor, layout
     return None

@@ -1,4 +1,4 @@
-"""Tensors inside nested values: what models take and return."""
+"""Tensors inside nested values, as models take and return them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def children(value: Any) -> Iterator[tuple[Any, Any]]:
             yield field.name, getattr(value, field.name, None)
     elif not isinstance(value, type) and not callable(value):
         for name, part in getattr(value, "__dict__", {}).items():
-            if isinstance(part, (Tensor, tuple, list, Mapping)):  # other objects are not searched
+            if isinstance(part, (Tensor, tuple, list, Mapping)):  # other values are not searched
                 yield name, part
 
 
@@ -59,13 +59,13 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def describe(output: Any) -> str:
-    """Return a few words about a nested value, for error messages."""
+    """Return a short description of a nested value, for error messages."""
     if isinstance(output, Tensor):
         return f"a tensor of shape {list(output.shape)}"
-    parts = [f"{where} {list(tensor.shape)}" for where, tensor in tensors(output)]
+    parts = [f"{path} {list(tensor.shape)}" for path, tensor in tensors(output)]
     return f"{type(output).__name__} with {', '.join(parts[:6]) or 'no tensors'}"
 
 
 def without_subclass(tensor: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
-    """Return the tensor without its subclass (a MetaTensor's affine is wrong for its features)."""
+    """Return the tensor without its subclass: a MetaTensor's affine is wrong for its features."""
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)

@@ -12,7 +12,7 @@ from medcam.engine.model.nested import children, describe, tensors
 from medcam.errors import InputError, InputTypeError, warn
 
 Selector = None | int | str | Callable[[Any], Any]
-"""Which part of an output: automatically, by index, by key or attribute, or by a callable."""
+"""What ``output=`` takes: an index, a key or attribute, a callable, or None for the default."""
 
 _log = logging.getLogger("medcam")
 
@@ -20,25 +20,28 @@ _log = logging.getLogger("medcam")
 def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int]) -> Tensor:
     """Return the tensor of a model's output that is explained.
 
-    Automatically: a tensor is itself; else ``.logits``; else ``["out"]``; else the only tensor
-    with the input's spatial shape; else the finest of a deep-supervision list; else the first.
+    By default: the output if it is a tensor; else ``.logits``; else ``["out"]``; else the only
+    tensor with the input's spatial shape; else the finest of a deep-supervision list; else the
+    first tensor.
 
     Args:
         output: What the model returned: a tensor, or a nest of tuples, lists, mappings and
             dataclasses.
-        selector: An index, a key or attribute name, a callable, or None for the rule above.
+        selector: An index, a key or attribute name, a callable, or None for the default.
         batch: The input's batch size.
         space: The input's spatial shape.
 
     Raises:
-        InputError: The selector does not fit.
-        InputTypeError: No tensor is found.
+        InputError: The selector does not fit the output, or the tensor cannot be explained.
+        InputTypeError: The output or the selected part contains no suitable tensor.
     """
-    chosen, path = (output, "") if selector is None else _picked(output, selector)
+    chosen, path = (output, "") if selector is None else _selected(output, selector)
     if chosen is None and selector is not None:
-        raise InputTypeError(f"output={selector!r} picked None from {describe(output)}.")
+        raise InputTypeError(
+            f"output={selector!r} selects None from {describe(output)}: select a tensor."
+        )
     if not isinstance(chosen, Tensor):
-        path, chosen = _automatic(chosen, path, batch, tuple(space))
+        path, chosen = _default(chosen, path, batch, tuple(space))
         _log.info("output explained: output%s, of shape %s", path, list(chosen.shape))
     if not chosen.is_floating_point():
         raise InputError(
@@ -60,7 +63,8 @@ def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int])
     return chosen
 
 
-def _picked(output: Any, selector: int | str | Callable[[Any], Any]) -> tuple[Any, str]:
+def _selected(output: Any, selector: int | str | Callable[[Any], Any]) -> tuple[Any, str]:
+    """Return the selected part of an output, and its path for messages."""
     if callable(selector):
         return selector(output), " (by a callable)"
     try:
@@ -75,7 +79,8 @@ def _picked(output: Any, selector: int | str | Callable[[Any], Any]) -> tuple[An
         ) from error
 
 
-def _automatic(output: Any, path: str, batch: int, space: tuple[int, ...]) -> tuple[str, Tensor]:
+def _default(output: Any, path: str, batch: int, space: tuple[int, ...]) -> tuple[str, Tensor]:
+    """Return the tensor that the default rule of `select` chooses, after its path."""
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return f"{path}.logits", logits
@@ -83,28 +88,29 @@ def _automatic(output: Any, path: str, batch: int, space: tuple[int, ...]) -> tu
         for key in ("logits", "out"):
             if isinstance(output.get(key), Tensor):
                 return f"{path}[{key!r}]", output[key]
-    found = [
-        (f"{path}{where}", tensor)
-        for where, tensor in tensors(output)
+    candidates = [
+        (f"{path}{subpath}", tensor)
+        for subpath, tensor in tensors(output)
         if tensor.is_floating_point() and tensor.ndim and tensor.shape[0] == batch
     ]
-    if not found:
+    if not candidates:
         raise InputTypeError(
             f"The model returned {describe(output)}, in which no floating-point tensor has the "
             f"batch size {batch} as its first axis. Choose what to explain with output=."
         )
-    full = [item for item in found if tuple(item[1].shape[2:]) == space]
-    if len(full) == 1:
-        return full[0]
-    heads = full or [item for item in found if item[1].ndim == len(space) + 2]
-    if heads and len(heads) == len(found) and len({item[1].shape[1] for item in heads}) == 1:
+    full_size = [item for item in candidates if tuple(item[1].shape[2:]) == space]
+    if len(full_size) == 1:
+        return full_size[0]
+    heads = full_size or [item for item in candidates if item[1].ndim == len(space) + 2]
+    channels = {tensor.shape[1] for _, tensor in heads}
+    if len(heads) == len(candidates) and len(channels) == 1:  # deep supervision
         finest = max(heads, key=lambda item: item[1].shape[2:].numel())
-        equal = [item for item in heads if item[1].shape == finest[1].shape]
-        if len(equal) > 1:
+        same_shape = [item for item in heads if item[1].shape == finest[1].shape]
+        if len(same_shape) > 1:
             warn(
-                f"The model returns {len(equal)} tensors of the same shape "
-                f"{list(finest[1].shape)}, and which is the final one cannot be seen: the first is "
-                "explained. Choose with output=, e.g. output=-1 for the last."
+                f"The model returns {len(same_shape)} tensors of the same shape "
+                f"{list(finest[1].shape)}, so the final one cannot be determined: the first is "
+                "explained. Choose another with output=, e.g. output=-1 for the last."
             )
         return finest
-    return found[0]
+    return candidates[0]

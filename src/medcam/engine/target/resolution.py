@@ -1,4 +1,4 @@
-"""From what users give as ``target=`` to scores: None, a word, a class, a callable, a target."""
+"""Resolve ``target=`` (None, a word, a class, a callable or a target) to scores."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medcam.engine.notices import Notices
 from medcam.engine.target import scores
+from medcam.engine.target.arguments import describe_value
 from medcam.engine.target.scores import TargetScores
 from medcam.engine.target.targets import ClassTarget, best, classes
 from medcam.errors import InputTypeError, TargetError
@@ -31,26 +32,26 @@ TargetLike = (
     | ClassTarget
     | Callable[[Tensor], Tensor]
 )
-"""What ``target=`` takes."""
+"""What ``target=`` takes, see `resolve`."""
 
 
 def resolve(
     target: TargetLike, logits: Float[Tensor, "batch *any"], notices: Notices
 ) -> TargetScores:
-    """Applies a target to the output tensor of a model.
+    """Return the scores of a target for the output tensor of a model.
 
     Args:
-        target: None, "best", "all", a class, one class per sample, a callable, or a target of
-            this module (see `medcam.explain`).
-        logits: ``[batch, classes]`` or ``[batch, classes, *space]``; a missing class axis is
-            read as a single class.
-        notices: Where warnings go.
+        target: None, "best", "all", a class, one class per sample, a callable, or one of
+            `medcam.targets` (see `medcam.explain`).
+        logits: ``[batch, classes]`` or ``[batch, classes, *space]``; without a class axis there
+            is a single class.
+        notices: Receives warnings about samples without a voxel of the target.
 
     Raises:
         TargetError: The target does not fit the output.
     """
     if callable(target) and not isinstance(target, ClassTarget):
-        result = scores.custom(target, logits, notices)
+        result = scores.score_callable(target, logits, notices)
     else:
         if logits.ndim == 1:
             logits = logits[:, None]
@@ -67,11 +68,11 @@ def resolve(
 
 
 def check_target(target: TargetLike) -> TargetLike:
-    """The target, if it can be one for some output.
+    """Return a target after the checks that need no output.
 
     Raises:
-        TargetError: It is a word that is not known.
-        InputTypeError: It is of a kind that is no target.
+        TargetError: The target is an unknown word.
+        InputTypeError: It is of a type that is not accepted.
     """
     if not callable(target) or isinstance(target, ClassTarget):
         _as_target(target)
@@ -79,15 +80,16 @@ def check_target(target: TargetLike) -> TargetLike:
 
 
 def _as_target(target: TargetLike) -> ClassTarget:
+    """Return what is no callable as a `ClassTarget`."""
     if isinstance(target, ClassTarget):
         return target
     if target is None:
-        return ClassTarget("the prediction", scores.prediction)
+        return ClassTarget("the prediction", scores.score_prediction)
     if isinstance(target, str):
         if target == "best":
             return best()
         if target == "all":
-            return ClassTarget("every class", scores.every)
+            return ClassTarget("every class", scores.score_every_class)
         near = difflib.get_close_matches(target, ("best", "all"), 1)
         raise TargetError(
             f"target={target!r} is not known: pass None, 'best', 'all', a class number, one class "
@@ -104,24 +106,24 @@ def _as_target(target: TargetLike) -> ClassTarget:
         target = target.tolist()
         if isinstance(target, int):
             return classes(target)
-    if isinstance(target, (list, tuple)) and all(_is_whole(k) for k in target):
-        per_sample = [operator.index(k) for k in target]
-        return ClassTarget(
-            "one class per sample",
-            partial(_per_sample, labels=per_sample),
-        )
+    if isinstance(target, (list, tuple)) and all(_is_integer(label) for label in target):
+        labels = [operator.index(label) for label in target]
+        return ClassTarget("one class per sample", partial(_score_class_per_sample, labels=labels))
     raise InputTypeError(
-        f"target={scores.what(target)} is not a target: pass None, 'best', 'all', a class number, "
-        "one class per sample (integers), a callable, or one of medcam.targets."
+        f"target={describe_value(target)} is not a target: pass None, 'best', 'all', a class "
+        "number, one class per sample (integers), a callable, or one of medcam.targets."
     )
 
 
-def _per_sample(logits: Tensor, notices: Notices, labels: Sequence[int]) -> TargetScores:
-    return scores.per_sample(logits, labels, notices)
+def _score_class_per_sample(
+    logits: Tensor, notices: Notices, labels: Sequence[int]
+) -> TargetScores:
+    """Score one class for each sample, with the arguments in the order of `ClassTarget`."""
+    return scores.score_class_per_sample(logits, labels, notices)
 
 
-def _is_whole(k: Any) -> bool:
-    """Whether something is an integer of any kind, but no boolean."""
-    if isinstance(k, (bool, np.bool_)) or not hasattr(k, "__index__"):
+def _is_integer(value: Any) -> bool:
+    """Return whether a value is an integer of any type, but no boolean."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         return False
-    return not isinstance(k, Tensor) or (k.numel() == 1 and not k.is_floating_point())
+    return not isinstance(value, Tensor) or (value.numel() == 1 and not value.is_floating_point())

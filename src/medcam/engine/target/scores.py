@@ -1,268 +1,237 @@
-"""How logits become scores: one number per sample and target, still attached to the graph."""
+"""Scores of logits: one number per sample and target, attached to the graph."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medcam.engine.notices import Notices
-from medcam.errors import MaskError, TargetError
+from medcam.engine.target.arguments import checked_label, describe_value, name_of
+from medcam.errors import TargetError
 from medcam.maps import ResolvedTarget
 
 
 @dataclass(frozen=True, eq=False)
 class TargetScores:
-    """A resolved target and its scores, still attached to the model's graph."""
+    """Scores of a target.
+
+    Attributes:
+        target: The resolved target.
+        values: The scores, attached to the model's graph.
+    """
 
     target: ResolvedTarget
     values: Float[Tensor, "batch targets"]
 
 
-EMPTY = "The target is empty for sample(s) {samples}: no voxel is in it, so the map is zero there."
+EMPTY_TARGET = (
+    "The target is empty for sample(s) {samples}: no voxel is in it, so the map is zero there."
+)
 _NO_FOREGROUND = (
-    "Nothing is predicted as foreground in sample(s) {samples}: the map explains the predicted "
-    "background there. Pass target=k to explain a class of your choice."
+    "No foreground is predicted in sample(s) {samples}: the map explains the predicted background "
+    "there. Pass target=k to explain a class of your choice."
 )
-_NOWHERE = (
-    "A class asked for is nowhere predicted in sample(s) {samples}: its map explains the class's "
-    "mean logit over the whole image there."
+_NOT_PREDICTED = (
+    "A requested class is nowhere predicted in sample(s) {samples}: its map explains the "
+    "class's mean logit over the whole image there."
 )
 
 
-def prediction(logits: Tensor, notices: Notices) -> TargetScores:
-    """The predicted class; in a segmentation, the predicted foreground."""
-    views = two_sided(logits)
+def score_prediction(logits: Tensor, notices: Notices) -> TargetScores:
+    """Score the predicted class, or in a segmentation the predicted foreground."""
+    class_logits = two_class_logits(logits)
     with torch.no_grad():
-        predicted = views.argmax(1)
+        predicted = class_logits.argmax(1)
     if logits.ndim == 2:
-        return _of_class(views, predicted[:, None], "the predicted class", notices)
+        return _score_labels(class_logits, predicted[:, None], "the predicted class", notices)
     inside = predicted != 0
-    nothing = ~inside.flatten(1).any(1)
-    notices.add(nothing, _NO_FOREGROUND)
-    inside = inside | _over_space(nothing, inside)
-    chosen = views.gather(1, predicted[:, None])[:, 0]
+    is_empty = ~inside.flatten(1).any(1)
+    notices.add(is_empty, _NO_FOREGROUND)
+    inside = inside | _with_space_axes(is_empty, inside)
+    chosen = class_logits.gather(1, predicted[:, None])[:, 0]
     target = ResolvedTarget(
         "the predicted foreground", "segmentation", None, inside.flatten(1).sum(1, keepdim=True)
     )
-    return TargetScores(target, mean_over(chosen, inside)[:, None])
+    return TargetScores(target, mean_inside(chosen, inside)[:, None])
 
 
-def best(logits: Tensor, notices: Notices) -> TargetScores:
-    """The predicted class; in a segmentation, the largest predicted foreground class."""
-    views = two_sided(logits)
+def score_best_class(logits: Tensor, notices: Notices) -> TargetScores:
+    """Score the predicted class, or in a segmentation the largest predicted foreground class."""
+    class_logits = two_class_logits(logits)
     with torch.no_grad():
-        predicted = views.argmax(1)
-    text = "the predicted class"
+        predicted = class_logits.argmax(1)
     if logits.ndim == 2:
-        return _of_class(views, predicted[:, None], text, notices)
-    counts = torch.zeros(views.shape[:2], dtype=torch.long, device=views.device)
+        return _score_labels(class_logits, predicted[:, None], "the predicted class", notices)
+    counts = torch.zeros(class_logits.shape[:2], dtype=torch.long, device=class_logits.device)
     flat = predicted.flatten(1)
     counts.scatter_add_(1, flat, torch.ones_like(flat))
     most, label = counts[:, 1:].max(1)
     notices.add(most == 0, _NO_FOREGROUND)
     label = torch.where(most > 0, label + 1, 0)
     text = "the foreground class with the most predicted voxels"
-    return _of_class(views, label[:, None], text, notices)
+    return _score_labels(class_logits, label[:, None], text, notices)
 
 
-def every(logits: Tensor, notices: Notices) -> TargetScores:
-    """Each class."""
-    views = two_sided(logits)
-    labels = torch.arange(views.shape[1], device=views.device).expand(len(views), -1)
-    return _of_class(views, labels, "every class", notices)
+def score_every_class(logits: Tensor, notices: Notices) -> TargetScores:
+    """Score each class of the output."""
+    class_logits = two_class_logits(logits)
+    labels = torch.arange(class_logits.shape[1], device=class_logits.device)
+    return _score_labels(class_logits, labels.expand(len(class_logits), -1), "every class", notices)
 
 
-def of_classes(logits: Tensor, labels: Sequence[int], text: str, notices: Notices) -> TargetScores:
-    """Given classes, the same for every sample."""
-    views = two_sided(logits)
-    checked = [label_in(label, views.shape[1]) for label in labels]
-    wanted = torch.tensor(checked, device=views.device).expand(len(views), -1)
-    return _of_class(views, wanted, text if len(labels) > 1 else f"class {labels[0]}", notices)
+def score_classes(
+    logits: Tensor, labels: Sequence[int], text: str, notices: Notices
+) -> TargetScores:
+    """Score several classes, the same for every sample.
+
+    Args:
+        logits: The logits.
+        labels: The classes.
+        text: The description of several classes.
+        notices: Receives a warning for classes that are not predicted.
+    """
+    class_logits = two_class_logits(logits)
+    checked = [checked_label(label, class_logits.shape[1]) for label in labels]
+    per_sample = torch.tensor(checked, device=class_logits.device).expand(len(class_logits), -1)
+    text = text if len(labels) > 1 else f"class {labels[0]}"
+    return _score_labels(class_logits, per_sample, text, notices)
 
 
-def per_sample(logits: Tensor, labels: Sequence[int], notices: Notices) -> TargetScores:
-    """One given class for each sample."""
+def score_class_per_sample(logits: Tensor, labels: Sequence[int], notices: Notices) -> TargetScores:
+    """Score one class for each sample.
+
+    Raises:
+        TargetError: There is not one class for each sample, or a class does not exist.
+    """
     if len(labels) != len(logits):
         raise TargetError(
             f"{len(labels)} classes were given for a batch of {len(logits)}: give one class per "
             "sample, or a single class for all. For several classes of each sample use "
             "medcam.targets.classes(...)."
         )
-    views = two_sided(logits)
-    checked = [label_in(label, views.shape[1]) for label in labels]
-    wanted = torch.tensor(checked, device=views.device)[:, None]
-    return _of_class(views, wanted, "one class per sample", notices)
+    class_logits = two_class_logits(logits)
+    checked = [checked_label(label, class_logits.shape[1]) for label in labels]
+    per_sample = torch.tensor(checked, device=class_logits.device)[:, None]
+    return _score_labels(class_logits, per_sample, "one class per sample", notices)
 
 
-def _of_class(
-    views: Tensor, labels: Int[Tensor, "batch targets"], text: str, notices: Notices
+def _score_labels(
+    class_logits: Tensor, labels: Int[Tensor, "batch targets"], text: str, notices: Notices
 ) -> TargetScores:
-    """The logit of a class; in a segmentation its mean over the voxels predicted as the class."""
-    if views.ndim == 2:
+    """Return each class's logit; in a segmentation its mean over the voxels predicted as it."""
+    if class_logits.ndim == 2:
         return TargetScores(
-            ResolvedTarget(text, "classification", labels), wide(views.gather(1, labels))
+            ResolvedTarget(text, "classification", labels),
+            at_least_float32(class_logits.gather(1, labels)),
         )
     with torch.no_grad():
-        predicted = views.argmax(1)
-    values, counts, nowhere = [], [], []
+        predicted = class_logits.argmax(1)
+    values, counts, not_predicted = [], [], []
     for label in labels.unbind(1):
-        inside = predicted == _over_space(label, predicted)
-        empty = ~inside.flatten(1).any(1)
-        inside = inside | _over_space(empty, inside)
-        index = _over_space(label, predicted).expand_as(predicted)[:, None]
-        values.append(mean_over(views.gather(1, index)[:, 0], inside))
+        inside = predicted == _with_space_axes(label, predicted)
+        is_empty = ~inside.flatten(1).any(1)
+        inside = inside | _with_space_axes(is_empty, inside)
+        index = _with_space_axes(label, predicted).expand_as(predicted)[:, None]
+        values.append(mean_inside(class_logits.gather(1, index)[:, 0], inside))
         counts.append(inside.flatten(1).sum(1))
-        nowhere.append(empty)
-    notices.add(torch.stack(nowhere, 1), _NOWHERE)
+        not_predicted.append(is_empty)
+    notices.add(torch.stack(not_predicted, 1), _NOT_PREDICTED)
     target = ResolvedTarget(
         f"{text}, over the voxels predicted as such", "segmentation", labels, torch.stack(counts, 1)
     )
     return TargetScores(target, torch.stack(values, 1))
 
 
-def name_of(function: Any) -> str:
-    """What a user's function is called; one without a name by the place where it is written.
+def score_callable(
+    function: Callable[[Tensor], Tensor], logits: Tensor, notices: Notices
+) -> TargetScores:
+    """Score by a user's function of the output, which returns scores or a boolean mask.
 
-    >>> name_of(max), name_of(partial(sorted, key=len))
-    ('max', 'sorted')
+    Raises:
+        TargetError: The function returns something else.
     """
-    while isinstance(function, partial):
-        function = function.func
-    name = str(getattr(function, "__name__", type(function).__name__))
-    code = getattr(function, "__code__", None)
-    if name == "<lambda>" and code is not None:
-        return f"a lambda ({Path(code.co_filename).name}, line {code.co_firstlineno})"
-    return name
-
-
-def custom(function: Callable[[Tensor], Tensor], logits: Tensor, notices: Notices) -> TargetScores:
-    """A user's function of the output: scores, or a boolean mask."""
     result = function(logits)
     batch = len(logits)
     if isinstance(result, Tensor) and result.dtype == torch.bool:
-        return masked(logits, result, None, f"the logits picked by {name_of(function)}", notices)
+        text = f"the logits picked by {name_of(function)}"
+        return score_mask(logits, result, None, text, notices)
     if isinstance(result, Tensor) and result.is_floating_point():
         if result.ndim == 0 and batch == 1:
             result = result[None]
         if result.ndim in (1, 2) and len(result) == batch:
-            values = wide(result if result.ndim == 2 else result[:, None])
+            values = at_least_float32(result if result.ndim == 2 else result[:, None])
             text = f"the score of {name_of(function)}"
             return TargetScores(ResolvedTarget(text, task_of(logits)), values)
     raise TargetError(
-        f"The target returned {what(result)} for an output of shape {list(logits.shape)}; it has "
-        f"to return scores [batch] = [{batch}] or [batch, targets], or a boolean mask of the "
-        "output's shape."
+        f"The target returned {describe_value(result)} for an output of shape "
+        f"{list(logits.shape)}; it has to return scores [batch] = [{batch}] or [batch, targets], "
+        "or a boolean mask of the output's shape."
     )
 
 
-def masked(
-    logits: Tensor, picked: Bool[Tensor, "*any"], k: int | None, text: str, notices: Notices
+def score_mask(
+    logits: Tensor, mask: Bool[Tensor, "*any"], label: int | None, text: str, notices: Notices
 ) -> TargetScores:
-    """The mean of the logits (or of one class's logits) that a boolean mask picks."""
-    if picked.shape == logits.shape and k is None:
-        chosen, inside = logits, picked
-    elif picked.shape == (len(logits), *logits.shape[2:]):
-        views, inside = two_sided(logits), picked
-        if k is not None:
-            chosen = views[:, label_in(k, views.shape[1])]
+    """Score the mean of the logits inside a boolean mask.
+
+    Args:
+        logits: The logits.
+        mask: The shape of the logits, or the same without the class axis.
+        label: The class whose logits are averaged; None is each voxel's predicted class.
+        text: The description of the target.
+        notices: Receives a warning for samples whose mask is empty.
+
+    Raises:
+        TargetError: The mask has another shape.
+    """
+    if mask.shape == logits.shape and label is None:
+        chosen = logits
+    elif mask.shape == (len(logits), *logits.shape[2:]):
+        class_logits = two_class_logits(logits)
+        if label is not None:
+            chosen = class_logits[:, checked_label(label, class_logits.shape[1])]
         else:
             with torch.no_grad():
-                predicted = views.argmax(1, keepdim=True)
-            chosen = views.gather(1, predicted)[:, 0]
+                predicted = class_logits.argmax(1, keepdim=True)
+            chosen = class_logits.gather(1, predicted)[:, 0]
     else:
         raise TargetError(
-            f"The mask has shape {list(picked.shape)}, the output {list(logits.shape)}: the mask "
+            f"The mask has shape {list(mask.shape)}, the output {list(logits.shape)}: the mask "
             "has to have the output's shape, or the same without the class axis."
         )
-    counts = inside.reshape(len(inside), -1).sum(1, keepdim=True)
-    notices.add(counts[:, 0] == 0, EMPTY)
+    counts = mask.reshape(len(mask), -1).sum(1, keepdim=True)
+    notices.add(counts[:, 0] == 0, EMPTY_TARGET)
     target = ResolvedTarget(text, task_of(logits), None, counts)
-    return TargetScores(target, mean_over(chosen, inside)[:, None])
+    return TargetScores(target, mean_inside(chosen, mask)[:, None])
 
 
-def wide(values: Tensor) -> Tensor:
-    """At least float32: a mean over a million voxels does not survive half precision."""
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return values in at least float32: half precision is too coarse for a mean over voxels."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def mean_over(values: Tensor, inside: Bool[Tensor, "*any"]) -> Float[Tensor, " batch"]:
-    """Each sample's mean of ``values`` where ``inside``; zero where nothing is inside."""
+def mean_inside(values: Tensor, inside: Bool[Tensor, "*any"]) -> Float[Tensor, " batch"]:
+    """Return each sample's mean of ``values`` inside a mask; zero if the mask is empty."""
     batch = len(values)
-    picked = torch.where(inside, wide(values), 0.0).reshape(batch, -1).sum(1)
-    return picked / inside.reshape(batch, -1).sum(1).clamp(min=1)
+    total = torch.where(inside, at_least_float32(values), 0.0).reshape(batch, -1).sum(1)
+    return total / inside.reshape(batch, -1).sum(1).clamp(min=1)
 
 
-def two_sided(logits: Tensor) -> Tensor:
-    """A single channel z as the two classes (-z, +z); anything else as it is."""
+def two_class_logits(logits: Tensor) -> Tensor:
+    """Return a single channel z as the two classes (-z, +z); other logits unchanged."""
     return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
 
 
-def _over_space(per_sample: Tensor, like: Tensor) -> Tensor:
-    """``[batch]`` with trailing axes of 1, to meet ``[batch, *space]``."""
-    return per_sample.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _integer(k: Any, kind: str) -> int:
-    if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise TargetError(f"A {kind} is a whole number from 0 on, not {what(k)}.")
-    return operator.index(k)
-
-
-def label_in(k: int, count: int) -> int:
-    """A class, checked."""
-    if not 0 <= _integer(k, "class") < count:
-        raise TargetError(f"Class {k} does not exist: the output has the classes 0 to {count - 1}.")
-    return int(k)
-
-
-def channel_in(k: int, count: int) -> int:
-    """A channel, checked."""
-    if not 0 <= _integer(k, "channel") < count:
-        raise TargetError(f"Channel {k} does not exist: the output has {count}, numbered from 0.")
-    return int(k)
-
-
-def labels_of(inside: Tensor, label: int) -> tuple[Tensor, Tensor]:
-    """One class and the voxels inside, ``[batch, 1]`` each."""
-    counts = inside.flatten(1).sum(1, keepdim=True)
-    return torch.full_like(counts, label), counts
-
-
-def region_mask(mask: Tensor, logits: Tensor) -> Bool[Tensor, "batch *space"]:
-    """A region as a boolean mask ``[batch, *space]``, checked."""
-    space, batch = tuple(logits.shape[2:]), len(logits)
-    mask = torch.as_tensor(mask, device=logits.device)
-    given = tuple(mask.shape)
-    if mask.ndim == len(space) + 2 and mask.shape[1] == 1:
-        mask = mask[:, 0]
-    if mask.ndim == len(space):
-        mask = mask.expand(batch, *mask.shape)
-    if not space or tuple(mask.shape) != (batch, *space):
-        raise MaskError(
-            f"The region has shape {given}; the output needs {space} or {(batch, *space)}."
-        )
-    if mask.dtype != torch.bool:
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise MaskError("The region holds values other than 0 and 1: pass e.g. `mask == 2`.")
-        mask = mask.bool()
-    return mask
-
-
 def task_of(logits: Tensor) -> Literal["classification", "segmentation"]:
-    """By the shape of the output."""
+    """Return the task that the shape of the output implies."""
     return "segmentation" if logits.ndim > 2 else "classification"
 
 
-def what(value: object) -> str:
-    """A value in a few words, for error messages."""
-    if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {list(value.shape)}"
-    return f"{type(value).__name__} {value!r:.60}"
+def _with_space_axes(per_sample: Tensor, like: Tensor) -> Tensor:
+    """Return ``[batch]`` with trailing axes of 1, to broadcast with ``like``."""
+    return per_sample.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,1 +1,1 @@
-"""Windows: volumes that the network sees in parts; it never runs a model outside a window."""
+"""Windows: a volume explained window by window; files and pictures are never touched here."""

@@ -1,4 +1,4 @@
-"""The networks whose mean is a prediction: one or several, each in one or several mirrorings."""
+"""Ensembles: a prediction is the mean over one or more networks, each in one or more mirrorings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EnsembleMember:
         return default if parameter is None else parameter.device
 
     def mirror(self, values: Tensor) -> Tensor:
-        """Return windows ``[windows, any, *roi]`` mirrored; the same call mirrors them back."""
+        """Return windows ``[windows, channels, *roi]`` mirrored; a second call undoes it."""
         return values.flip([axis + 2 for axis in self.flips]) if self.flips else values
 
 
@@ -53,4 +53,4 @@ def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
         >>> mirrorings([0, 2])
         [(), (0,), (2,), (0, 2)]
     """
-    return [chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n)]
+    return [flips for n in range(len(axes) + 1) for flips in combinations(axes, n)]

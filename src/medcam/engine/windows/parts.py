@@ -1,4 +1,4 @@
-"""Which maps of the windows a volume's maps are put together from."""
+"""Parts: the kinds of window maps that the maps of a volume are assembled from."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _GRADIENTS = {
     "input_gradients": lambda input_gradients: input_gradients,
     "guided_gradients": lambda guided_gradients: guided_gradients,
 }
-"""The identity on each gradient of the input; a method of the input is applied to their sum."""
+"""The identity on each gradient of the input: gradients are summed before a method is applied."""
 
 
 @dataclass(eq=False)
 class Parts:
-    """The windows' maps that the methods need, by how they are stitched.
+    """Kinds of window maps that the methods need, grouped by how they are stitched.
 
-    Parts are numbered, since a method may have the name of another one's part. Several methods may
-    share a part.
+    Their names are numbers, because a method may have the name of another method's part. Several
+    methods may use the same part.
 
     Attributes:
-        summed: Added up, each window with its share of the target; by name.
-        averaged: Averaged with the windows' weights, signed; by name.
-        shared: By one set of channel weights for all windows; by name.
-        names: The name of each layer method's part.
+        summed: Parts that are summed, each window with its share of the target, by name.
+        averaged: Signed parts that are averaged with the windows' weights, by name.
+        shared: Parts with one set of channel weights for all windows, by name.
+        names: The name of the part of each layer method.
     """
 
     summed: dict[str, Method] = field(default_factory=dict)
@@ -52,8 +52,8 @@ def parts_of(plan: StitchingPlan) -> Parts:
         if part is None or part in parts.names:
             continue
         name = parts.names[part] = f"part {len(parts.names)}"
-        on_request = plan.channel_weights == "volume" and part.shared is not None
-        if part.stitched == "shared" or on_request:
+        by_volume_weights = plan.channel_weights == "volume" and part.shared is not None
+        if part.stitched == "shared" or by_volume_weights:
             assert part.shared is not None  # noqa: S101  # Method checks it
             parts.shared[name] = part.shared
         elif part.stitched == "sum":

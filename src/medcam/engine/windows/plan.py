@@ -1,4 +1,4 @@
-"""What the passes over a volume's windows share, and how the windows' maps are added up."""
+"""The plan that all passes over a volume's windows share, and the sums of the windows' maps."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Totals = dict[MapKey, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class StitchingPlan:
-    """Everything that the passes over the windows share.
+    """Values that all passes over the windows share.
 
     Attributes:
-        request: What is asked for.
+        request: The request.
         members: The networks and their mirrorings.
-        count: Their number.
+        count: The number of members.
         windows: The windows.
-        runner: Explains windows.
+        runner: The runner that explains windows.
         batch_size: The number of windows that run at once.
-        device: Where the sums are kept.
+        device: The device of the sums.
         channel_weights: Whether channels are weighted by "window" or once for the "volume".
-        tick: Called with the number of windows that were just done.
+        tick: Called after each group, with its number of windows.
     """
 
     request: Request
@@ -55,18 +55,23 @@ class StitchingPlan:
     tick: Tick = lambda _: None
 
     @property
-    def touched(self) -> list[SamplePlace]:
+    def touched_places(self) -> list[SamplePlace]:
         """The windows that a target depends on."""
         gradient = self.runner.gradient
-        return [item for item in self.everywhere if gradient.touches(*item)]
+        return [sample_place for sample_place in self.places if gradient.touches(*sample_place)]
 
     @property
-    def everywhere(self) -> list[SamplePlace]:
-        """All windows."""
+    def places(self) -> list[SamplePlace]:
+        """The windows of all samples."""
         return all_places(len(self.runner.volume), self.windows)
 
     def request_for(self, methods: Mapping[str, Method], layer: LayerLike = None) -> Request:
-        """Return the request for other methods, under other names, and maybe another layer."""
+        """Return the request for other methods, renamed to their keys.
+
+        Args:
+            methods: The methods by their new names.
+            layer: The layer; None: that of the plan's request.
+        """
         renamed = [dataclasses.replace(method, name=name) for name, method in methods.items()]
         return dataclasses.replace(
             self.request, methods=tuple(renamed), several=True, shape="input",
@@ -79,10 +84,10 @@ class StitchingPlan:
 
 
 def check_channel_weights(channel_weights: str) -> None:
-    """Raise if this is not a choice of channel weights.
+    """Raise unless this is "window" or "volume".
 
     Raises:
-        InputError: It is neither "window" nor "volume".
+        InputError: It is neither.
     """
     if channel_weights not in ("window", "volume"):
         raise InputError(f"channel_weights={channel_weights!r}: choose 'window' or 'volume'.")
@@ -99,32 +104,32 @@ def add_windows(
     """Add windows ``[windows, any..., *roi]`` to the sum ``[batch, any..., *padded]``.
 
     Args:
-        totals: The sums; one of this key is created if missing.
+        totals: The sums; a sum for the key is created if missing.
         key: The method and layer.
         plan: The plan.
         places: The windows.
-        values: Their maps.
+        values: The windows' maps.
         weights: The weight of each voxel of a window.
     """
-    rank = plan.windows.weights.ndim
-    front = tuple(values.shape[1 : values.ndim - rank])
+    spatial_axes = plan.windows.weights.ndim
+    leading = tuple(values.shape[1 : values.ndim - spatial_axes])
     if key not in totals:
         dtype = torch.promote_types(values.dtype, plan.windows.weights.dtype)
-        shape = (len(plan.runner.volume), *front, *plan.windows.shape)
+        shape = (len(plan.runner.volume), *leading, *plan.windows.shape)
         totals[key] = torch.zeros(shape, dtype=dtype, device=plan.device)
     parts = values.to(totals[key])
     weights = weights.to(parts)
-    every = (slice(None),) * len(front)
+    all_leading = (slice(None),) * len(leading)
     for (sample, place), part in zip(places, parts, strict=True):
-        totals[key][(sample, *every, *place)] += part * weights
+        totals[key][(sample, *all_leading, *place)] += part * weights
 
 
 def mean_over_windows(plan: StitchingPlan, totals: Totals) -> Totals:
-    """Return weighted sums over windows and members as means."""
+    """Return the means over windows and members, given the weighted sums."""
     sums = plan.windows.sums()
     return {key: values / sums.to(values) / plan.count for key, values in totals.items()}
 
 
 def layers_of(totals: Iterable[MapKey], name: str) -> list[str | None]:
-    """Return the layers that there are sums of, for one method."""
+    """Return the layers for which one method has sums."""
     return [key[1] for key in totals if isinstance(key, tuple) and key[0] == name]

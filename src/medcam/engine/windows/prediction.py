@@ -1,4 +1,4 @@
-"""The stitched prediction of a volume, and what all passes over windows share."""
+"""The stitched prediction of a volume; groups of windows and their inputs, for all passes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from medcam.engine.windows.tiling import Place, Windows
 from medcam.errors import InputError
 
 SamplePlace = tuple[int, Place]
-"""A window: the sample, and the place on the padded grid."""
+"""A window of a sample: the sample's index and the window's place on the padded grid."""
 
 
 def groups(places: Sequence[SamplePlace], size: int) -> Iterator[list[SamplePlace]]:
     """Yield the windows in groups of at most ``size``."""
-    rest = iter(places)
-    while group := list(islice(rest, size)):
+    remaining = iter(places)
+    while group := list(islice(remaining, size)):
         yield group
 
 
@@ -33,7 +33,7 @@ def all_places(batch: int, windows: Windows) -> list[SamplePlace]:
 
 
 def cut(volume: Tensor, places: Sequence[SamplePlace], member: EnsembleMember) -> Tensor:
-    """Return the windows' input ``[windows, channels, *roi]``, mirrored, on the network's device."""
+    """Return the windows ``[windows, channels, *roi]``, mirrored, on the network's device."""
     parts = torch.stack([volume[(sample, slice(None), *place)] for sample, place in places])
     return member.mirror(parts.to(member.device(volume.device)))
 
@@ -56,11 +56,11 @@ def predict(
         windows: The windows.
         output: Which tensor of the model's output holds the logits.
         batch_size: The number of windows that run at once.
-        device: Where the sums are kept.
+        device: The device of the sums.
         tick: Called after each group of windows.
 
     Raises:
-        InputError: There is no network, or its output cannot be stitched.
+        InputError: There is no network, or the output cannot be stitched.
     """
     total, count = None, 0
     weights = windows.weights.to(device)
@@ -69,9 +69,9 @@ def predict(
         for group in groups(all_places(len(volume), windows), batch_size):
             with torch.no_grad():
                 inputs = cut(volume, group, member)
-                answer = member.model(inputs)
+                model_output = member.model(inputs)
             space = tuple(inputs.shape[2:])
-            logits = outputs.select(answer, output, batch=len(group), space=space)
+            logits = outputs.select(model_output, output, batch=len(group), space=space)
             check_stitchable(logits, space)
             logits = member.mirror(logits).to(device)
             if total is None:
@@ -83,25 +83,27 @@ def predict(
                 total[(sample, slice(None), *place)] += part.to(total.dtype) * weights
             tick(len(group))
     if total is None:
-        raise InputError("No network was given.")
+        raise InputError("No network was given: give at least one.")
     total /= windows.sums(device=device)
     return windows.crop(total / count if count > 1 else total)
 
 
 def check_stitchable(logits: Tensor, space: tuple[int, ...]) -> None:
-    """Raise if a window's logits do not have the window's shape.
+    """Raise unless a window's logits have the window's spatial shape.
 
     Raises:
-        InputError: Their spatial shape is another one, or there is none.
+        InputError: They have another spatial shape, or no spatial axes.
     """
     if tuple(logits.shape[2:]) == space:
         return
     shape = list(logits.shape)
     remedy = (
-        "its answers have no place in the volume, so there is nothing to stitch. Explain the whole "
-        "volume at once, medcam.explain, or one crop of it"
+        "it has no spatial axes, so there is nothing to stitch. Explain the whole volume at once, "
+        "or one crop of it, with medcam.explain"
         if logits.ndim == 2
         else "stitching needs one logit per voxel. Choose the full-size tensor with output=, or "
         "upsample the logits in the model"
     )
-    raise InputError(f"For a window of {list(space)} the model answers {shape}: {remedy}.")
+    raise InputError(
+        f"For a window of {list(space)} the model's output has the shape {shape}: {remedy}."
+    )

@@ -11,24 +11,29 @@ Progress = bool | Callable[[int, int], None]
 """True for a bar on the standard error, or a function ``(done, total)``."""
 
 Tick = Callable[[int], None]
-"""Called with the number of windows that were just done."""
+"""Called after each group of windows, with its number of windows."""
 
 
 @contextmanager
 def progress_of(progress: Progress, title: str, total: int) -> Iterator[Tick]:
-    """Report progress within the context; yields the function to call after each group.
+    """Report progress within the context.
 
     Args:
-        progress: A bar, a function, or False.
+        progress: True for a bar, a function, or False.
         title: The bar's title.
         total: The number of windows to do.
+
+    Yields:
+        The function to call after each group of windows.
 
     Raises:
         InputTypeError: ``progress`` is neither a bool nor a function.
     """
     done = 0
     if not isinstance(progress, bool) and not callable(progress):
-        raise InputTypeError(f"progress={progress!r}: give True, False or a function (done, of).")
+        raise InputTypeError(
+            f"progress={progress!r}: give True, False or a function (done, total)."
+        )
     if callable(progress):
         callback = progress
 

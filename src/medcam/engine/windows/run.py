@@ -39,17 +39,17 @@ def run_windows(
     """Return the stitched prediction of a volume and its maps.
 
     Args:
-        request: What is asked for.
+        request: The request.
         members: Yields the networks and their mirrorings.
-        count: Their number.
+        count: The number of members.
         volume: The image, before padding.
         windows: The windows.
         logits: The stitched prediction; None: it is computed.
-        gradient: What is explained of it; None: ``request.target``.
+        gradient: The gradient of the score to explain; None: that of ``request.target``.
         batch_size: The number of windows that run at once.
-        device: Where the sums are kept.
+        device: The device of the sums.
         channel_weights: As in `medcam.explain_volume`.
-        progress: A bar, or a function ``(done, total)``.
+        progress: As in `medcam.explain_volume`.
 
     Raises:
         InputError: The prediction cannot be stitched, or does not fit the volume.
@@ -57,9 +57,9 @@ def run_windows(
     """
     notices = Notices()
     padded = windows.pad(volume)
-    everywhere = len(windows) * len(volume) * count
+    window_count = len(windows) * len(volume) * count
     if logits is None:
-        with progress_of(progress, "prediction", everywhere) as tick:
+        with progress_of(progress, "prediction", window_count) as tick:
             logits = predict(
                 members(), padded, windows, output=request.output, batch_size=batch_size,
                 device=device, tick=tick,
@@ -71,8 +71,8 @@ def run_windows(
     plan = StitchingPlan(
         request, members, count, windows, runner, batch_size, device, channel_weights
     )
-    touched = len(plan.touched) * count
-    if touched:
+    explained_count = len(plan.touched_places) * count
+    if explained_count:
         with progress_of(progress, "maps", windows_to_explain(plan)) as tick:
             maps = stitch(dataclasses.replace(plan, tick=tick))
     else:
@@ -96,8 +96,8 @@ def run_windows(
         skipped=runner.skipped,
         notices=notices,
         details={
-            "windows": everywhere,
-            "windows_explained": touched,
+            "windows": window_count,
+            "windows_explained": explained_count,
             "roi": tuple(windows.weights.shape),
             "members": count,
             "channel_weights": channel_weights,
@@ -106,7 +106,11 @@ def run_windows(
 
 
 def _check_logits(logits: Tensor, volume: Tensor) -> None:
-    """Raise if a prediction does not lie on the volume's grid."""
+    """Raise unless a prediction lies on the volume's grid.
+
+    Raises:
+        InputError: Its shape is another one.
+    """
     if tuple(logits.shape[2:]) != tuple(volume.shape[2:]) or len(logits) != len(volume):
         raise InputError(
             f"logits has shape {list(logits.shape)}; for this volume they are [{len(volume)}, "

@@ -1,4 +1,4 @@
-"""Explain windows, one group at a time, with one layer for all of them."""
+"""Maps of one group of windows; the automatic layer is the same for all groups."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from medcam.maps import AttentionMap, MapKey
 
 @dataclass(eq=False)
 class Runner:
-    """Explains windows; the automatic layer is chosen at the first group.
+    """Explains groups of windows; the automatic layer is chosen at the first group.
 
     Attributes:
         volume: The padded image.
-        gradient: What each window's backward pass starts with.
-        layers: The layers that were recorded, once a group has run.
+        gradient: The score's gradient, with which each window's backward pass starts.
+        layers: The layers that were recorded; empty before the first group has run.
         skipped: Layers without a map, with the reason.
     """
 
@@ -43,10 +43,10 @@ class Runner:
         """Return the windows' maps ``[windows, targets, *roi]``, mirrored back.
 
         Args:
-            member: The network.
+            member: The network and its mirroring.
             places: The windows.
             weights: The weight of each voxel of each window in the score, ``[*roi]``.
-            request: The methods; with ``shape=None`` their results are returned as they are.
+            request: The methods; with ``shape=None`` the maps are not mirrored back.
         """
         inputs = cut(self.volume, places, member)
         space = tuple(inputs.shape[2:])
@@ -69,6 +69,7 @@ class Runner:
 
 
 def _mirrored_back(item: AttentionMap, member: EnsembleMember) -> AttentionMap:
+    """Return a map of mirrored windows on the grid of the windows."""
     if not member.flips:
         return item
     axes = [axis + 2 for axis in member.flips]

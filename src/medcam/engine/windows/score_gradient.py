@@ -27,9 +27,9 @@ class ScoreGradient:
     """The score's gradient with respect to the stitched prediction, for each target.
 
     Attributes:
-        target: What is explained.
+        target: The resolved target.
         channels: For each target, the classes whose logits the score depends on.
-        values: For each target, the gradient of these, ``[batch, classes, *padded]``.
+        values: For each target, the gradient with respect to these logits.
     """
 
     target: ResolvedTarget
@@ -66,10 +66,10 @@ class ScoreGradient:
                 for (sample, place), weight in zip(places, weights, strict=True)
             ]
             gradient = torch.stack([part.flip(axes) if axes else part for part in parts])
-            picked = logits[:, channels.to(logits.device)]
+            used_logits = logits[:, channels.to(logits.device)]
             gradient = gradient.to(device=logits.device)
-            dtype = torch.promote_types(picked.dtype, gradient.dtype)
-            columns.append((picked.to(dtype) * gradient.to(dtype)).flatten(1).sum(1))
+            dtype = torch.promote_types(used_logits.dtype, gradient.dtype)
+            columns.append((used_logits.to(dtype) * gradient.to(dtype)).flatten(1).sum(1))
         return torch.stack(columns, 1)
 
 
@@ -84,8 +84,8 @@ def score_gradient(
     Args:
         target: As in `medcam.explain`.
         logits: The stitched prediction.
-        windows: The windows, to whose padded grid the gradient is brought.
-        notices: Where warnings are added.
+        windows: The windows; the gradient is padded to their grid.
+        notices: Warnings are added to these.
 
     Raises:
         TargetError: The target does not fit the prediction.

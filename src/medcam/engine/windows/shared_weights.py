@@ -1,7 +1,7 @@
 """Maps by one set of channel weights for all windows of a volume.
 
-A first pass sums the statistics that the weights are computed from over the windows; a second
-makes the maps. Which statistics, and which weights, is the method's own (`medcam.methods`).
+A first pass sums statistics over the windows, from which the weights are computed; a second pass
+makes the maps. Each method defines its statistics and its weights (`medcam.methods`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def stitch_by_shared_weights(plan: StitchingPlan, name: str, shared: SharedWeigh
     Args:
         plan: The plan.
         name: The method's key in the result.
-        shared: How the weights are found.
+        shared: The method's statistics and how the weights follow from them.
     """
-    own_weights = plan.windows.weights
+    window_weights = plan.windows.weights
     totals: Totals = {}
     for member in plan.members():
         for layer, sums in _statistics(plan, member, shared).items():
             weights, offset = shared.weights(sums)
-            for group in groups(plan.everywhere, plan.batch_size):
+            for group in groups(plan.places, plan.batch_size):
                 samples = [sample for sample, _ in group]
                 projections = {
                     f"{target}": Method(
@@ -41,32 +41,35 @@ def stitch_by_shared_weights(plan: StitchingPlan, name: str, shared: SharedWeigh
                     for target, column in enumerate(weights.unbind(1))
                 }
                 maps = plan.runner.maps(
-                    member, group, [own_weights] * len(group),
+                    member, group, [window_weights] * len(group),
                     plan.request_for(projections, layer=layer),
                 )  # fmt: skip
                 values = torch.stack([item.values[:, 0] for item in maps.values()], 1)
-                add_windows(totals, (name, layer), plan, group, values, own_weights)
+                add_windows(totals, (name, layer), plan, group, values, window_weights)
                 plan.tick(len(group))
     return mean_over_windows(plan, totals)
 
 
-def count_passes(plan: StitchingPlan, shared: SharedWeights) -> int:
-    """Return how many windows one member explains for such a map."""
-    everywhere = len(plan.everywhere)
-    return everywhere + (len(plan.touched) if shared.of_target else everywhere)
+def count_windows(plan: StitchingPlan, shared: SharedWeights) -> int:
+    """Return the number of windows that one member explains in both passes."""
+    count = len(plan.places)
+    return count + (len(plan.touched_places) if shared.of_target else count)
 
 
 def _statistics(
     plan: StitchingPlan, member: EnsembleMember, shared: SharedWeights
 ) -> dict[str, Float[Tensor, "batch targets numbers"]]:
     """Return the method's statistics summed over the windows, by layer."""
-    own, shares = plan.windows.weights, plan.shares()
+    window_weights, shares = plan.windows.weights, plan.shares()
     method = Method("statistics", shared.statistics, "Statistics")
     request = dataclasses.replace(plan.request_for({"statistics": method}), shape=None)
     totals: dict[str, Tensor] = {}
-    for group in groups(plan.touched if shared.of_target else plan.everywhere, plan.batch_size):
-        starts = [own * shares[place] if shared.of_target else own for _, place in group]
-        for key, item in plan.runner.maps(member, group, starts, request).items():
+    for group in groups(plan.touched_places if shared.of_target else plan.places, plan.batch_size):
+        score_weights = [
+            window_weights * shares[place] if shared.of_target else window_weights
+            for _, place in group
+        ]
+        for key, item in plan.runner.maps(member, group, score_weights, request).items():
             layer = str(key[1]) if isinstance(key, tuple) else str(key)
             values = item.values.double().cpu()
             if layer not in totals:
@@ -79,5 +82,5 @@ def _statistics(
 
 def _project(weights: Tensor, offset: Tensor, activations: Tensor) -> Tensor:
     """Return ``Σ_k w_k (A^k - offset_k)``, ``[windows, *layer]``."""
-    rows = activations - offset.to(activations)[(..., *[None] * (activations.ndim - 2))]
-    return torch.einsum("bk,bk...->b...", weights.to(activations), rows)
+    centred = activations - offset.to(activations)[(..., *[None] * (activations.ndim - 2))]
+    return torch.einsum("bk,bk...->b...", weights.to(activations), centred)

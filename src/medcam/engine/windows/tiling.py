@@ -1,7 +1,7 @@
 """Places and weights of overlapping windows.
 
-They are those of ``monai.inferers.sliding_window_inference``, so that a prediction stitched here is
-MONAI's to the last bit.
+They equal those of ``monai.inferers.sliding_window_inference``: a prediction stitched with them is
+the same as MONAI's, bit for bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Windows:
 
     Attributes:
         shape: The spatial shape of the padded grid.
-        places: Where the windows lie.
+        places: The windows' places on the padded grid.
         weights: The weight of each voxel of a window, ``[*roi]``.
         padding: The padding on each side, in the order of ``torch.nn.functional.pad``.
         padding_mode: The mode of ``torch.nn.functional.pad``.
@@ -56,15 +56,16 @@ class Windows:
         return F.pad(tensor, self.padding, mode=self.padding_mode, value=value)
 
     def crop(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """Return the tensor without what `pad` added."""
-        for axis, low, high in self._cuts():
+        """Return the tensor without the padding of `pad`."""
+        for axis, low, high in self._padding_by_axis():
             tensor = tensor.narrow(axis, low, tensor.shape[axis] - low - high)
         return tensor
 
     def fold(self, gradients: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return the gradient before `pad`, given the gradient on the padded grid.
+        """Return the gradient on the grid before `pad`, given that on the padded grid.
 
-        This is the backward pass of `pad`: padding that copies voxels adds its gradient to theirs.
+        This is the backward pass of `pad`: the gradients of a voxel's copies in the padding are
+        added to its own.
         """
         if not any(self.padding):
             return gradients
@@ -88,7 +89,8 @@ class Windows:
             total[place] += 1
         return total
 
-    def _cuts(self) -> list[tuple[int, int, int]]:
+    def _padding_by_axis(self) -> list[tuple[int, int, int]]:
+        """Return each axis, counted from the last one, with its padding on both sides."""
         pairs = zip(self.padding[::2], self.padding[1::2], strict=True)
         return [(-1 - i, low, high) for i, (low, high) in enumerate(pairs)]
 
@@ -125,59 +127,65 @@ def sliding_windows(
 
     Example:
         >>> windows = sliding_windows((10, 8), (6, 8), overlap=0.5)
-        >>> windows.places
-        ((slice(0, 6, None), slice(0, 8, None)), (slice(3, 9, None), ...), (slice(4, 10, None), ...))
+        >>> [along_first_axis for along_first_axis, _ in windows.places]
+        [slice(0, 6, None), slice(3, 9, None), slice(4, 10, None)]
     """
     space = tuple(int(extent) for extent in space)
-    axis = None if slice_axis is None else _axis(slice_axis, len(space))
-    wanted = _per_axis(roi_size, len(space) - (axis is not None), "roi_size")
-    shares = _per_axis(overlap, len(wanted), "overlap")
-    sigmas = _per_axis(sigma_scale, len(wanted), "sigma_scale")
-    if not all(0 <= share < 1 for share in shares):
+    axis = None if slice_axis is None else _checked_axis(slice_axis, len(space))
+    planes = [extent for i, extent in enumerate(space) if i != axis]
+    roi_sizes = _per_axis(roi_size, len(planes), "roi_size")
+    overlaps = _per_axis(overlap, len(planes), "overlap")
+    sigmas = _per_axis(sigma_scale, len(planes), "sigma_scale")
+    if not all(0 <= share < 1 for share in overlaps):
         raise InputError(f"overlap={overlap!r} has to be at least 0 and below 1.")
     if not all(sigma > 0 for sigma in sigmas):
         raise InputError(f"sigma_scale={sigma_scale!r} has to be above 0.")
     if padding_mode not in PADDINGS:
         raise InputError(f"padding_mode={padding_mode!r}: choose from {', '.join(PADDINGS)}.")
-    planes = [extent for i, extent in enumerate(space) if i != axis]
     roi = [
-        int(window) if window and window > 0 else extent
-        for window, extent in zip(wanted, planes, strict=True)
+        int(size) if size and size > 0 else extent
+        for size, extent in zip(roi_sizes, planes, strict=True)
     ]
-    gaps = [max(window - extent, 0) for window, extent in zip(roi, planes, strict=True)]
-    whole = [extent + gap for extent, gap in zip(planes, gaps, strict=True)]
-    starts: list[list[int] | range] = [
-        _starts(extent, window, share)
-        for extent, window, share in zip(whole, roi, shares, strict=True)
+    missing = [max(window - extent, 0) for window, extent in zip(roi, planes, strict=True)]
+    shape = [extent + gap for extent, gap in zip(planes, missing, strict=True)]
+    sides = [(gap // 2, gap - gap // 2) for gap in missing]
+    places_by_axis: list[Sequence[slice | int]] = [
+        [slice(start, start + window) for start in _starts(extent, window, share)]
+        for extent, window, share in zip(shape, roi, overlaps, strict=True)
     ]
-    sides = [(gap // 2, gap - gap // 2) for gap in gaps]
-    slices = [
-        [slice(start, start + n) for start in line] for line, n in zip(starts, roi, strict=True)
-    ]
-    lines: list[Sequence[slice | int]] = [*slices]
     if axis is not None:
-        lines.insert(axis, range(space[axis]))
-        whole.insert(axis, space[axis])
+        places_by_axis.insert(axis, range(space[axis]))
+        shape.insert(axis, space[axis])
         sides.insert(axis, (0, 0))
-    padding = tuple(side for pair in reversed(sides) for side in pair) if any(gaps) else ()
+    # torch.nn.functional.pad counts the axes from the last one.
+    padding = tuple(side for pair in reversed(sides) for side in pair) if any(missing) else ()
     return Windows(
-        tuple(whole), tuple(product(*lines)), _weights(roi, mode, sigmas, dtype), padding,
+        tuple(shape), tuple(product(*places_by_axis)), _weights(roi, mode, sigmas, dtype), padding,
         padding_mode, value,
     )  # fmt: skip
 
 
 def _starts(extent: int, window: int, share: float) -> list[int]:
-    """Return the first voxel of each window along one axis; the last window ends with the axis."""
+    """Return the first voxel of each window along one axis; the last window ends with the axis.
+
+    Args:
+        extent: The axis's extent.
+        window: The window's extent.
+        share: The share of a window that the next one overlaps.
+    """
     step = window if window == extent else max(int(window * (1 - share)), 1)
-    count = next(
-        (d + 1 for d in range(ceil(extent / step)) if d * step + window >= extent), 1
-    )  # fmt: skip
+    count = next((i + 1 for i in range(ceil(extent / step)) if i * step + window >= extent), 1)
     return [min(i * step, extent - window) for i in range(count)]
 
 
 def _weights(
     roi: Sequence[int], mode: str, sigmas: Sequence[float], dtype: torch.dtype
 ) -> Float[Tensor, "*roi"]:
+    """Return the weight of each voxel of a window.
+
+    Raises:
+        InputError: The mode does not exist.
+    """
     if mode == "constant":
         return torch.ones(list(roi), dtype=dtype)
     if mode != "gaussian":
@@ -190,16 +198,30 @@ def _weights(
     return weights.clamp(min=1e-3).to(dtype)
 
 
-def _axis(axis: int, count: int) -> int:
+def _checked_axis(axis: int, count: int) -> int:
+    """Return a spatial axis as a number from 0 on.
+
+    Raises:
+        InputError: There is no such axis.
+    """
     if not -count <= axis < count:
-        raise InputError(f"slice_axis={axis} is no axis of an image with {count} spatial axes.")
+        raise InputError(
+            f"slice_axis={axis}: the image has {count} spatial axes; choose an axis from {-count} "
+            f"to {count - 1}."
+        )
     return axis % count
 
 
 def _per_axis(value: float | Sequence[float], count: int, name: str) -> list[float]:
+    """Return one number for each axis; a single number stands for all axes.
+
+    Raises:
+        InputError: There are more or fewer numbers than axes.
+    """
     if isinstance(value, (int, float)):
         return [value] * count
     values = list(value)
     if len(values) != count:
-        raise InputError(f"{name}={value!r} names {len(values)} axes; {count} are needed.")
+        numbers = f"{len(values)} number{'' if len(values) == 1 else 's'}"
+        raise InputError(f"{name}={value!r} has {numbers}; {count} are needed, one per axis.")
     return values

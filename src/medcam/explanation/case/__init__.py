@@ -1,1 +1,1 @@
-"""A case on disk: maps, pictures, pages and their record; it never runs a model."""
+"""Cases on disk: maps, pictures, pages and the record of each; it never runs a model."""

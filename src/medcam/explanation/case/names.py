@@ -1,4 +1,4 @@
-"""What the files of a case are called."""
+"""Names of a case's files."""
 
 from __future__ import annotations
 
@@ -11,56 +11,65 @@ from medcam.errors import InputError
 from medcam.files import safe_name
 from medcam.maps import AttentionMap
 
-_ESCAPED = re.compile(r"[\w. \-]+~[0-9a-f]{12}")  # what safe_name makes, which stays as it is
-_LONGEST = 200  # letters of a file's name without its ending
+_ESCAPED = re.compile(r"[\w. \-]+~[0-9a-f]{12}")  # results of safe_name, not to be escaped twice
+_MAX_STEM = 200  # characters of a file's name without its ending
 
 
-def as_prefix(given: str | os.PathLike[str]) -> Path:
-    """Gives a prefix whose last part every file system takes.
+def safe_prefix(prefix: str | os.PathLike[str]) -> Path:
+    """Return a prefix whose last part is a valid file name on every file system.
 
     Raises:
-        InputError: It names no case.
+        InputError: The prefix is a folder and names no case.
 
     Example:
-        >>> as_prefix("out/case 1").name, as_prefix("out/a:b").name
+        >>> safe_prefix("out/case 1").name, safe_prefix("out/a:b").name
         ('case 1', 'a_b~6783a31eabf6')
     """
-    text = os.fspath(given)
+    text = os.fspath(prefix)
     path = Path(text)
     if text.endswith(("/", os.sep)) or path.name in ("", "."):
         raise InputError(
-            f"prefix='{text}' is a folder: say what the case is called, '{path / 'case'}'."
+            f"prefix='{text}' is a folder: add a name for the case, '{path / 'case'}'."
         )
     if _ESCAPED.fullmatch(path.name):
         return path
     return path.with_name(safe_name(path.name))
 
 
-def after(prefix: Path, more: str) -> Path:
-    """The path that goes on so; what is behind a dot in a prefix is part of its name."""
-    return prefix.with_name(prefix.name + more)
+def append_to_name(path: Path, text: str) -> Path:
+    """Return a path with text appended to its last part; `Path.with_suffix` would drop ``.1``.
+
+    Example:
+        >>> append_to_name(Path("case.1"), ".json").name
+        'case.1.json'
+    """
+    return path.with_name(path.name + text)
 
 
-def stems_of(prefix: Path, maps: Sequence[AttentionMap]) -> list[Path]:
-    """The names of the maps' files without endings, in the order of a report's maps."""
-    layers = {one.layer for one in maps if one.layer is not None}
+def map_stems(prefix: Path, maps: Sequence[AttentionMap]) -> list[Path]:
+    """Return the paths of the maps' files without endings, one for each map and target.
+
+    The names are ``PREFIX_METHOD``, then ``_LAYER`` if there are several layers, and the target if
+    the map has several.
+    """
+    layers = {map_.layer for map_ in maps if map_.layer is not None}
     stems = []
-    for one in maps:
-        parts = [prefix.name, safe_name(one.method)]
-        if len(layers) > 1 and one.layer is not None:
-            parts.append(safe_name(one.layer))
-        for ending in _endings(one):
-            stem = "_".join([*parts, *ending])
-            stems.append(prefix.with_name(stem if len(stem) <= _LONGEST else safe_name(stem)))
+    for map_ in maps:
+        parts = [prefix.name, safe_name(map_.method)]
+        if len(layers) > 1 and map_.layer is not None:
+            parts.append(safe_name(map_.layer))
+        for target_parts in _target_parts(map_):
+            stem = "_".join([*parts, *target_parts])
+            stems.append(prefix.with_name(stem if len(stem) <= _MAX_STEM else safe_name(stem)))
     return stems
 
 
-def _endings(one: AttentionMap) -> list[list[str]]:
-    """What tells a map's targets apart: their classes, if each is another one."""
-    count = one.values.shape[1]
+def _target_parts(map_: AttentionMap) -> list[list[str]]:
+    """Return the name of each target: none for a single one, its class if that is unique."""
+    count = map_.values.shape[1]
     if count == 1:
         return [[]]
-    classes = [] if one.target.classes is None else one.target.classes[0].tolist()
+    classes = [] if map_.target.classes is None else map_.target.classes[0].tolist()
     if len(set(classes)) == count:
         return [[f"class{number}"] for number in classes]
     return [[f"target{number}"] for number in range(count)]

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcam.errors import InputError
-from medcam.explanation.case.names import after, as_prefix
-from medcam.explanation.case.writing import Mask, ScoreRows, save_case
+from medcam.explanation.case.names import append_to_name, safe_prefix
+from medcam.explanation.case.writing import LabelsLike, TableRows, save_case
 from medcam.files.image import Image
 from medcam.maps import AttentionMap
 from medcam.views.scene.images import image_of, labels_of, mask_of
-from medcam.views.scene.selection import on_grid
+from medcam.views.scene.selection import maps_on_grid
 
 
 def save_maps(
@@ -30,62 +30,61 @@ def save_maps(
     image: object = None,
     mask: object = None,
     segmentation: object = None,
-    scores: ScoreRows = (),
+    scores: TableRows = (),
     name: str | None = None,
     montage: bool = True,
     report: bool = True,
     extra: Mapping[str, object] | None = None,
 ) -> list[Path]:
-    """Write an explanation's maps, a montage, a report and the record of how they were made.
-
-    Which files these are, and what the arguments mean, is said by `medcam.Explanation.save`. Of
-    several samples each is a case of its own.
+    """Write the files of `medcam.Explanation.save`, one case for each sample.
 
     Args:
-        maps: The maps.
-        prefix: See there.
-        inputs: The input that was explained; None: it is not known.
-        details: How the maps were made, for the record.
-        model: The model, for the record; None: it no longer exists.
-        model_kind: Its class.
-        image: See there.
-        mask: See there.
-        segmentation: See there.
-        scores: See there.
-        name: See there.
-        montage: See there.
-        report: See there.
-        extra: See there.
+        maps: The maps of a batch.
+        prefix: As in `medcam.Explanation.save`, like all arguments that are not described here.
+        inputs: The input that was explained; None if it is unknown.
+        details: The explanation's details, for the record.
+        model: The model; None if it no longer exists.
+        model_kind: The model's class.
+        image: See `medcam.Explanation.save`.
+        mask: See `medcam.Explanation.save`.
+        segmentation: See `medcam.Explanation.save`.
+        scores: See `medcam.Explanation.save`.
+        name: See `medcam.Explanation.save`.
+        montage: See `medcam.Explanation.save`.
+        report: See `medcam.Explanation.save`.
+        extra: See `medcam.Explanation.save`.
+
+    Returns:
+        The paths of the files, those of each sample with its record last.
 
     Raises:
-        InputError: Something given does not fit.
+        InputError: An argument does not fit.
         SaveError: A file could not be written. There is no record then, not even an earlier one.
     """
     title = name or Path(prefix).name
-    prefix = as_prefix(prefix)
+    prefix = safe_prefix(prefix)
     batch, axes = len(maps[0].values), maps[0].values.ndim - 2
     source = inputs if image is None else image
     if source is None:
-        raise InputError(
-            "This explanation does not hold its input (an injected model keeps none): give "
-            "the image that the maps are laid over, save(prefix, image=...)."
-        )
+        raise unknown_input("save(prefix, image=...)")
     if batch > 1 and isinstance(source, str | os.PathLike | Image):
         raise InputError(f"There are {batch} samples: give a list of {batch} images, or a batch.")
-    places = [prefix] if batch == 1 else [after(prefix, f"_{n}") for n in range(batch)]
-    covers = None if inputs is None else tuple(inputs.shape[2:])
-    files: list[Path] = []
-    for sample, place in enumerate(places):
-        under = image_of(source, axes, sample=sample, batch=batch)
-        files += save_case(
-            place,
-            on_grid(maps, under.space, sample=sample, covers=covers),
-            under,
+    prefixes = [prefix]
+    if batch > 1:
+        prefixes = [append_to_name(prefix, f"_{sample}") for sample in range(batch)]
+    input_space = None if inputs is None else tuple(inputs.shape[2:])
+    paths: list[Path] = []
+    for sample, sample_prefix in enumerate(prefixes):
+        background = image_of(source, axes, sample=sample, batch=batch)
+        paths += save_case(
+            sample_prefix,
+            maps_on_grid(maps, background.space, sample=sample, input_space=input_space),
+            background,
             model=model,
-            kind=model_kind,
-            inputs=seen_by_model(inputs, None if image is None else under, sample),
-            mask=_of_sample(mask, axes, sample, batch, mask_of),
-            segmentation=_of_sample(segmentation, axes, sample, batch, labels_of),
+            model_kind=model_kind,
+            inputs=recorded_inputs(inputs, None if image is None else background, sample),
+            mask=_sample_labels(mask, axes, sample, batch, mask_of),
+            segmentation=_sample_labels(segmentation, axes, sample, batch, labels_of),
             scores=[row for row in scores if row.get("sample", sample) == sample],
             name=title if batch == 1 else f"{title}, sample {sample}",
             montage=montage,
@@ -94,21 +93,29 @@ def save_maps(
             record={"windows": details or None},
             extra=extra,
         )
-    return files
+    return paths
 
 
-def seen_by_model(inputs: Tensor | None, image: Image | None, sample: int) -> list[object]:
-    """Return the model's input of one sample, if it is known, and the image that stands for it."""
+def unknown_input(call: str) -> InputError:
+    """Return the error for an explanation without input; the call shows how to give an image."""
+    return InputError(
+        "This explanation does not hold its input (an injected model keeps none): give the image "
+        f"to draw the maps on, {call}."
+    )
+
+
+def recorded_inputs(inputs: Tensor | None, image: Image | None, sample: int) -> list[object]:
+    """Return the inputs for a sample's record: the model's input, and the image in its place."""
     return [
         *([] if inputs is None else [inputs[sample : sample + 1]]),
         *([] if image is None else [image]),
     ]
 
 
-def _of_sample(
+def _sample_labels(
     labels: object, axes: int, sample: int, batch: int, read: Callable[..., NDArray[Any]]
-) -> Mask:
-    """Return one sample's mask or segmentation; paths stay paths."""
+) -> LabelsLike:
+    """Return one sample's mask or segmentation as an array, or as a path if it is one."""
     if isinstance(labels, list | tuple) and len(labels) == batch and batch > 1:
         labels, batch = labels[sample], 1
     if labels is None or isinstance(labels, str | os.PathLike):

@@ -1,4 +1,4 @@
-"""Show an explanation: a report in the browser, in a temporary folder."""
+"""Show an explanation: write a report to a temporary folder and open it in the browser."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medcam.errors import InputError, warn
-from medcam.explanation.case.saving import seen_by_model
-from medcam.explanation.case.writing import ScoreRows, record_for_page, record_of
+from medcam.errors import warn
+from medcam.explanation.case.record import build_record, record_for_page
+from medcam.explanation.case.saving import recorded_inputs, unknown_input
+from medcam.explanation.case.writing import TableRows
 from medcam.maps import AttentionMap
 from medcam.views.report import write_report
 from medcam.views.scene.scene import scene_of
@@ -30,44 +31,41 @@ def show_maps(
     browser: bool = True,
     mask: object = None,
     segmentation: object = None,
-    scores: ScoreRows = (),
+    scores: TableRows = (),
     name: str = "Explanation",
     sample: int = 0,
 ) -> Path:
-    """Open a report of one sample in the browser.
+    """Open the report of `medcam.Explanation.show` in the browser.
 
     Args:
-        maps: The maps.
-        image: As all others below, see `medcam.Explanation.show`.
-        inputs: The input that was explained; None: it is not known.
-        details: How the maps were made, for the provenance.
-        model: The model; None: it no longer exists.
-        model_kind: Its class.
-        browser: See there.
-        mask: See there.
-        segmentation: See there.
-        scores: See there.
-        name: See there.
-        sample: See there.
+        maps: The maps of a batch.
+        image: As in `medcam.Explanation.show`, like all arguments that are not described here.
+        inputs: The input that was explained; None if it is unknown.
+        details: The explanation's details, for the record.
+        model: The model; None if it no longer exists.
+        model_kind: The model's class.
+        browser: See `medcam.Explanation.show`.
+        mask: See `medcam.Explanation.show`.
+        segmentation: See `medcam.Explanation.show`.
+        scores: See `medcam.Explanation.show`.
+        name: See `medcam.Explanation.show`.
+        sample: See `medcam.Explanation.show`.
 
     Returns:
-        The page, in a temporary folder of its own, which the system clears.
+        The path of the page, in a new temporary folder, which the operating system clears.
 
     Raises:
-        InputError: Something given does not fit.
+        InputError: An argument does not fit.
     """
-    scene, under = scene_of(
+    scene, background = scene_of(
         maps, image, inputs=inputs, mask=mask, segmentation=segmentation, sample=sample, name=name,
         scores=list(scores),
     )  # fmt: skip
-    if under is None:
-        raise InputError(
-            "This explanation does not hold its input (an injected model keeps none): give "
-            "the image that the maps are laid over, show(image)."
-        )
-    record = record_of(
-        model, kind=model_kind, maps=maps, folder=Path.cwd(), affine=under.affine,
-        inputs=seen_by_model(inputs, None if image is None else under, sample),
+    if background is None:
+        raise unknown_input("show(image)")
+    record = build_record(
+        model, model_kind=model_kind, maps=maps, folder=Path.cwd(), affine=background.affine,
+        inputs=recorded_inputs(inputs, None if image is None else background, sample),
         windows=details or None,
     )  # fmt: skip
     record["maps"] = [entry for entry in record["maps"] if entry["sample"] == sample]

@@ -1,8 +1,7 @@
-"""One case on disk: its maps, what shows them, and the record, which is there last or not."""
+"""Write one case to disk: maps, pictures, pages, and last the record, which marks it complete."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -13,22 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from medcam.errors import SaveError, warn
-from medcam.explanation.case.names import after, stems_of
+from medcam.errors import SaveError
+from medcam.explanation.case.names import append_to_name, map_stems
+from medcam.explanation.case.record import build_record, json_row, record_for_page
 from medcam.files import Image, save_map, save_nifti, save_png, write_atomically, write_sidecar
 from medcam.files.formats.itk import ItkGrid
-from medcam.files.record.contents import provenance
 from medcam.maps import AttentionMap
 from medcam.views.figures import save_figure
 from medcam.views.montage.drawing import draw_montage
 from medcam.views.overlays import overlay
 from medcam.views.report import write_report
-from medcam.views.scene.images import displayed
+from medcam.views.scene.images import displayed_array
 from medcam.views.scene.scene import scene_of
 from medcam.views.scene.values import Scene
 
-ScoreRows = Sequence[Mapping[str, Any]]
-Mask = str | os.PathLike[str] | NDArray[Any] | None
+TableRows = Sequence[Mapping[str, Any]]
+"""The rows of a table of scores, each a mapping of column to value."""
+
+LabelsLike = str | os.PathLike[str] | NDArray[Any] | None
+"""A mask or segmentation: a file, or an array on the image's grid; None if there is none."""
 
 
 def save_case(
@@ -39,106 +41,89 @@ def save_case(
     model: nn.Module | None,
     inputs: Sequence[object],
     name: str,
-    kind: str | None = None,
-    mask: Mask = None,
-    segmentation: Mask = None,
-    scores: ScoreRows = (),
+    model_kind: str | None = None,
+    mask: LabelsLike = None,
+    segmentation: LabelsLike = None,
+    scores: TableRows = (),
     montage: bool = True,
     report: bool = True,
     ending: str | None = None,
-    more: Callable[[Path], Mapping[str, Path]] | None = None,
+    write_further: Callable[[Path], Mapping[str, Path]] | None = None,
     sample: int = 0,
     record: Mapping[str, Any] | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> list[Path]:
-    """Writes one case: its maps, what shows them, and the record, which is there last or not.
+    """Write one case: its maps, the pictures and pages that show them, and last the record.
 
     Args:
-        prefix: Of `as_prefix`.
-        maps: Of one sample, ``[1, targets, *space]``, on the image's grid.
-        image: What they are laid over, and where they lie.
-        model: The model that was explained; None: it no longer exists, which the record says.
-        inputs: What the model was given, for the record.
+        prefix: The path of the files without an ending, as `safe_prefix` returns it.
+        maps: The maps of one sample, ``[1, targets, *space]``, on the image's grid.
+        image: The image under the maps, whose geometry their files get.
+        model: The model that was explained; None if it no longer exists.
+        inputs: The model's inputs, for the record.
         name: The title.
-        kind: The model's class, where there is no model.
+        model_kind: The model's class, for a record without a model.
         mask: A region: a file, or 0/1 on the image's grid.
-        segmentation: What the model predicted: a file, or labels on the image's grid.
-        scores: The rows of a table.
+        segmentation: The model's prediction: a file, or labels on the image's grid.
+        scores: The rows of a table of scores.
         montage: Whether to write the montage.
         report: Whether to write the report.
-        ending: The format of the maps. None: ``.tif`` for pictures, ``.nrrd`` for what only that
-            format can place, else ``.nii.gz``.
-        more: Writes further files, after the maps; gives them by their roles.
-        sample: The sample's place in its batch, for the record.
-        record: Further arguments of `medcam.files.record.contents`.
-        extra: Its further part.
+        ending: The file ending of the maps. None: ``.tif`` for pictures, ``.nrrd`` for a geometry
+            that only this format can hold, otherwise ``.nii.gz``.
+        write_further: A function that takes the prefix, writes further files after the maps, and
+            returns their paths by role.
+        sample: The sample's index in its batch, for the record.
+        record: Further arguments of `medcam.files.provenance`.
+        extra: Further entries of the record's part "extra".
 
     Returns:
-        The files, the record last.
+        The paths of the files, the record last.
 
     Raises:
-        InputError: Something does not fit.
+        InputError: An argument does not fit.
         SaveError: A file could not be written. There is no record then, not even an earlier one.
     """
-    extra = {"name": name, "scores": [_plain(row) for row in scores], **(extra or {})}
+    extra = {"name": name, "scores": [json_row(row) for row in scores], **(extra or {})}
     scene, _ = scene_of(
         maps, image, mask=mask, segmentation=segmentation, name=name, scores=list(scores),
         modality=extra.get("modality"),
     )  # fmt: skip
-    ending = ending or ending_of(image)
-    stems = stems_of(prefix, maps)
+    ending = ending or _map_ending(image)
+    stems = map_stems(prefix, maps)
     _remove_record(prefix)
-    paths = [_write(after(stem, ending), one.values, image)
-             for stem, one in zip(stems, scene.maps, strict=True)]  # fmt: skip
-    seen = [
-        save_png(after(stem, ".png"), overlay(one.values, scene.image, signed=one.signed))
-        for stem, one in zip(stems, scene.maps, strict=True)
-        if not scene.is_volume
+    map_paths = [
+        _write_array(append_to_name(stem, ending), scene_map.values, image)
+        for stem, scene_map in zip(stems, scene.maps, strict=True)
     ]
-    roles: dict[str, Any] = {"map": paths, **({"overlay": seen} if seen else {})}
-    further = dict(more(prefix)) if more is not None else {}
-    named = {
-        role: given
-        for role, given in (("mask", mask), ("segmentation", segmentation))
-        if isinstance(given, str | os.PathLike)
+    overlay_paths = [] if scene.is_volume else _write_overlays(stems, scene)
+    further = {} if write_further is None else dict(write_further(prefix))
+    sources = {
+        role: labels
+        for role, labels in (("mask", mask), ("segmentation", segmentation))
+        if isinstance(labels, str | os.PathLike)
     }
-    kept = _kept(prefix, scene, image, ending, there={*named, *further})
-    about = record_of(
-        model, kind=kind, inputs=list(inputs), maps=maps, folder=prefix.parent,
-        files={**roles, **further, **_named(image), **named, **kept}, affine=image.affine,
-        extra=extra, **(record or {}),
+    shown = _write_shown(prefix, scene, image, ending, existing={*sources, *further})
+    contents = build_record(
+        model, model_kind=model_kind, inputs=list(inputs), maps=maps, folder=prefix.parent,
+        files={
+            "map": map_paths, **({"overlay": overlay_paths} if overlay_paths else {}), **further,
+            **({"image": list(image.paths)} if image.paths else {}), **sources, **shown,
+        },
+        affine=image.affine, extra=extra, **(record or {}),
     )  # fmt: skip
-    for entry in about["maps"]:
+    for entry in contents["maps"]:
         entry["sample"] = sample
-    written = [*paths, *seen, *further.values(), *kept.values()]
+    paths = [*map_paths, *overlay_paths, *further.values(), *shown.values()]
     if montage:
-        written.append(_write_montage(after(prefix, "_montage.png"), scene, image))
+        paths.append(_write_montage(append_to_name(prefix, "_montage.png"), scene, image))
     if report:
-        page = replace(scene, provenance=record_for_page(about))
-        written.append(write_report(after(prefix, ".html"), page))
-    return [*written, write_sidecar(after(prefix, ".json"), about)]
+        page = replace(scene, provenance=record_for_page(contents))
+        paths.append(write_report(append_to_name(prefix, ".html"), page))
+    return [*paths, write_sidecar(append_to_name(prefix, ".json"), contents)]
 
 
-def record_of(model: nn.Module | None, *, kind: str | None, **parts: Any) -> dict[str, Any]:
-    """Gives the record of how maps were made, even if their model no longer exists.
-
-    Args:
-        model: The model; None: it no longer exists, of which is warned.
-        kind: Its class then, as far as it is known.
-        **parts: The other arguments of `medcam.files.record.contents`.
-    """
-    record = provenance(model=model or nn.Identity(), **parts)
-    if model is None:
-        record["model"] = {"class": kind, "state_sha256": None}
-        warn(
-            "The record does not say of which weights the maps are: the model no longer exists, or "
-            "there are several. Pass save(..., model=model)."
-        )
-    return record
-
-
-def ending_of(image: Image) -> str:
-    """The format of raw maps that can hold where an image lies."""
+def _map_ending(image: Image) -> str:
+    """Return the file ending of raw maps, for a format that can hold the image's geometry."""
     if image.affine is None and isinstance(image.source, ItkGrid):
         return ".nrrd"
     if image.affine is None and image.source is None and len(image.space) == 2:
@@ -146,44 +131,60 @@ def ending_of(image: Image) -> str:
     return ".nii.gz"
 
 
-def _write(path: Path, values: NDArray[Any], image: Image) -> Path:
-    """Where the voxels lie is the image's; a volume that does not know it gets the identity."""
+def _write_array(path: Path, values: NDArray[Any], image: Image) -> Path:
+    """Write an array with the image's geometry; NIfTI gets the identity if that is unknown."""
     unknown = image.affine is None and image.source is None
     if unknown and path.name.endswith((".nii", ".nii.gz")):
         return save_nifti(path, values, None)
     return save_map(path, values, image)
 
 
-def _kept(
-    prefix: Path,
-    scene: Scene,
-    image: Image,
-    ending: str,
-    *,
-    there: Collection[str],
+def _write_overlays(stems: Sequence[Path], scene: Scene) -> list[Path]:
+    """Write a picture of each map over the image."""
+    return [
+        save_png(
+            append_to_name(stem, ".png"),
+            overlay(scene_map.values, scene.image, signed=scene_map.signed),
+        )
+        for stem, scene_map in zip(stems, scene.maps, strict=True)
+    ]
+
+
+def _write_shown(
+    prefix: Path, scene: Scene, image: Image, ending: str, *, existing: Collection[str]
 ) -> dict[str, Path]:
-    """Files of the image and regions that are not there, so that a report can be made again."""
-    kept: dict[str, Path] = {}
+    """Write the image, mask and segmentation that are no files yet, for later reports.
+
+    Args:
+        prefix: The path of the files without an ending.
+        scene: The scene with the mask and the segmentation.
+        image: The image.
+        ending: The file ending of the maps.
+        existing: The roles, "mask" or "segmentation", that have a file.
+
+    Returns:
+        The paths of the new files by role.
+    """
+    paths: dict[str, Path] = {}
     if not image.paths:
-        values = np.nan_to_num(displayed(image).astype(np.float32), posinf=0.0, neginf=0.0)
-        if values.ndim == 3 and len(image.space) == 2:  # the pages of the file are its colours
+        values = displayed_array(image).astype(np.float32)
+        values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+        if values.ndim == 3 and len(image.space) == 2:
+            # A TIFF with one page per colour channel holds float values.
             pages = Image(np.moveaxis(values, 2, 0)[None])
-            kept["image"] = save_map(after(prefix, "_image.tif"), pages.array[0], pages)
+            path = append_to_name(prefix, "_image.tif")
+            paths["image"] = save_map(path, pages.array[0], pages)
         else:
-            kept["image"] = _write(after(prefix, f"_image{ending}"), values, image)
-    for role, short, labels in (
+            path = append_to_name(prefix, f"_image{ending}")
+            paths["image"] = _write_array(path, values, image)
+    for role, short_name, labels in (
         ("mask", "mask", scene.mask),
         ("segmentation", "seg", scene.segmentation),
     ):
-        if labels is not None and role not in there:
-            path = after(prefix, f"_{short}{ending}")
-            kept[role] = _write(path, labels.astype(np.float32), image)
-    return kept
-
-
-def _named(image: Image) -> dict[str, Any]:
-    """The files of the image, if it has any."""
-    return {"image": list(image.paths)} if image.paths else {}
+        if labels is not None and role not in existing:
+            path = append_to_name(prefix, f"_{short_name}{ending}")
+            paths[role] = _write_array(path, labels.astype(np.float32), image)
+    return paths
 
 
 def _write_montage(path: Path, scene: Scene, image: Image) -> Path:
@@ -192,24 +193,9 @@ def _write_montage(path: Path, scene: Scene, image: Image) -> Path:
 
 
 def _remove_record(prefix: Path) -> None:
-    """Takes the mark of an earlier run away: it does not hold for what is written now."""
-    path = after(prefix, ".json")
+    """Remove the record of an earlier run, which does not describe the new files."""
+    path = append_to_name(prefix, ".json")
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise SaveError(f"Could not replace '{path}': {error.strerror}.") from error
-
-
-def record_for_page(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a page says about how its maps were made."""
-    shown = {key: part for key, part in record.items() if key != "schema"}
-    shown["extra"] = {key: part for key, part in record["extra"].items() if key != "scores"}
-    return shown
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row that JSON can hold: what is undefined is null."""
-    return {
-        str(key): None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }

@@ -1,1 +1,1 @@
-"""File formats: one file each; none knows another, nor what a map is."""
+"""Readers and writers of file formats: arrays and geometry; never a model, layer or target."""

@@ -1,8 +1,9 @@
-"""NRRD and MetaImage files, by SimpleITK: LPS millimetres and z, y, x arrays made RAS and x, y, z.
+"""NRRD and MetaImage files, read and written with SimpleITK.
 
-SimpleITK gives an image an origin and directions even if its file has none; where that would be a
-guess (NRRD without an anatomical space, 2D images), the affine is None here, and maps keep what
-the file has.
+SimpleITK has positions in LPS millimetres and arrays in the order z, y, x; here they become RAS
+and x, y, z. SimpleITK returns an origin and directions even where the file has none. In these cases
+(NRRD files without an anatomical space, 2D images) the affine is None here, and maps are saved with
+the origin and directions that SimpleITK returned.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from medcam.errors import InputError, SaveError, require, warn
 from medcam.files.atomic import write_atomically
 from medcam.files.geometry import LPS, Affine, as_affine, is_sheared, spacing_of
-from medcam.files.image import Image, one_volume
+from medcam.files.image import Image, to_channels
 
 FORMATS = {
     ".nrrd": "NrrdImageIO",
@@ -26,20 +27,20 @@ FORMATS = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
-"""The endings, and what ITK calls their formats."""
+"""ITK's name for the format of each ending."""
 
 _SPACE = "NRRD_space"
-_ANATOMICAL = "left-posterior-superior"  # ITK turns the other two (RAS, LAS) into this one
+_ANATOMICAL = "left-posterior-superior"  # ITK converts the other two (RAS, LAS) to this one
 
 
 @dataclass(frozen=True)
 class ItkGrid:
-    """Where ITK has the voxels: LPS, x first; two or three entries per axis.
+    """The geometry of an image as ITK stores it: in LPS, x first, with 2 or 3 spatial axes.
 
     Attributes:
-        origin: The centre of the first voxel, mm.
-        spacing: The voxel's extents, mm.
-        direction: The axes' directions as columns, row by row.
+        origin: The centre of the first voxel in mm, one number per axis.
+        spacing: The voxel's extents in mm, one per axis.
+        direction: The square matrix whose columns are the axes' directions, flattened row by row.
     """
 
     origin: tuple[float, ...]
@@ -48,12 +49,13 @@ class ItkGrid:
 
 
 def read_itk(path: Path, *, volume: int | None, as_channels: bool | None) -> Image:
-    """Gives an NRRD or MetaImage file; see :func:`medcam.files.read_image`.
+    """Read an NRRD or MetaImage file; see `medcam.files.read_image`.
 
-    The source is an `ItkGrid`. Components of a voxel (colours, vectors, frames) are volumes.
+    The image's ``source`` is an `ItkGrid`. The components of a voxel (colours, vectors, frames)
+    are treated as volumes.
 
     Raises:
-        InputError: Not such a file, damaged, complex, or of more axes than can be told apart.
+        InputError: The file is not NRRD or MetaImage, is damaged, or has too many axes.
         MissingPackageError: SimpleITK is not installed.
     """
     sitk = require("SimpleITK", extra="itk")
@@ -64,30 +66,30 @@ def read_itk(path: Path, *, volume: int | None, as_channels: bool | None) -> Ima
         reason = _reason(error, path)
         raise InputError(f"'{path}' cannot be read: {reason} Is it cut off or damaged?") from error
     dimension, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-    vector = components > 1
-    values = np.moveaxis(values, -1, 0) if vector else values[None]
+    is_vector = components > 1
+    values = np.moveaxis(values, -1, 0) if is_vector else values[None]
     values = values.transpose(0, *range(dimension, 0, -1))  # x, y, z[, t]
-    if dimension not in (2, 3, 4) or (dimension == 4 and vector):
+    if dimension not in (2, 3, 4) or (dimension == 4 and is_vector):
         raise InputError(
-            f"'{path}' has {dimension} axes and {components} component(s) a voxel: volumes of 2 "
-            "or 3 axes are read, several of them by a 4th axis or as components."
+            f"'{path}' has {dimension} axes and {components} component(s) per voxel: an image has "
+            "2 or 3 axes, and several volumes are a 4th axis or components. Split the file."
         )
     if dimension == 4:
         values, axis = np.moveaxis(values[0], -1, 0), "volumes (4th axis)"
     else:
-        axis = "components a voxel"
-    array = one_volume(
+        axis = "components per voxel"
+    array = to_channels(
         values[:, None], volume=volume, as_channels=as_channels, path=path, axis=axis
     )
-    grid = _grid(image, path)
+    grid = _grid_from_image(image, path)
     affine = None
     if dimension > 2 and _is_placed(image, path):
-        affine = as_affine(_affine(grid), f"The affine of '{path}'")
+        affine = as_affine(_affine_from_grid(grid), f"The affine of '{path}'")
     return Image(array, affine, grid.spacing, (path,), grid)
 
 
 def save_itk(path: Path, values: NDArray[np.float32], grid: ItkGrid) -> Path:
-    """Writes a float32 map ``[X, Y, Z]`` or ``[X, Y]`` as ``.nrrd`` or ``.mha``, compressed.
+    """Write a float32 map, ``[X, Y, Z]`` or ``[X, Y]``, as compressed ``.nrrd`` or ``.mha``.
 
     Raises:
         SaveError: The file could not be written.
@@ -114,14 +116,14 @@ def save_itk(path: Path, values: NDArray[np.float32], grid: ItkGrid) -> Path:
     return write_atomically(path, write)
 
 
-def grid_of(affine: Affine) -> ItkGrid:
-    """What ITK calls an affine.
+def grid_from_affine(affine: Affine) -> ItkGrid:
+    """Return ITK's origin, spacing and directions for an affine.
 
     Raises:
-        InputError: It is sheared: ITK has voxel sizes and perpendicular directions only.
+        InputError: The affine is sheared; ITK's directions are always perpendicular.
 
     Example:
-        >>> grid_of(np.diag([2.0, 2.0, 5.0, 1.0])).direction
+        >>> grid_from_affine(np.diag([2.0, 2.0, 5.0, 1.0])).direction
         (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
     """
     if is_sheared(affine):
@@ -135,20 +137,24 @@ def grid_of(affine: Affine) -> ItkGrid:
     return ItkGrid(tuple(lps[:3, 3].tolist()), spacing, tuple(direction.ravel().tolist()))
 
 
-def _affine(grid: ItkGrid) -> Affine:
+def _affine_from_grid(grid: ItkGrid) -> Affine:
+    """Return the RAS affine of a grid of three axes."""
     lps = np.eye(4)
     lps[:3, :3] = np.reshape(grid.direction, (3, 3)) * grid.spacing
     lps[:3, 3] = grid.origin
     return LPS @ lps + 0.0
 
 
-def _grid(image: Any, path: Path) -> ItkGrid:
-    """The grid of an image's axes of space."""
+def _grid_from_image(image: Any, path: Path) -> ItkGrid:
+    """Return the grid of the spatial axes of a SimpleITK image."""
     dimension = image.GetDimension()
     direction = np.reshape(image.GetDirection(), (dimension, dimension))
     axes = min(dimension, 3)
     if dimension == 4 and (direction[3, :3].any() or direction[:3, 3].any()):
-        raise InputError(f"The 4th axis of '{path}' is turned into space: its geometry is damaged.")
+        raise InputError(
+            f"The directions of '{path}' mix the 4th axis with the spatial ones: its geometry is "
+            "damaged. Correct its direction matrix."
+        )
     return ItkGrid(
         image.GetOrigin()[:axes],
         image.GetSpacing()[:axes],
@@ -157,7 +163,10 @@ def _grid(image: Any, path: Path) -> ItkGrid:
 
 
 def _is_placed(image: Any, path: Path) -> bool:
-    """Whether a file says where its voxels lie in the patient. MetaImage always does."""
+    """Return whether the file says where its voxels lie in the patient.
+
+    A MetaImage always does. An NRRD file without an anatomical space does not, with a warning.
+    """
     if FORMATS[path.suffix.lower()] == "MetaImageIO":
         return True
     space = image.GetMetaData(_SPACE) if image.HasMetaDataKey(_SPACE) else "none"
@@ -165,14 +174,18 @@ def _is_placed(image: Any, path: Path) -> bool:
         return True
     warn(
         f"'{path.name}' does not say where its voxels lie in the patient (its space is {space}): "
-        "left and right are not known. A map of it is written with the numbers as ITK takes them."
+        "left and right are not known. A map of it is saved with the origin and directions that "
+        "SimpleITK reports."
     )
     return False
 
 
 def _reason(error: RuntimeError, path: Path) -> str:
-    """The telling line of an ITK error: the last, but for what the C library says of it."""
+    """Return the last line of an ITK error, which names the cause.
+
+    A line "Reason: ..." after it is left out: it holds the C library's message, often "Success".
+    """
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith("Reason:")]
-    last = re.sub(r"^ITK ERROR: \w+\(\w+\): ", "", telling[-1]).replace(str(path), path.name)
+    causes = [line for line in lines if line and not line.startswith("Reason:")]
+    last = re.sub(r"^ITK ERROR: \w+\(\w+\): ", "", causes[-1]).replace(str(path), path.name)
     return f"{last.rstrip('.')}."

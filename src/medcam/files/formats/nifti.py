@@ -1,4 +1,4 @@
-"""NIfTI volumes that lie exactly where their image lies."""
+"""Writing of NIfTI volumes with the geometry of their image, and reading of that geometry."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ from medcam.files.arrays import robust_max, to_map
 from medcam.files.atomic import write_atomically
 from medcam.files.geometry import Affine, as_affine, is_sheared, spacing_of
 
-# The fields of a NIfTI header that say where the voxels lie, copied bit by bit.
-_PLACE = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units")
-_OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
-_UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, millimetre, micron
-_ALIGNED = 2  # the NIfTI code for "coordinates of some other image": all that a bare affine tells
+# The fields of a NIfTI header that hold the geometry; they are copied bit by bit.
+_GEOMETRY_FIELDS = (
+    "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
+_UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, millimetre and micron in mm
+_ALIGNED = 2  # NIfTI code "aligned to another image"; a bare affine implies nothing more exact
 
 
 def save_nifti(path: str | os.PathLike[str], volume: object, reference: object = None) -> Path:
-    """Writes a map as a float32 NIfTI-1 file on the grid of its image.
+    """Write a map as a float32 NIfTI-1 file on the grid of its image.
 
-    The values are written as they are: not scaled, not transposed. ``cal_min`` and ``cal_max``,
-    from which viewers take their first window, are 0 and the robust maximum; symmetric about 0 for
-    a map with negative values.
+    The values are neither scaled nor transposed. ``cal_min`` and ``cal_max``, the display window
+    that viewers open with, are 0 and the 99.9th percentile of the non-zero magnitudes; symmetric
+    about 0 for a map with negative values.
 
     Args:
         path: The file, ending in ``.nii`` or ``.nii.gz``.
-        volume: ``[X, Y, Z]``, finite real numbers; ``[X, Y]`` where the reference is a nibabel
-            image of two axes. The order of the axes is the image's own as nibabel and MONAI read
-            it.
-        reference: Where the voxels lie. A nibabel image or the path of one: its sform and qform
-            with their codes, spacing and units, bit by bit; other things in its header (names,
-            dates) are not copied. Or a 4x4 affine from voxel indices to RAS+ millimetres, or
-            anything with an ``affine`` (MONAI's MetaTensor). None: the identity, with one warning
+        volume: ``[X, Y, Z]``, finite real numbers, with the axes in the order in which nibabel and
+            MONAI read the image; ``[X, Y]`` if the reference is a nibabel image of two axes.
+        reference: The geometry. From a nibabel image or its path, the sform and qform with their
+            codes, the spacing and the units are copied bit by bit; other header fields (names,
+            dates) are not. Also a 4x4 affine from voxel indices to RAS+ millimetres, or any object
+            with an ``affine``, such as MONAI's MetaTensor. None is the identity, with one warning
             per process.
 
     Raises:
-        InputError: Not three axes, NaN or infinity, another shape than the reference, an affine
-            that is not 4x4, finite and invertible, an unreadable reference, another ending.
-        InputTypeError: A reference of another kind.
+        InputError: The volume is not finite, or not of three axes, or of another shape than the
+            reference; the affine is not 4x4, finite and invertible; the reference cannot be read;
+            or the ending is another.
+        InputTypeError: The reference is of another type.
         SaveError: The file could not be written.
 
     Example:
@@ -61,13 +63,13 @@ def save_nifti(path: str | os.PathLike[str], volume: object, reference: object =
             f"'{path}' does not end in '.nii.gz' or '.nii': volumes are saved as NIfTI."
         )
     values = to_map(volume, "The volume")
-    flat = values.ndim == 2 == getattr(reference, "ndim", 0) and hasattr(reference, "header")
-    if values.ndim != 3 and not flat:
+    is_2d = values.ndim == 2 == getattr(reference, "ndim", 0) and hasattr(reference, "header")
+    if values.ndim != 3 and not is_2d:
         raise InputError(
             f"A volume is [X, Y, Z], not {list(values.shape)}: "
             "save each sample and channel by itself."
         )
-    header = _header(values.shape, reference)
+    header = _make_header(values.shape, reference)
     header.set_data_dtype(np.float32)
     top = robust_max(values)
     header["cal_min"], header["cal_max"] = (-top if bool((values < 0).any()) else 0.0), top
@@ -77,7 +79,7 @@ def save_nifti(path: str | os.PathLike[str], volume: object, reference: object =
 
 
 def voxel_sizes(reference: object) -> tuple[float, float, float]:
-    """The voxel's extents in mm along the axes of a reference, see :func:`save_nifti`.
+    """Return the voxel's extents in mm along the axes of a reference; see `save_nifti`.
 
     Example:
         >>> voxel_sizes(np.diag([0.5, 0.5, 3.0, 1.0]))
@@ -86,18 +88,18 @@ def voxel_sizes(reference: object) -> tuple[float, float, float]:
     if isinstance(reference, str | os.PathLike):
         reference = _load(reference)
     x, y, z = spacing_of(as_affine(getattr(reference, "affine", reference)))
-    scale = millimetres(getattr(reference, "header", None))
+    scale = unit_in_mm(getattr(reference, "header", None))
     return x * scale, y * scale, z * scale
 
 
-def millimetres(header: object) -> float:
-    """How many mm the unit of a NIfTI header's affine is; 1 where it names none.
+def unit_in_mm(header: object) -> float:
+    """Return the length of a NIfTI header's unit in mm; 1 if it has no unit.
 
     Example:
         >>> import nibabel
         >>> header = nibabel.Nifti1Header()
         >>> header.set_xyzt_units("micron")
-        >>> millimetres(header)
+        >>> unit_in_mm(header)
         0.001
     """
     if not isinstance(header, _nibabel().Nifti1Header):
@@ -105,52 +107,55 @@ def millimetres(header: object) -> float:
     return _UNITS.get(int(header["xyzt_units"]) & 7, 1.0)  # the higher bits are the unit of time
 
 
-def regrid(reference: Any, shape: Sequence[int], space: Sequence[int]) -> Any:
-    """The reference for a volume of another size that covers the same ground.
+def reference_for_shape(reference: Any, shape: Sequence[int], space: Sequence[int]) -> Any:
+    """Return the reference of a volume that was resampled within the image's outer borders.
 
     Args:
-        reference: See :func:`save_nifti`; a bare affine is that of the grid ``space``.
-        shape: The volume's extents.
-        space: The extents of the image that the volume was made of.
+        reference: See `save_nifti`; a bare affine is that of the grid ``space``.
+        shape: The volume's shape.
+        space: The spatial shape of the image that the volume was made from.
 
     Returns:
-        The reference itself where the volume has its grid; else the affine of the new grid, whose
-        outer faces are the old one's (``align_corners=False``).
+        The reference itself if the volume has its shape. Otherwise the affine of the new grid,
+        whose outer borders are those of the image (``align_corners=False``).
 
     Example:
-        >>> regrid(np.diag([1.0, 1, 1, 1]), (2, 2, 2), (4, 4, 4))[:, [0, 3]].tolist()
+        >>> reference_for_shape(np.eye(4), (2, 2, 2), (4, 4, 4))[:, [0, 3]].tolist()
         [[2.0, 0.5], [0.0, 0.5], [0.0, 0.5], [0.0, 1.0]]
     """
     if reference is None:
         return None
-    given = _load(reference) if isinstance(reference, str | os.PathLike) else reference
-    affine = getattr(given, "affine", None)
+    image = _load(reference) if isinstance(reference, str | os.PathLike) else reference
+    affine = getattr(image, "affine", None)
     if affine is None:
-        own = tuple(space)
-    else:
-        own = tuple(given.shape[-3:] if isinstance(given, torch.Tensor) else given.shape[:3])
-    if tuple(shape) == own or own != tuple(space):  # a grid of a third kind is refused later
+        image_shape = tuple(space)
+    else:  # the spatial axes are the last of a tensor, the first of a nibabel image
+        image_shape = tuple(
+            image.shape[-3:] if isinstance(image, torch.Tensor) else image.shape[:3]
+        )
+    # A reference of a third shape is returned as it is: `save_nifti` refuses it with its reason.
+    if tuple(shape) == image_shape or image_shape != tuple(space):
         return reference
-    step = np.asarray(own) / np.asarray(shape)
-    to_old = np.diag([*step, 1.0])
-    to_old[:3, 3] = step / 2 - 0.5
-    return _in_mm(given if affine is None else affine, given) @ to_old
+    step = np.asarray(image_shape) / np.asarray(shape)
+    to_image_index = np.diag([*step, 1.0])
+    to_image_index[:3, 3] = step / 2 - 0.5
+    return _affine_in_mm(image if affine is None else affine, image) @ to_image_index
 
 
-def _in_mm(affine: object, image: object) -> Affine:
-    """An image's affine, whatever the unit of its header."""
-    scale = millimetres(getattr(image, "header", None))
+def _affine_in_mm(affine: object, image: object) -> Affine:
+    """Return an image's affine, converted from the unit of its header to mm."""
+    scale = unit_in_mm(getattr(image, "header", None))
     return np.diag([scale, scale, scale, 1.0]) @ as_affine(affine)
 
 
-def _nibabel() -> Any:  # its own annotations are too partial for strict checking
+def _nibabel() -> Any:  # as Any: nibabel's annotations are too incomplete for strict mypy
     import nibabel
 
     return nibabel
 
 
-def _header(shape: tuple[int, ...], reference: object) -> Any:
-    """Gives a fresh Nifti1Header of that shape with the reference's geometry."""
+def _make_header(shape: tuple[int, ...], reference: object) -> Any:
+    """Return a new Nifti1Header of the given shape with the reference's geometry."""
     nib = _nibabel()
     if isinstance(reference, str | os.PathLike):
         reference = _load(reference)
@@ -159,20 +164,21 @@ def _header(shape: tuple[int, ...], reference: object) -> Any:
     if isinstance(reference, nib.spatialimages.SpatialImage):
         _check_shape(shape, (*reference.shape, 1, 1)[: len(shape)])
         source, affine = reference.header, reference.affine
-        # An image made without an affine has the one that its header says.
+        # An image made without an affine takes the one of its header.
         affine = as_affine(source.get_best_affine() if affine is None else affine)
-        same = isinstance(source, nib.Nifti1Header) and np.allclose(
+        # False for other formats, and for an affine that was changed after reading
+        is_header_current = isinstance(source, nib.Nifti1Header) and np.allclose(
             affine, source.get_best_affine()
         )
-        if same:  # else another format, or its affine was changed after it was read
-            for field in _PLACE + _OFFSETS:
+        if is_header_current:
+            for field in _GEOMETRY_FIELDS:
                 header[field] = source[field]
             header["pixdim"][:4] = source["pixdim"][:4]
             return header
-        affine = _in_mm(affine, reference)
+        affine = _affine_in_mm(affine, reference)
     else:
-        affine = _affine_of(shape, reference)
-    # a qform cannot hold a shear
+        affine = _affine_from_reference(shape, reference)
+    # a qform cannot hold a sheared affine
     header.set_qform(affine, 0 if is_sheared(affine) else _ALIGNED)
     header.set_sform(affine, _ALIGNED)
     header["pixdim"][1:4] = spacing_of(affine)
@@ -180,8 +186,8 @@ def _header(shape: tuple[int, ...], reference: object) -> Any:
     return header
 
 
-def _affine_of(shape: tuple[int, ...], reference: object) -> Affine:
-    """Gives the affine of a reference that is no nibabel image."""
+def _affine_from_reference(shape: tuple[int, ...], reference: object) -> Affine:
+    """Return the affine of a reference that is not a nibabel image."""
     if reference is None:
         _warn_identity()
         return np.eye(4)
@@ -193,12 +199,13 @@ def _affine_of(shape: tuple[int, ...], reference: object) -> Affine:
                 f"'affine' (MetaTensor), not {type(reference).__name__}."
             )
         return as_affine(reference)
-    if isinstance(reference, torch.Tensor):  # MONAI: channels first, so space comes last
+    if isinstance(reference, torch.Tensor):  # MetaTensor: spatial axes last
         _check_shape(shape, (1, 1, *reference.shape)[-3:])
     return as_affine(affine)
 
 
 def _load(path: str | os.PathLike[str]) -> Any:
+    """Return the nibabel image of a path."""
     nib = _nibabel()
     try:
         return nib.load(path)
@@ -208,29 +215,34 @@ def _load(path: str | os.PathLike[str]) -> Any:
         ) from error
 
 
-def _check_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if shape == wanted:
+def _check_shape(shape: tuple[int, ...], reference_shape: tuple[int, ...]) -> None:
+    """Raise if a volume's shape is not its reference's."""
+    if shape == reference_shape:
         return
     advice = (
-        "Pass the image on whose voxels the map lies. If the model was given the reference padded "
-        "or cropped, cut the map back the same way. Only if it was resampled, resample the map: "
+        "Pass the image on whose grid the map lies. If the model's input was a padded or cropped "
+        "reference, crop or pad the map back. Only if it was resampled, resample the map: "
         "inject(data_shape=reference's shape), explain(shape=...)."
     )
-    if shape == wanted[::-1]:
+    if shape == reference_shape[::-1]:
         advice = (
             "The axes are reversed: arrays of SimpleITK are z, y, x, NIfTI is x, y, z. Transpose "
             "the volume with .transpose(2, 1, 0) (torch: .permute(2, 1, 0))."
         )
     raise InputError(
-        f"The volume is {list(shape)}, its reference {list(wanted)}: they must be equal. {advice}"
+        f"The volume is {list(shape)}, its reference {list(reference_shape)}: they must be equal. "
+        f"{advice}"
     )
 
 
 @functools.cache
 def _warn_identity() -> None:
-    """Warns once per process; a filter that turns it into an error makes it raise every time."""
+    """Warn once per process.
+
+    If a filter turns the warning into an error, it is raised every time: exceptions are not cached.
+    """
     warn(
         "The map is saved without its image's geometry (identity affine: 1 mm voxels, no origin), "
         "so viewers will not lay it over the image. Pass reference=: the image, its path or its "
-        "affine. This is said once."
+        "affine. This warning is shown once."
     )

@@ -1,4 +1,4 @@
-"""NumPy's own files, of numbers only: nothing in them is ever run."""
+"""NumPy's ``.npy`` files, without pickled objects: reading never runs code from a file."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from numpy.typing import NDArray
 
 from medcam.errors import InputError
 from medcam.files.atomic import write_atomically
-from medcam.files.image import Image, one_volume
+from medcam.files.image import Image, to_channels
 
 
 def read_npy(path: Path, *, volume: int | None, as_channels: bool | None) -> Image:
-    """Gives an array: ``[H, W]``, or with more axes as the caller says.
+    """Read an array ``[H, W]``, ``[channels, H, W]``, ``[X, Y, Z]`` or ``[channels, X, Y, Z]``.
 
-    See :func:`medcam.files.read_image`. A first axis that is the channels is said so by
-    ``as_channels=True``; three axes that are all space, by ``as_channels=False``.
+    See `medcam.files.read_image`. ``as_channels=True`` means that the first axis is the channels;
+    ``as_channels=False`` that all three axes are spatial.
 
     Raises:
-        InputError: Not such a file, cut off, pickled, of another number of axes, or three axes
-            and nothing said about the first.
+        InputError: The file is not ``.npy``, cut off or pickled, has another number of axes, or
+            has three or four axes and neither ``volume`` nor ``as_channels`` is given.
     """
     try:
         with path.open("rb") as stream:
             values: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
-            rest = stream.read(1)
+            trailing = stream.read(1)
     except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"'{path}' cannot be read as a .npy array: {reason}") from error
-    if rest:
+    if trailing:
         raise InputError(
-            f"'{path}' holds more than one array: it is damaged, or not of numpy.save."
+            f"'{path}' holds more than one array: it is damaged, or was not made by numpy.save. "
+            "Save one array per file."
         )
     shape = list(values.shape)
     if values.ndim not in (2, 3, 4):
@@ -42,19 +43,19 @@ def read_npy(path: Path, *, volume: int | None, as_channels: bool | None) -> Ima
     if values.ndim == 2 or (values.ndim == 3 and as_channels is False and volume is None):
         values = values[None]
     elif volume is None and not as_channels:
-        or_space = ", or that all three are space (as_channels=False)" if values.ndim == 3 else ""
+        or_space = ", or that all three are spatial (as_channels=False)" if values.ndim == 3 else ""
         raise InputError(
             f"'{path}' has the shape {shape}: say that its first axis is the channels "
             f"(as_channels=True), which of them is meant (volume=0, ...){or_space}."
         )
-    array = one_volume(
+    array = to_channels(
         values[:, None], volume=volume, as_channels=as_channels, path=path, axis="entries"
     )
     return Image(array, paths=(path,))
 
 
 def save_npy(path: Path, values: NDArray[np.float32]) -> Path:
-    """Writes a map as it is.
+    """Write a map as a C-contiguous array.
 
     Raises:
         SaveError: The file could not be written.

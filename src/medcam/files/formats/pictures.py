@@ -1,4 +1,4 @@
-"""Pictures and stacks of pictures: PNG, JPEG, TIFF and BMP, by Pillow, without losing a bit."""
+"""PNG, JPEG, TIFF and BMP pictures and stacks of them, read with Pillow without losing bits."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from numpy.typing import NDArray
 
 from medcam.errors import InputError, warn
 from medcam.files.atomic import write_atomically
-from medcam.files.image import Image, one_volume
+from medcam.files.image import Image, to_channels
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 _GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-# Tags of TIFF, and their values.
+# Numbers of TIFF tags, and their values.
 _BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES = 258, 262, 270, 274, 339
 _WHITE_IS_ZERO = 0
 _UNSIGNED, _SIGNED = 1, 2
 
 
 def read_picture(path: Path, *, volume: int | None, as_channels: bool | None) -> Image:
-    """Gives a picture ``[channels, H, W]``, or a stack ``[channels, pages, H, W]``.
+    """Read a picture ``[channels, H, W]``, or a stack ``[channels, pages, H, W]``.
 
-    See :func:`medcam.files.read_image`. The pixels are those of the file, not turned by an EXIF
-    orientation, with a warning if there is one. Palettes are looked up; an alpha channel that is
-    opaque is left out.
+    See `medcam.files.read_image`. An EXIF orientation is not applied; there is a warning if the
+    file has one. Palette indices become colours. An opaque alpha channel is dropped.
 
     Raises:
-        InputError: Not such a file, damaged, of a colour space other than grey and RGB, with
-            transparency, of pages that differ, of more than 8 bits a colour, from white to black
-            in more than 8 bits, or a TIFF with an orientation.
+        InputError: The file has another format or is damaged; its colour space is not grey or RGB;
+            it is transparent; its pages differ in shape; it has colours of more than 8 bits, or
+            more than 8 bits with 0 as white; or it is a TIFF with an orientation.
     """
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
@@ -40,41 +39,41 @@ def read_picture(path: Path, *, volume: int | None, as_channels: bool | None) ->
     unreadable = (OSError, ValueError, SyntaxError, EOFError, Pillow.DecompressionBombError)
     try:
         with Pillow.open(path, formats=["PNG"]) as picture:
-            picture.verify()  # its checksums, which loading does not look at
+            picture.verify()  # the checksums, which loading does not compare
     except UnidentifiedImageError:
-        pass  # another format
+        pass  # not a PNG: no checksums
     except unreadable as error:
-        raise _damaged(path, error) from error
+        raise _unreadable_error(path, error) from error
     try:
         with Pillow.open(path, formats=["PNG", "JPEG", "TIFF", "BMP"]) as picture:
-            described = str(getattr(picture, "tag_v2", {}).get(_DESCRIPTION, ""))
+            description = str(getattr(picture, "tag_v2", {}).get(_DESCRIPTION, ""))
             count = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
-            pages = _pages(picture, path, count, volume)
+            pages = _read_pages(picture, path, count, volume)
     except InputError:
         raise
     except unreadable as error:
-        raise _damaged(path, error) from error
+        raise _unreadable_error(path, error) from error
     values = np.stack(pages)
     if volume is not None and as_channels is not True and len(pages) < count:
-        volume = 0  # the other pages were left in the file
+        volume = 0  # only the requested page was read, so it is the first of `values`
     if as_channels is False and volume is None and len(pages) > 1:
-        _check_slices(described, path)
+        _check_slices(description, path)
         return Image(np.moveaxis(values, 0, 1), paths=(path,))
     axis = "pages (as_channels=False: they are slices)"
-    array = one_volume(values, volume=volume, as_channels=as_channels, path=path, axis=axis)
+    array = to_channels(values, volume=volume, as_channels=as_channels, path=path, axis=axis)
     return Image(array, paths=(path,))
 
 
 def save_tiff(path: Path, values: NDArray[np.float32]) -> Path:
-    """Writes a float32 map ``[H, W]``, or ``[pages, H, W]``, with its raw values.
+    """Write the raw values of a float32 map, ``[H, W]`` or ``[pages, H, W]``, as TIFF.
 
     Raises:
         SaveError: The file could not be written.
     """
     from PIL import Image as Pillow
 
-    pages = [Pillow.fromarray(np.ascontiguousarray(page)) for page in
-             (values if values.ndim == 3 else values[None])]  # fmt: skip
+    arrays = values if values.ndim == 3 else values[None]
+    pages = [Pillow.fromarray(np.ascontiguousarray(page)) for page in arrays]
 
     def write(temporary: Path) -> None:
         pages[0].save(temporary, format="TIFF", save_all=True, append_images=pages[1:])
@@ -82,26 +81,27 @@ def save_tiff(path: Path, values: NDArray[np.float32]) -> Path:
     return write_atomically(path, write)
 
 
-def _damaged(path: Path, error: BaseException) -> InputError:
-    known = "PNG, JPEG, TIFF or BMP"
+def _unreadable_error(path: Path, error: BaseException) -> InputError:
+    """Return the error for a file that Pillow cannot read."""
     reason = str(error).replace(str(path), path.name) or type(error).__name__
     return InputError(
-        f"'{path}' cannot be read as {known}: {reason}. Is it cut off, damaged or of another kind?"
+        f"'{path}' cannot be read as PNG, JPEG, TIFF or BMP: {reason}. Is it cut off, damaged or "
+        "of another kind?"
     )
 
 
-def _pages(picture: Any, path: Path, count: int, volume: int | None) -> list[NDArray[Any]]:
-    """The pages, ``[colours, H, W]`` each; only the one asked for, if that is one of a TIFF's."""
-    wanted = range(count)
+def _read_pages(picture: Any, path: Path, count: int, volume: int | None) -> list[NDArray[Any]]:
+    """Return the pages, ``[colours, H, W]`` each; of a TIFF only page ``volume`` if it exists."""
+    indices = range(count)
     if count > 1 and isinstance(volume, int) and 0 <= volume < count:
-        wanted = range(volume, volume + 1)
+        indices = range(volume, volume + 1)
     pages = []
-    for index in wanted:
+    for index in indices:
         if count > 1:
             picture.seek(index)
         _check_bits(picture, path)
         _check_upright(picture, path)
-        pages.append(_pixels(picture, path))
+        pages.append(_read_pixels(picture, path))
     if len({page.shape for page in pages}) > 1:
         sizes = sorted({f"{list(page.shape)}" for page in pages})
         raise InputError(
@@ -111,83 +111,84 @@ def _pages(picture: Any, path: Path, count: int, volume: int | None) -> list[NDA
     return pages
 
 
-def _pixels(picture: Any, path: Path) -> NDArray[Any]:
-    """One page, ``[colours, H, W]``."""
+def _read_pixels(picture: Any, path: Path) -> NDArray[Any]:
+    """Return the current page, ``[colours, H, W]``."""
     if picture.mode == "P":
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     if picture.mode in ("LA", "PA", "RGBA"):
-        opaque = picture.getchannel("A").getextrema() == (255, 255)
-        if not opaque:
+        is_opaque = picture.getchannel("A").getextrema() == (255, 255)
+        if not is_opaque:
             raise InputError(
-                f"'{path}' is transparent in places: what lies behind is not known. Save it "
+                f"'{path}' is transparent in places, where its colour is not defined. Save it "
                 "without an alpha channel."
             )
         picture = picture.convert("L" if picture.mode == "LA" else "RGB")
     if picture.mode in _GREY:
-        return _grey(picture, path)[None]
+        return _read_grey(picture, path)[None]
     if picture.mode != "RGB":
         raise InputError(
-            f"'{path}' is of the colour space {picture.mode}: pictures are read if they are grey "
-            "or RGB. Convert it first."
+            f"'{path}' has the colour space {picture.mode}: only grey and RGB pictures can be "
+            "read. Convert it first."
         )
     return np.moveaxis(np.array(picture), -1, 0)
 
 
-def _grey(picture: Any, path: Path) -> NDArray[Any]:
-    """One grey page, of the type that the file has."""
+def _read_grey(picture: Any, path: Path) -> NDArray[Any]:
+    """Return a grey page, ``[H, W]``, in the dtype of the file."""
     tags = getattr(picture, "tag_v2", {})
-    kind, bits = tags.get(_SAMPLES, (_UNSIGNED,))[0], tags.get(_BITS, (0,))[0]
+    sample_format, bits = tags.get(_SAMPLES, (_UNSIGNED,))[0], tags.get(_BITS, (0,))[0]
     if bits > 8 and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         raise InputError(
-            f"'{path}' counts {bits} bits from white (0) to black: save it from black to white."
+            f"'{path}' has {bits} bits per pixel and 0 as white (photometric WhiteIsZero), which "
+            "is not supported. Save it with 0 as black."
         )
     pixels = np.array(picture)
     if picture.mode == "1":
         return pixels.astype(np.uint8)
-    if picture.mode == "I" and kind == _UNSIGNED and bits == 32:
-        return pixels.view(np.uint32)  # Pillow has no such type
-    if picture.mode == "L" and kind == _SIGNED:
-        return pixels.view(np.int8)  # nor this one
+    if picture.mode == "I" and sample_format == _UNSIGNED and bits == 32:
+        return pixels.view(np.uint32)  # Pillow has no uint32 and reads the bits as int32
+    if picture.mode == "L" and sample_format == _SIGNED:
+        return pixels.view(np.int8)  # Pillow has no int8 and reads the bits as uint8
     return pixels
 
 
 def _check_bits(picture: Any, path: Path) -> None:
-    """Refuses colours of more than 8 bits, of which Pillow would drop the lower ones silently."""
+    """Raise if colours have more than 8 bits: Pillow would silently drop the lower bits."""
     if picture.mode in _GREY:
         return
-    if picture.format == "PNG":
+    if picture.format == "PNG":  # Pillow does not keep the bit depth of the IHDR chunk
         with path.open("rb") as stream:
             bits = stream.read(25)[24]
     else:
         bits = max(getattr(picture, "tag_v2", {}).get(_BITS, (8,)))
     if bits > 8:
         raise InputError(
-            f"'{path}' has {bits} bits a colour, of which 8 would be read. Save its channels as "
-            "grey pictures, or as one .npy array."
+            f"'{path}' has {bits} bits per colour, of which only 8 would be read. Save its "
+            "channels as grey pictures, or as one .npy array."
         )
 
 
 def _check_upright(picture: Any, path: Path) -> None:
-    """Warns of pictures that viewers turn; refuses TIFFs, of which Pillow turns some."""
+    """Warn of an EXIF orientation; raise for a TIFF, because Pillow applies it to some of them."""
     if picture.getexif().get(_ORIENTATION, 1) == 1:
         return
     if picture.format == "TIFF":
         raise InputError(
-            f"'{path}' has an orientation tag: which way up it is depends on the program. Save it "
-            "upright, without the tag."
+            f"'{path}' has an orientation tag, which only some programs apply. Save it upright, "
+            "without the tag."
         )
     warn(
-        f"'{path.name}' has an orientation tag: viewers turn it, here its pixels are taken as "
-        "they are stored."
+        f"'{path.name}' has an orientation tag: viewers rotate or flip it, but here its pixels are "
+        "read as they are stored."
     )
 
 
-def _check_slices(described: str, path: Path) -> None:
-    """Refuses a stack whose own description says that its pages are no slices."""
-    for what in ("channels", "frames"):
-        found = re.search(rf"^{what}=(\d+)", described, re.MULTILINE)
-        if described.startswith("ImageJ=") and found and int(found[1]) > 1:
+def _check_slices(description: str, path: Path) -> None:
+    """Raise if ImageJ's description of a stack counts its pages as channels or frames."""
+    for axis in ("channels", "frames"):
+        match = re.search(rf"^{axis}=(\d+)", description, re.MULTILINE)
+        if description.startswith("ImageJ=") and match and int(match[1]) > 1:
             raise InputError(
-                f"'{path}' says that its pages are {found[1]} {what}, not slices: take one page "
+                f"'{path}' says that its pages are {match[1]} {axis}, not slices: take one page "
                 "(volume=0, ...), or all as channels (as_channels=True)."
             )

@@ -1,1 +1,1 @@
-"""The record beside a map: what it is of and how it was made; it never reads a pickle."""
+"""The JSON record of how maps were made; never runs a model or loads a pickle."""

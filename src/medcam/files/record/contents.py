@@ -1,4 +1,4 @@
-"""The record of how maps were made: plain values, which JSON can hold."""
+"""The contents of a record: model, inputs, maps, settings and versions, as JSON values."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from medcam.errors import InputError, InputTypeError
 from medcam.files.geometry import as_affine
 from medcam.files.image import Image
 from medcam.files.record.digests import sha256_of_array, sha256_of_file, sha256_of_model
-from medcam.files.record.sidecar import SCHEMA, plain_values
+from medcam.files.record.sidecar import SCHEMA, to_json_values
 from medcam.maps import AttentionMap
 
-_DETACHED = (".mhd", ".nhdr")  # headers whose voxels are in another file
+_HEADER_ENDINGS = (".mhd", ".nhdr")  # the voxels are in another file
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 class HasMaps(Protocol):
-    """Something that holds maps by key: a `medcam.Explanation`."""
+    """An object with a mapping of maps, such as `medcam.Explanation`."""
 
     @property
     def maps(self) -> Mapping[Any, AttentionMap]:
-        """The maps."""
+        """The maps by their keys."""
 
 
 def provenance(
@@ -49,32 +49,35 @@ def provenance(
     time: datetime | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
-    """The record of how maps were made: plain values, which `write_sidecar` writes as JSON.
+    """Return the record of how maps were made, in values that `write_sidecar` writes as JSON.
 
     Two calls with the same arguments differ in ``created`` only.
 
     Args:
-        model: The model that was explained: its class, and the SHA-256 of its weights.
-        inputs: What it was given: an `Image`, an array or tensor, the path of a file, or a list of
-            these. Of files the SHA-256 is that of the file, else that of the array.
-        maps: The maps: method, layer, target, raw range and shape of each sample's and target's.
-        folder: The folder that the record will be in; paths in it are relative to that.
-        files: What lies beside the record, by role: ``{"map": path, "mask": path}``, or several
-            paths of one role.
-        affine: The affine of the maps; None: that of the first `Image` among the inputs.
+        model: The model that was explained. The record holds its class and the SHA-256 of its
+            weights.
+        inputs: The model's inputs: an `Image`, an array or tensor, a file's path, or a list of
+            these. The record holds the SHA-256 of each file, or of the array if there is no file.
+        maps: The maps. The record holds the method, layer, target, shape and raw range of the map
+            of each sample and target.
+        folder: The folder that the record will be written to; its paths are relative to it.
+        files: The files that belong to the record, by role: ``{"map": path, "mask": path}``. A role
+            may have several paths.
+        affine: The affine of the maps; default: that of the first `Image` among the inputs.
         windows: The settings of a sliding window, e.g. ``{"roi_size": (96, 96, 96)}``.
         folds: The folds of an ensemble.
         seed: The seed of a method that draws random numbers.
-        time: When; None: now.
-        extra: Anything else, in a part of its own.
+        time: The time of creation; default: now.
+        extra: Further entries, stored under ``extra``.
 
     Returns:
         The record: ``schema``, ``created``, ``versions``, ``model``, ``inputs``, ``geometry``,
         ``maps``, ``windows``, ``folds``, ``seed``, ``files``, ``extra``.
 
     Raises:
-        InputError: A map with NaN; a path without ``folder``; a file that cannot be read.
-        InputTypeError: Something that JSON cannot hold.
+        InputError: A number is NaN or infinite, a path is given without ``folder``, or a file
+            cannot be read.
+        InputTypeError: A value is of a type that JSON cannot hold.
 
     Example:
         >>> from medcam import explain
@@ -86,14 +89,14 @@ def provenance(
         >>> record["maps"][0]["layer"], record["maps"][0]["shape"], record["geometry"]
         ('1', [8, 8], None)
     """
-    given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+    values = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     if affine is None:
-        affine = next((image.affine for image in given if isinstance(image, Image)), None)
-    moment = (time or datetime.now(timezone.utc)).astimezone(timezone.utc)
+        affine = next((value.affine for value in values if isinstance(value, Image)), None)
+    created = (time or datetime.now(timezone.utc)).astimezone(timezone.utc)
     model = unwrap(model)
     record = {
         "schema": SCHEMA,
-        "created": moment.isoformat(timespec="seconds"),
+        "created": created.isoformat(timespec="seconds"),
         "versions": {
             "medcam": metadata.version("m3d-cam"),
             "torch": torch.__version__,
@@ -104,36 +107,37 @@ def provenance(
             "class": f"{type(model).__module__}.{type(model).__qualname__}",
             "state_sha256": sha256_of_model(model),
         },
-        "inputs": [entry for value in given for entry in _input(value, folder)],
-        "geometry": None if affine is None else _geometry(affine),
-        "maps": [entry for attention_map in _listed(maps) for entry in _maps(attention_map)],
+        "inputs": [entry for value in values for entry in _input_entries(value, folder)],
+        "geometry": None if affine is None else _geometry_entry(affine),
+        "maps": [entry for item in _list_maps(maps) for entry in _map_entries(item)],
         "windows": windows,
         "folds": None if folds is None else list(folds),
         "seed": seed,
-        "files": {role: _relative(paths, folder) for role, paths in (files or {}).items()},
+        "files": {role: _relative_paths(paths, folder) for role, paths in (files or {}).items()},
         "extra": dict(extra or {}),
     }
-    return {name: plain_values(value, name) for name, value in record.items()}
+    return {name: to_json_values(value, name) for name, value in record.items()}
 
 
-def _listed(maps: object) -> list[AttentionMap]:
-    held = getattr(maps, "maps", None)
-    if isinstance(held, Mapping):
-        maps = held.values()
-    listed = [maps] if isinstance(maps, AttentionMap) else maps
-    if not isinstance(listed, Iterable):
-        listed = [listed]
-    listed = list(listed)
-    for one in listed:
-        if not isinstance(one, AttentionMap):
+def _list_maps(maps: object) -> list[AttentionMap]:
+    """Return the maps of an explanation, or those given one by one, as a list."""
+    maps_by_key = getattr(maps, "maps", None)
+    if isinstance(maps_by_key, Mapping):
+        maps = maps_by_key.values()
+    if isinstance(maps, AttentionMap) or not isinstance(maps, Iterable):
+        maps = [maps]
+    attention_maps = []
+    for item in maps:
+        if not isinstance(item, AttentionMap):
             raise InputTypeError(
-                f"maps= takes an Explanation or AttentionMaps, not {type(one).__name__}."
+                f"maps= takes an Explanation or AttentionMaps, not {type(item).__name__}."
             )
-    return listed
+        attention_maps.append(item)
+    return attention_maps
 
 
-def _maps(attention_map: AttentionMap) -> list[dict[str, Any]]:
-    """One entry for each sample and target."""
+def _map_entries(attention_map: AttentionMap) -> list[dict[str, Any]]:
+    """Return one entry for each sample and target."""
     flat = attention_map.values.flatten(2)
     low, high = flat.amin(2).tolist(), flat.amax(2).tolist()
     target = attention_map.target
@@ -160,29 +164,23 @@ def _maps(attention_map: AttentionMap) -> list[dict[str, Any]]:
     ]
 
 
-def _input(value: object, folder: str | os.PathLike[str] | None) -> list[dict[str, Any]]:
-    """One entry for each file or array that a model was given."""
+def _input_entries(value: object, folder: str | os.PathLike[str] | None) -> list[dict[str, Any]]:
+    """Return one entry for each file or array among a model's inputs."""
     if isinstance(value, str | os.PathLike):
-        return [
-            {"path": _relative(value, folder)[0], "sha256": sha256_of_file(value), "of": "file"}
-        ]
-    array = value.array if isinstance(value, Image) else value
-    detached = isinstance(value, Image) and any(
-        path.suffix.lower() in _DETACHED for path in value.paths
-    )
-    if not isinstance(value, Image) or detached or not value.paths:
-        path = value.path if isinstance(value, Image) else None
-        return [
-            {
-                "path": None if path is None else _relative(path, folder)[0],
-                "sha256": sha256_of_array(array),
-                "of": "array",
-            }
-        ]
-    return [entry for path in value.paths for entry in _input(path, folder)]
+        path = _relative_paths(value, folder)[0]
+        return [{"path": path, "sha256": sha256_of_file(value), "of": "file"}]
+    if not isinstance(value, Image):
+        return [{"path": None, "sha256": sha256_of_array(value), "of": "array"}]
+    if value.path is None:
+        return [{"path": None, "sha256": sha256_of_array(value.array), "of": "array"}]
+    if any(path.suffix.lower() in _HEADER_ENDINGS for path in value.paths):
+        path = _relative_paths(value.path, folder)[0]
+        return [{"path": path, "sha256": sha256_of_array(value.array), "of": "array"}]
+    return [entry for path in value.paths for entry in _input_entries(path, folder)]
 
 
-def _geometry(affine: object) -> dict[str, Any]:
+def _geometry_entry(affine: object) -> dict[str, Any]:
+    """Return the affine, validated, with the names of its axes and its unit."""
     import nibabel
 
     checked = as_affine(affine, "The maps' affine")
@@ -193,19 +191,20 @@ def _geometry(affine: object) -> dict[str, Any]:
     }
 
 
-def _relative(paths: Paths, folder: str | os.PathLike[str] | None) -> list[str]:
-    """Paths as seen from the record's folder, with forward slashes on every system."""
-    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if folder is None and listed:
+def _relative_paths(paths: Paths, folder: str | os.PathLike[str] | None) -> list[str]:
+    """Return paths relative to the record's folder, with forward slashes on every system."""
+    path_list = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if folder is None and path_list:
         raise InputError(
-            f"The record names '{listed[0]}': give folder=, the folder that the record goes to, so "
-            "that the path can be relative to it."
+            f"The record names '{path_list[0]}': give folder=, the folder that the record will be "
+            "written to, so that the path can be relative to it."
         )
-    return [_seen_from(folder or ".", path) for path in listed]
+    return [_relative_path(path, folder or ".") for path in path_list]
 
 
-def _seen_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
+def _relative_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
+    """Return a path relative to a folder; only its name if there is no such path."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # on another drive of Windows, where no relative path leads
+    except ValueError:  # on Windows there is no relative path between two drives
         return Path(path).name

@@ -1,4 +1,4 @@
-"""SHA-256 of what a map was made of: files, arrays, the weights of a model."""
+"""SHA-256 digests of files, arrays and the weights of models."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from medcam.engine.model.layers import unwrap
 from medcam.errors import InputError
 from medcam.files.arrays import to_array
 
-_CHUNK = 1 << 22  # bytes of a file, elements of a tensor
+_CHUNK = 1 << 22  # read at once: bytes of a file, elements of a tensor
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's bytes, as ``sha256sum`` gives it.
+    """Return the SHA-256 of a file's bytes, as ``sha256sum`` prints it.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file cannot be read.
     """
     digest = hashlib.sha256()
     try:
@@ -38,10 +38,12 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
 
 
 def sha256_of_array(values: object) -> str:
-    """The SHA-256 of an array or tensor: its type, its shape and its numbers, row by row.
+    """Return the SHA-256 of an array or tensor: of its dtype, its shape and its values.
+
+    The values are hashed in C order and little-endian, whatever their memory layout.
 
     Raises:
-        InputTypeError: Not numbers.
+        InputTypeError: The values are not real numbers.
 
     Example:
         >>> values = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -51,20 +53,20 @@ def sha256_of_array(values: object) -> str:
         False
     """
     array = to_array(values, "The input")
-    digest = hashlib.sha256(_header("", array.dtype.name, array.shape))
+    digest = hashlib.sha256(_encode_header("", array.dtype.name, array.shape))
     digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 
 
 def sha256_of_model(model: nn.Module) -> str:
-    """The SHA-256 of a model's ``state_dict``: of each entry, by name, its type, shape and bytes.
+    """Return the SHA-256 of a model's ``state_dict``: the name, dtype, shape and bytes per entry.
 
-    It is the same on every device, with and without DataParallel, torch.compile or medcam around
-    the model, and in whichever order the layers were registered. Weights are looked at in pieces:
-    no second copy of them is made.
+    It does not depend on the device, on the order in which layers were registered, or on a wrapper
+    around the model (DataParallel, torch.compile, medcam). Weights are hashed in chunks, so that
+    they are not copied as a whole.
 
     Raises:
-        InputError: A parameter has no values yet (lazy, or on the meta device).
+        InputError: A parameter has no values yet: it is lazy or on the meta device.
 
     Example:
         >>> net = nn.Linear(2, 3)
@@ -77,32 +79,35 @@ def sha256_of_model(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, value in sorted(unwrap(model).state_dict().items()):
-        if not isinstance(value, Tensor):  # what a module put there with get_extra_state
-            digest.update(_header(name, type(value).__name__, ()))
+        if not isinstance(value, Tensor):  # the result of a get_extra_state()
+            digest.update(_encode_header(name, type(value).__name__, ()))
             digest.update(pickle.dumps(value, protocol=4))
             continue
         if is_lazy(value) or value.is_meta:
             raise InputError(
-                f"The model's {name!r} has no values yet: load its weights, or run it once, first."
+                f"The model's {name!r} has no values yet: load its weights, or run the model once."
             )
-        digest.update(_header(name, str(value.dtype).removeprefix("torch."), tuple(value.shape)))
-        for piece in _pieces(value.detach()):
-            digest.update(piece)
+        digest.update(
+            _encode_header(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+        )
+        for chunk in _byte_chunks(value.detach()):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
-def _header(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
-    """What stands before the bytes of an array, so that no two arrays are the same bytes."""
+def _encode_header(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return a header that makes the encoding of an array unambiguous."""
     return json.dumps([name, dtype, list(shape)]).encode() + b"\n"
 
 
-def _pieces(tensor: Tensor) -> Iterator[memoryview]:
-    """The bytes of a tensor, row by row, little-endian on every machine that torch runs on."""
+def _byte_chunks(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor in C order; PyTorch runs on little-endian machines only."""
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
-    flat = tensor.as_subclass(Tensor).reshape(-1)  # copies this one, if it is not contiguous
+    flat = tensor.as_subclass(Tensor).reshape(-1)  # a copy if not contiguous
     for start in range(0, len(flat), _CHUNK):
-        piece = flat[start : start + _CHUNK].resolve_conj().resolve_neg().contiguous().cpu()
-        yield piece.view(torch.uint8).numpy().data
+        # a conjugate or negative view has the bytes of its original until it is resolved
+        chunk = flat[start : start + _CHUNK].resolve_conj().resolve_neg().contiguous().cpu()
+        yield chunk.view(torch.uint8).numpy().data

@@ -1,6 +1,6 @@
-"""The JSON file beside a map, from which anybody can read how it was made.
+"""The sidecar: the JSON file beside a map that holds its record.
 
-It is written last, when all other files of a case are there: so it also marks the case as done.
+It is written after all other files of a case, so its existence marks the case as complete.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from medcam.errors import InputError, InputTypeError
 from medcam.files.atomic import write_atomically
 
 SCHEMA = "medcam.provenance/1"
-"""What a record says of its own form; the number rises when an entry changes its meaning."""
+"""The record's schema and its version, which rises if an entry changes its meaning."""
 
 
 def write_sidecar(path: str | os.PathLike[str], record: Mapping[str, object]) -> Path:
-    """Writes a record as JSON, at once and whole. Write it after all that it speaks of.
+    """Write a record as JSON in one atomic step. Write it after the files that it lists.
 
     Args:
         path: The file, ending in ``.json``.
-        record: Of `provenance`.
+        record: The record, as `provenance` returns it.
 
     Raises:
-        InputError: Another ending, or numbers that are NaN or infinite.
-        InputTypeError: Something that JSON cannot hold.
+        InputError: The ending is another, or a number is NaN or infinite.
+        InputTypeError: A value is of a type that JSON cannot hold.
         SaveError: The file could not be written.
 
     Example:
@@ -42,21 +42,21 @@ def write_sidecar(path: str | os.PathLike[str], record: Mapping[str, object]) ->
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
-        raise InputError(f"'{path}' does not end in '.json': a record is saved as JSON.")
-    values = plain_values(record, "record")
+        raise InputError(f"'{path}' does not end in '.json': records are saved as JSON.")
+    values = to_json_values(record, "record")
     text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomically(path, lambda temporary: _write(temporary, text))
+    return write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
 def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a record back.
+    """Read a record.
 
     Raises:
-        InputError: No such file, no JSON, or a record of another kind or of a later version.
+        InputError: The file cannot be read, is not JSON, or has another schema.
     """
     path = Path(path)
 
-    def refuse(name: str) -> None:
+    def refuse(name: str) -> None:  # Python's parser accepts NaN and Infinity
         raise ValueError(f"{name} is not JSON")
 
     try:
@@ -68,29 +68,29 @@ def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != SCHEMA:
         raise InputError(
-            f"'{path}' is not a record that this version of medcam knows: its schema is "
+            f"'{path}' is not a record that this version of medcam can read: its schema is "
             f"{schema!r}, not {SCHEMA!r}."
         )
     return dict(record)
 
 
-def _write(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def plain_values(value: object, name: str) -> Any:
-    """What JSON can hold, of what people hand over: arrays as lists, paths as text.
+def to_json_values(value: object, name: str) -> Any:
+    """Return a value in types that JSON can hold: arrays become lists, paths become text.
 
     Args:
         value: Numbers, text, arrays, tensors, paths, and lists, sets and dicts of these.
-        name: What it is, in the error.
+        name: What the value is, as the subject of error messages.
 
     Raises:
-        InputError: NaN or infinity.
-        InputTypeError: Something else.
+        InputError: A number is NaN or infinite.
+        InputTypeError: The value, or a part of it, is of another type.
 
     Example:
-        >>> plain_values({"roi_size": (96, np.int64(96)), "at": Path("a")}, "windows")
+        >>> to_json_values({"roi_size": (96, np.int64(96)), "at": Path("a")}, "windows")
         {'roi_size': [96, 96], 'at': 'a'}
     """
     if isinstance(value, Tensor):
@@ -106,11 +106,11 @@ def plain_values(value: object, name: str) -> Any:
             raise InputError(f"{name} is {value}: a record holds finite numbers only.")
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain_values(part, f"{name}.{key}") for key, part in value.items()}
+        return {str(key): to_json_values(part, f"{name}.{key}") for key, part in value.items()}
     if isinstance(value, set | frozenset):
         value = sorted(value, key=str)
     if isinstance(value, list | tuple | range):
-        return [plain_values(part, f"{name}[{index}]") for index, part in enumerate(value)]
+        return [to_json_values(part, f"{name}[{index}]") for index, part in enumerate(value)]
     raise InputTypeError(
         f"{name} is {type(value).__name__}, which a JSON record cannot hold: give numbers, text, "
         "lists or dicts."

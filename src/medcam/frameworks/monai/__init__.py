@@ -1,7 +1,7 @@
-"""Attention maps inside MONAI: an inferer, transforms, an ignite handler, a bundle overlay.
+"""MONAI: an inferer, transforms, an ignite handler, a bundle overlay; it never inverts a transform.
 
-Every map carries its image's affine and history, so that MONAI's own ``Invertd`` and ``SaveImaged``
-bring it back to the scanner's grid.
+Every map carries its image's affine and applied operations, so that MONAI's own ``Invertd`` and
+``SaveImaged`` bring it back to the scanner's grid.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def bundle_overlay() -> Path:
-    """The configuration file that, given after a bundle's own, adds maps to what it writes.
+    """Return the path of a configuration file that adds maps to the outputs of a MONAI bundle.
 
-    On the command line::
+    Name it after the bundle's own configuration on the command line::
 
         OVERLAY=$(python -c "import medcam; print(medcam.monai.bundle_overlay())")
         python -m monai.bundle run --config_file "['configs/inference.json','$OVERLAY']"
@@ -19,13 +19,17 @@ def bundle_overlay() -> Path:
     ``inferer``, ``evaluator``, ``handlers`` and ``postprocessing``, as MONAI's specification names
     them, and ``postprocessing`` a list of ``transforms``.
 
-    Each of these can be set on the command line, e.g. ``--attention_target 1``:
-    ``attention_method`` (gcam), ``attention_layer`` (auto), ``attention_target`` (the prediction),
-    ``attention_output`` (automatic): as in `medcam.explain`. ``attention_dir`` (the bundle's
-    ``output_dir``): where the maps go. ``attention_postfix`` (attention): how their names end.
-    ``attention_image`` (image): the key of the image.
+    These options can be set on the command line, e.g. ``--attention_target 1``. Defaults are in
+    parentheses:
 
-    >>> bundle_overlay().name
-    'attention.json'
+    - ``attention_method`` (gcam), ``attention_layer`` (auto), ``attention_target`` (the
+      prediction), ``attention_output`` (automatic): as in `medcam.explain`.
+    - ``attention_dir`` (the bundle's ``output_dir``): the folder for the maps.
+    - ``attention_postfix`` (attention): the last part of the maps' file names.
+    - ``attention_image`` (image): the key of the image.
+
+    Example:
+        >>> bundle_overlay().name
+        'attention.json'
     """
     return Path(__file__).with_name("attention.json")

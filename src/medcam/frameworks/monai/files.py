@@ -13,41 +13,42 @@ from medcam.files import safe_name
 
 
 class MapNames:
-    """Names for maps: one for each source, and another for each other source.
+    """File names for maps, one for each source image: equal file names are told apart by a hash.
 
-    >>> names = MapNames()
-    >>> names.of("a/case_1/image.nii.gz", "1_0")
-    'image'
-    >>> names.of("a/case_1/image.nii.gz", "2_0")
-    'image'
-    >>> names.of("a/case_2/image.nii.gz", "3_0")[:6]
-    'image_'
+    Example:
+        >>> names = MapNames()
+        >>> names.name_for("a/case_1/image.nii.gz", "1_0")
+        'image'
+        >>> names.name_for("a/case_1/image.nii.gz", "2_0")
+        'image'
+        >>> names.name_for("a/case_2/image.nii.gz", "3_0")[:6]
+        'image_'
     """
 
     def __init__(self) -> None:
-        self._taken: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
 
-    def of(self, source: object, otherwise: str) -> str:
-        """The name for a source.
+    def name_for(self, source: object, default: str) -> str:
+        """Return the name for a source.
 
         Args:
-            source: The path of the image's file; None if it has none.
-            otherwise: The name without one.
+            source: The path of the image's file, from its meta data.
+            default: The name for an image without a path.
         """
         if not isinstance(source, str) or not source:
-            return safe_name(otherwise)
+            return safe_name(default)
         name = Path(source).name
         for ending in (".gz", *Path(name.removesuffix(".gz")).suffixes[-1:]):
             name = name.removesuffix(ending)
         name = safe_name(name)
-        # Data sets often name their files alike, in one folder for each case.
-        if self._taken.setdefault(name, source) != source:
+        # Many data sets have one folder for each case, with equal file names in all of them.
+        if self._sources.setdefault(name, source) != source:
             name = f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
         return name
 
 
-def affine_of(item: Tensor) -> object:
-    """The 4x4 affine of a MetaTensor in 2D or 3D; None for a tensor without one."""
-    if not isinstance(item, MetaTensor):
+def affine_of(image: Tensor) -> object:
+    """Return the 4x4 affine of a MetaTensor in 2D or 3D; None for a tensor without one."""
+    if not isinstance(image, MetaTensor):
         return None
-    return to_affine_nd(3, item.affine.cpu().numpy())
+    return to_affine_nd(3, image.affine.cpu().numpy())

@@ -1,4 +1,4 @@
-"""An inferer that also makes attention maps."""
+"""An inferer of MONAI that also makes attention maps."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, InputTypeError
 from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.explanation.volume import explain_volume
-from medcam.frameworks.monai.called import Called
+from medcam.frameworks.monai.bound_network import BoundNetwork
 from medcam.frameworks.monai.metatensor import as_metatensor
-from medcam.frameworks.monai.windows import window_options
+from medcam.frameworks.monai.window_options import explain_volume_options
 from medcam.maps import MapKey
 from medcam.methods import MethodLike
 
-_OF_THE_INFERER = ("device", "buffer_steps", "buffer_dim")  # taken from a call's keywords
+# Keywords of a call that `SlidingWindowInferer` takes itself; the others go to the network.
+_INFERER_KEYWORDS = ("device", "buffer_steps", "buffer_dim")
 
 
 class AttentionInferer(Inferer):
-    """MONAI's inferer that keeps, beside the prediction, where the network looked.
+    """A wrapper around an inferer of MONAI that keeps an attention map of each call.
 
-    It is called as any inferer and returns the wrapped inferer's prediction, bit for bit. After
+    It is called like any inferer and returns the wrapped inferer's prediction, bit for bit. After
     each call ``attention`` is the map, on the grid of the image and with copies of its meta data
-    and applied operations, and ``explanation`` everything about it.
+    and applied operations. ``explanation`` holds the map's method, layer and target, too.
 
     - `SlidingWindowInferer` (also ``SlidingWindowInfererAdapt``) and `SliceInferer`: the prediction
-      is made once; the windows that hold the target are then run again for the map, stitched as
-      `medcam.explain_volume` says, with the inferer's own windows and weights. The sums are kept
-      where the inferer puts the prediction (its ``device``). For a network in training this second
-      run is in evaluation mode, so that nothing of the training changes.
-    - `SimpleInferer`: one forward pass gives both, as in `medcam.explain`; where gradients are on,
-      the prediction keeps its graph.
+      is made once. The windows that hold the target are then run again for the map, which is
+      stitched as in `medcam.explain_volume`, with the inferer's own windows and weights. The sums
+      are kept on the prediction's device (the inferer's ``device``). For a network in training mode
+      this second run is in evaluation mode, so that training is not affected.
+    - `SimpleInferer`: one forward pass gives both, as in `medcam.explain`; if gradients are
+      enabled, the prediction keeps its graph.
 
     Args:
         inferer: The inferer to wrap; None is `SimpleInferer`.
@@ -54,26 +55,27 @@ class AttentionInferer(Inferer):
         target: As in `medcam.explain`; for windows, of the stitched prediction.
         label: Another name for ``target``.
         method: As in `medcam.explain`.
-        output: Which of the network's outputs is explained, as in `medcam.explain`. Dictionaries
-            in a sliding window are chosen from by key, not by index, as MONAI sorts them.
+        output: Which of the network's outputs is explained, as in `medcam.explain`. With sliding
+            windows an item of a dictionary is chosen by key, not by index, as MONAI sorts the keys.
         channel_weights: As in `medcam.explain_volume`; only for windows.
         return_attention: Whether a call returns ``(prediction, attention)``.
 
     Attributes:
-        explanation: The last call's; ``.output`` is the prediction without its graph.
-        attention: The last call's map ``[batch, targets, *space]``, raw; a MetaTensor where the
-            image is one. With several layers or methods a dict, keyed as ``explanation.maps``.
+        explanation: The last call's explanation; ``.output`` is the prediction without its graph.
+        attention: The last call's map ``[batch, targets, *space]``, raw; a MetaTensor if the image
+            is one. With several layers or methods a dict, keyed as ``explanation.maps``.
 
     Raises:
-        InputTypeError: An inferer of another kind; a network that is no ``nn.Module``.
+        InputTypeError: An unsupported inferer; a network that is no ``nn.Module``.
         InputError: Options or further inputs of the network that do not fit.
 
-    >>> from monai.networks.nets import UNet
-    >>> net = UNet(2, 1, 2, (4, 8), (2,)).eval()
-    >>> inferer = AttentionInferer(SlidingWindowInferer((16, 16)), target=1)
-    >>> prediction = inferer(torch.rand(1, 1, 24, 24), net)
-    >>> inferer.attention.shape
-    torch.Size([1, 1, 24, 24])
+    Example:
+        >>> from monai.networks.nets import UNet
+        >>> net = UNet(2, 1, 2, (4, 8), (2,)).eval()
+        >>> inferer = AttentionInferer(SlidingWindowInferer((16, 16)), target=1)
+        >>> prediction = inferer(torch.rand(1, 1, 24, 24), net)
+        >>> inferer.attention.shape
+        torch.Size([1, 1, 24, 24])
     """
 
     explanation: Explanation
@@ -94,7 +96,7 @@ class AttentionInferer(Inferer):
         super().__init__()
         if target is not None and label is not None:
             raise InputError("target= and label= are the same: give one of them.")
-        self.inferer = SimpleInferer() if inferer is None else _accepted(inferer)
+        self.inferer = SimpleInferer() if inferer is None else _check_inferer(inferer)
         self.channel_weights = channel_weights
         self.return_attention = return_attention
         self.request = Request.of(
@@ -102,31 +104,34 @@ class AttentionInferer(Inferer):
         )
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
-        """The wrapped inferer's prediction.
+        """Return the wrapped inferer's prediction, and keep its map.
 
         Args:
             inputs: The image ``[batch, channels, *space]``.
             network: The network, an ``nn.Module``.
             *args: Further inputs of the network.
-            **kwargs: The same; for sliding windows also what the inferer itself takes.
+            **kwargs: Further inputs of the network by keyword; with sliding windows also the
+                inferer's own keywords.
 
         Returns:
             The prediction, or ``(prediction, attention)`` with ``return_attention=True``.
         """
-        model = _model(network)
+        model = _unwrapped(network)
         if isinstance(self.inferer, SlidingWindowInferer):
             prediction = self.inferer(inputs, network, *args, **kwargs)
-            explanation = self._windows(self.inferer, prediction, inputs, model, args, kwargs)
+            explanation = self._explain_windows(
+                self.inferer, prediction, inputs, model, args, kwargs
+            )
         else:
-            explanation = self._whole(inputs, network, model, args, kwargs)
+            explanation = self._explain_whole(inputs, network, model, args, kwargs)
             prediction = explanation.output
         self.explanation = dataclasses.replace(
             explanation, output=isolation.detached_output(prediction)
         )
-        self.attention = _attention(self.explanation, inputs, self.request.several)
+        self.attention = _attention_of(self.explanation, inputs, self.request.several)
         return (prediction, self.attention) if self.return_attention else prediction
 
-    def _whole(
+    def _explain_whole(
         self,
         inputs: Tensor,
         network: nn.Module,
@@ -134,17 +139,17 @@ class AttentionInferer(Inferer):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Explanation:
-        # Distributed training counts on its wrapper's own forward; others are looked through.
-        runs = network if isinstance(network, DistributedDataParallel) else model
+        # Distributed training needs its wrapper's own forward; other wrappers are removed.
+        called = network if isinstance(network, DistributedDataParallel) else model
 
-        def call(image: Tensor, *more: Any, **named: Any) -> Any:
-            return self.inferer(image, runs, *more, **named)
+        def infer(image: Tensor, *more_args: Any, **more_kwargs: Any) -> Any:
+            return self.inferer(image, called, *more_args, **more_kwargs)
 
-        keep = isolation.keeps_graph(model, (inputs, args, dict(kwargs)))
-        result = run(self.request, model, call, (inputs, *args), kwargs, keep_graph=keep)
+        keep_graph = isolation.keeps_graph(model, (inputs, args, dict(kwargs)))
+        result = run(self.request, model, infer, (inputs, *args), kwargs, keep_graph=keep_graph)
         return explanation_of(result, model=model)
 
-    def _windows(
+    def _explain_windows(
         self,
         inferer: SlidingWindowInferer,
         prediction: Any,
@@ -155,7 +160,7 @@ class AttentionInferer(Inferer):
     ) -> Explanation:
         if kwargs.get("condition") is not None:
             raise InputError(
-                "A condition that is cut into windows beside the image cannot be explained: "
+                "A condition= that MONAI cuts into windows like the image cannot be explained: "
                 "concatenate it to the image's channels, or explain without it."
             )
         request = self.request
@@ -166,64 +171,66 @@ class AttentionInferer(Inferer):
                 f"choose by key, one of {list(prediction)}."
             )
         logits = outputs.select(prediction, request.output, batch=len(inputs), space=space)
-        # MONAI's stitched MetaTensors are float32, also those of a float64 image.
+        # MONAI stitches MetaTensors in float32, even for a float64 image.
         logits = logits.to(torch.promote_types(logits.dtype, inputs.dtype))
-        named = {key: value for key, value in kwargs.items() if key not in _OF_THE_INFERER}
-        if (args or named) and not hasattr(inferer, "spatial_dim"):  # slices get the image alone
-            model = Called(model, args, named)
+        network_kwargs = {k: v for k, v in kwargs.items() if k not in _INFERER_KEYWORDS}
+        # `SliceInferer`, which has a spatial_dim, calls the network with the image alone.
+        if (args or network_kwargs) and not hasattr(inferer, "spatial_dim"):
+            model = BoundNetwork(model, args, network_kwargs)
         inference = torch.is_inference_mode_enabled()
-        outside = torch.inference_mode(False) if inference else nullcontext()
-        with outside, in_eval_mode(model) if model.training else nullcontext():
+        outside_inference_mode = torch.inference_mode(False) if inference else nullcontext()
+        with outside_inference_mode, in_eval_mode(model) if model.training else nullcontext():
             return explain_volume(
                 model,
-                _usable(inputs),
+                _for_autograd(inputs),
                 method=request.methods if request.several else request.methods[0],
                 layer=request.layer,
                 target=request.target,
                 output=request.output,
                 channel_weights=self.channel_weights,
-                logits=_usable(logits),
+                logits=_for_autograd(logits),
                 device=logits.device,
-                **window_options(inferer, space),
+                **explain_volume_options(inferer, space),
             )
 
 
-def _accepted(inferer: Inferer) -> Inferer:
-    name = type(inferer).__name__
+def _check_inferer(inferer: Inferer) -> Inferer:
+    """Return the inferer, or raise if its predictions cannot be explained."""
     if not isinstance(inferer, (SimpleInferer, SlidingWindowInferer)):
         raise InputTypeError(
-            f"{name} cannot be wrapped: AttentionInferer knows how SlidingWindowInferer, "
-            "SliceInferer and SimpleInferer put their predictions together, and no other."
+            f"{type(inferer).__name__} cannot be wrapped: give AttentionInferer a "
+            "SlidingWindowInferer, SliceInferer or SimpleInferer."
         )
     if getattr(inferer, "with_coord", False):
         raise InputError(
-            "with_coord=True hands each window's coordinates to the network; maps are made "
+            "with_coord=True passes each window's coordinates to the network, but maps are made "
             "without them. Use an inferer with with_coord=False."
         )
     return inferer
 
 
-def _model(network: Any) -> nn.Module:
+def _unwrapped(network: Any) -> nn.Module:
+    """Return the network without its wrappers."""
     if not isinstance(network, nn.Module):
         raise InputTypeError(
-            f"network= is a torch.nn.Module, not {type(network).__name__}: its layers are looked "
-            "at. Give what a lambda would add as further arguments: inferer(inputs, network, more)."
+            f"network= is a torch.nn.Module, not {type(network).__name__}: maps need its layers. "
+            "Instead of a lambda, pass further inputs as arguments: inferer(inputs, network, more)."
         )
     return layers.unwrap(network)
 
 
-def _usable(tensor: Tensor) -> Tensor:
-    """A plain tensor that gradients can be asked of."""
+def _for_autograd(tensor: Tensor) -> Tensor:
+    """Return a plain tensor that autograd can use, also one made in inference mode."""
     tensor = without_subclass(tensor.detach())
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _attention(
+def _attention_of(
     explanation: Explanation, inputs: Tensor, several: bool
 ) -> Tensor | dict[MapKey, Tensor]:
-    like = inputs if isinstance(inputs, MetaTensor) else None
-    found = {
-        key: item.values if like is None else as_metatensor(item, like)
+    """Return the only map, or a dict of several; MetaTensors if the image is one."""
+    maps = {
+        key: as_metatensor(item, inputs) if isinstance(inputs, MetaTensor) else item.values
         for key, item in explanation.maps.items()
     }
-    return next(iter(found.values())) if len(found) == 1 and not several else found
+    return next(iter(maps.values())) if len(maps) == 1 and not several else maps

@@ -1,4 +1,4 @@
-"""Maps as MetaTensors: on the grid of their image, with its history."""
+"""Maps as MetaTensors, with the affine and the applied operations of their image."""
 
 from __future__ import annotations
 
@@ -18,32 +18,35 @@ def as_metatensor(
     attention: Explanation | AttentionMap | Float[Tensor, "batch targets *space"],
     like: MetaTensor,
 ) -> MetaTensor:
-    """The map as a MetaTensor that lies where its image lies.
+    """Return a map as a MetaTensor on the grid of its image.
 
-    It gets copies of the image's meta data and applied operations, so that ``Invertd`` undoes on it
-    what was done to the image, and ``SaveImaged`` writes it with the image's affine.
+    It gets copies of the image's meta data and applied operations. So ``Invertd`` inverts the
+    image's transforms on the map, and ``SaveImaged`` writes the map with the image's affine.
 
     Args:
         attention: An explanation of one map, a map, or its values ``[batch, targets, *space]``.
-        like: The image ``[batch, channels, *space]`` that was explained. For an image without a
-            batch, ``[channels, *space]``, the result has none either.
+        like: The image ``[batch, channels, *space]`` that was explained, or one image without a
+            batch axis, ``[channels, *space]``.
 
     Returns:
-        ``[batch, targets, *space]``, raw values; ``[targets, *space]`` for an image without batch.
+        Raw values ``[batch, targets, *space]``; ``[targets, *space]`` for an image without a
+        batch axis.
 
     Raises:
         InputError: The explanation holds several maps, or the map is not on the image's grid.
         InputTypeError: ``like`` is no MetaTensor.
 
-    >>> import torch
-    >>> image = MetaTensor(torch.rand(1, 4, 4), affine=torch.diag(torch.tensor([2.0, 2, 1, 1])))
-    >>> as_metatensor(torch.rand(1, 1, 4, 4), image).pixdim.tolist()
-    [2.0, 2.0]
+    Example:
+        >>> import torch
+        >>> affine = torch.diag(torch.tensor([2.0, 2, 1, 1]))
+        >>> image = MetaTensor(torch.rand(1, 4, 4), affine=affine)
+        >>> as_metatensor(torch.rand(1, 1, 4, 4), image).pixdim.tolist()
+        [2.0, 2.0]
     """
     if not isinstance(like, MetaTensor):
         raise InputTypeError(
             f"like= is the image as a MetaTensor, not {type(like).__name__}: only a MetaTensor "
-            "knows where its voxels lie."
+            "holds an affine."
         )
     if isinstance(attention, Explanation):
         attention = attention.map
@@ -51,16 +54,16 @@ def as_metatensor(
         attention.values if isinstance(attention, AttentionMap) else attention
     )
     single = like.ndim == values.ndim - 1
-    axes = 1 if single else 2  # where the spatial ones begin
+    first_spatial_axis = 1 if single else 2
     batch = 1 if single else len(like)
-    if len(values) != batch or values.shape[2:] != like.shape[axes:]:
+    if len(values) != batch or values.shape[2:] != like.shape[first_spatial_axis:]:
         raise InputError(
             f"The map has shape {list(values.shape)}, the image {list(like.shape)}: batch and "
             "spatial axes have to be equal, else the image's affine is not the map's. Make maps "
             "on the input's grid, shape='input'."
         )
-    found = MetaTensor(values[0] if single else values)
-    found.copy_meta_from(like)  # type: ignore[no-untyped-call]  # MONAI's
-    found.meta = deepcopy(like.meta)
-    found.applied_operations = deepcopy(like.applied_operations)
-    return found
+    result = MetaTensor(values[0] if single else values)
+    result.copy_meta_from(like)  # type: ignore[no-untyped-call]  # MONAI's
+    result.meta = deepcopy(like.meta)
+    result.applied_operations = deepcopy(like.applied_operations)
+    return result

@@ -25,11 +25,11 @@ from medcam.methods import MethodLike
 class AttentionMapTransform(Transform):
     """An array transform from an image ``[channels, *space]`` to its map ``[targets, *space]``.
 
-    The map is a MetaTensor with copies of the image's meta data and applied operations, float and
-    in raw units, on the image's device. The network should be in evaluation mode.
+    The map is a MetaTensor with copies of the image's meta data and applied operations, in floating
+    point and raw units, on the image's device. The network should be in evaluation mode.
 
     Args:
-        network: The network; the image is moved to where it is.
+        network: The network; the image is moved to its device.
         inferer: As in `AttentionInferer`.
         layer: One layer, as in `medcam.explain`.
         target: As in `medcam.explain`.
@@ -40,10 +40,11 @@ class AttentionMapTransform(Transform):
     Attributes:
         inferer: The `AttentionInferer`, which keeps the last explanation and prediction.
 
-    >>> from monai.networks.nets import UNet
-    >>> net = UNet(2, 1, 2, (4, 8), (2,)).eval()
-    >>> AttentionMapTransform(net, target=1)(torch.rand(1, 16, 16)).shape
-    torch.Size([1, 16, 16])
+    Example:
+        >>> from monai.networks.nets import UNet
+        >>> net = UNet(2, 1, 2, (4, 8), (2,)).eval()
+        >>> AttentionMapTransform(net, target=1)(torch.rand(1, 16, 16)).shape
+        torch.Size([1, 16, 16])
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class AttentionMapTransform(Transform):
     ) -> None:
         super().__init__()
         self.network = network
-        self.inferer = one_map(
+        self.inferer = require_one_map(
             AttentionInferer(
                 inferer, layer=layer, target=target, method=method, output=output,
                 channel_weights=channel_weights,
@@ -67,28 +68,28 @@ class AttentionMapTransform(Transform):
         )  # fmt: skip
 
     def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
-        """The map of one image.
+        """Return the map of one image.
 
         Args:
-            img: ``[channels, *space]``.
+            img: The image ``[channels, *space]``.
         """
         return self.both(img)[0]
 
     def both(self, img: NdarrayOrTensor) -> tuple[MetaTensor, Any]:
-        """The map, and the network's prediction without its batch axis."""
+        """Return the map, and the network's prediction without its batch axis."""
         image = convert_to_tensor(img, track_meta=True)
-        where = next(self.network.parameters(), image).device
+        device = next(self.network.parameters(), image).device
         with torch.no_grad():
-            prediction = self.inferer(image[None].to(where), self.network)
+            prediction = self.inferer(image[None].to(device), self.network)
         values = self.inferer.explanation.map.values.to(image.device)
-        found = as_metatensor(values, image)
-        return found, prediction[0] if isinstance(prediction, Tensor) else prediction
+        attention = as_metatensor(values, image)
+        return attention, prediction[0] if isinstance(prediction, Tensor) else prediction
 
 
 class AttentionMapd(MapTransform):
     """A dictionary transform that adds ``{key}_attention`` for each key.
 
-    See `AttentionMapTransform`. To save a map on the grid of the file that its image came from::
+    See `AttentionMapTransform`. To save a map on the grid of its image's file::
 
         Compose([
             AttentionMapd("image", network, SlidingWindowInferer((96, 96, 96)), target=1),
@@ -105,8 +106,8 @@ class AttentionMapd(MapTransform):
         method: One method, as in `medcam.explain`.
         output: As in `medcam.explain`.
         channel_weights: As in `medcam.explain_volume`; only for windows.
-        output_postfix: What the map's key ends in, after an underscore.
-        prediction_postfix: The same for the prediction; None: it is not kept.
+        output_postfix: The last part of the map's key, after an underscore.
+        prediction_postfix: The same for the prediction; None: the prediction is not added.
         allow_missing_keys: Whether a key may be missing.
     """
 
@@ -134,28 +135,28 @@ class AttentionMapd(MapTransform):
         )  # fmt: skip
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The dictionary with the maps added."""
-        found = dict(data)
-        for key in self.key_iterator(found):
-            attention, prediction = self.transform.both(found[key])
-            found[f"{key}_{self.output_postfix}"] = attention
+        """Return a copy of the dictionary with the maps added."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            attention, prediction = self.transform.both(result[key])
+            result[f"{key}_{self.output_postfix}"] = attention
             if self.prediction_postfix is not None:
-                found[f"{key}_{self.prediction_postfix}"] = prediction
-        return found
+                result[f"{key}_{self.prediction_postfix}"] = prediction
+        return result
 
 
-def one_map(inferer: AttentionInferer) -> AttentionInferer:
-    """The inferer, if each of its calls makes one map.
+def require_one_map(inferer: AttentionInferer) -> AttentionInferer:
+    """Return the inferer, or raise if its calls make several maps.
 
     Raises:
-        InputError: It makes several.
+        InputError: There are several methods or layers.
     """
     request = inferer.request
     several = request.several or not isinstance(request.layer, (str, type(None)))
     if several or request.layer == "full":
         raise InputError(
-            "Several methods or layers make several maps, and here is room for one: take one "
-            "method and one layer, and one transform or handler for each."
+            "Several methods or layers make several maps, but one key holds one map: take one "
+            "method and one layer, and use a transform or handler for each map."
         )
     return inferer
 

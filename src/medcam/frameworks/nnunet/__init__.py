@@ -1,15 +1,16 @@
-"""nnU-Net v2: maps of whole cases, in the geometry of the original image.
+"""nnU-Net v2: maps of whole cases on the original image's grid; it never reimplements nnU-Net.
 
-``medcam.nnunet.explain(folder, files, label="tumour")`` is the one call; `load` keeps the network
-for several cases.
+`explain` is the one call: ``medcam.nnunet.explain(folder, files, label="tumour")``. `load` keeps
+the network for several cases.
 """
 
 from __future__ import annotations
 
 from medcam.frameworks.nnunet.cases import Case, find_cases
-from medcam.frameworks.nnunet.loading import TrainedModel, load
+from medcam.frameworks.nnunet.loading import load
 from medcam.frameworks.nnunet.result import CaseExplanation
 from medcam.frameworks.nnunet.run import check, explain, explain_case
+from medcam.frameworks.nnunet.trained_model import TrainedModel
 
 __all__ = [
     "Case",

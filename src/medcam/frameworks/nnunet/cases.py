@@ -1,4 +1,4 @@
-"""Which files make a case: one per input channel."""
+"""The files of a case: one per input channel of the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcam.errors import InputError
-from medcam.frameworks.nnunet.loading import TrainedModel
+from medcam.frameworks.nnunet.trained_model import TrainedModel
+
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""One file per channel, or the first channel's file alone."""
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 
@@ -20,9 +23,9 @@ class Case:
     """A case: its name and its files, one for each channel of the network.
 
     Attributes:
-        name: What results are named after.
+        name: The case's name, which its results are named after.
         files: The images, in the order of the channels.
-        previous: The segmentation of the cascade's first stage.
+        previous: The segmentation from the cascade's first stage.
     """
 
     name: str
@@ -30,58 +33,43 @@ class Case:
     previous: Path | None = None
 
 
-def case_of(
+def case_from_files(
     model: TrainedModel,
-    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    files: Files,
     *,
     previous: str | os.PathLike[str] | None = None,
 ) -> Case:
-    """The case that files make.
+    """Return the case that consists of these files.
 
     Args:
-        model: The network, which says how many channels it needs.
-        files: One file per channel; or the first one, ``case_0000.nii.gz``, beside which the
-            others lie; or a single file that holds all channels.
-        previous: The segmentation of the cascade's first stage.
+        model: The network, which defines the number of channels and the files' ending.
+        files: One file per channel; or the first one, ``case_0000.nii.gz``, with the others in the
+            same folder; or a single file that holds all channels.
+        previous: The segmentation from the cascade's first stage.
 
     Raises:
-        InputError: A file is not there, or one for a channel is missing.
+        InputError: A file does not exist, or a channel has no file.
     """
-    given = [files] if isinstance(files, (str, os.PathLike)) else list(files)
-    paths = tuple(Path(path) for path in given)
+    listed = [files] if isinstance(files, (str, os.PathLike)) else list(files)
+    paths = tuple(Path(path) for path in listed)
     if not paths:
         raise InputError("No file was given.")
-    ending = str(model.predictor.dataset_json["file_ending"])
-    names = model.channel_names
     for path in paths:
-        if path.is_dir():
-            raise InputError(f"'{path}' is a folder: medcam.nnunet.find_cases lists its cases.")
-        if not path.is_file():
-            raise InputError(f"There is no file '{path}'.")
-        if not path.name.lower().endswith(ending.lower()):
-            raise InputError(
-                f"'{path.name}': the network was trained on files that end in '{ending}', which "
-                "its reader expects. Convert the image."
-            )
-    stem = paths[0].name[: -len(ending)]
-    if len(paths) == 1 and len(names) > 1 and (found := _CHANNEL.search(stem)) is not None:
-        stem = stem[: found.start()]
-        paths = tuple(paths[0].with_name(f"{stem}_{i:04d}{ending}") for i in range(len(names)))
-        for i, path in enumerate(paths):
-            if not path.is_file():
-                raise InputError(
-                    f"Channel {i} ({names[i]}) is missing: there is no '{path}'. The network needs "
-                    f"{_listed(names)}."
-                )
+        _check_file(path, model.file_ending)
+    stem = paths[0].name[: -len(model.file_ending)]
+    names = model.channel_names
+    case_name = _CHANNEL.sub("", stem)
+    if len(paths) == 1 and len(names) > 1 and case_name != stem:
+        paths = _channel_files(paths[0].parent, case_name, model)
     elif len(paths) not in (1, len(names)):
         raise InputError(
             f"{len(paths)} files were given; the network needs {len(names)}, one for each channel: "
             f"{_listed(names)}."
         )
-    last = Path(previous) if previous is not None else None
-    if last is not None and not last.is_file():
-        raise InputError(f"There is no file '{last}' (the previous stage's segmentation).")
-    return Case(_CHANNEL.sub("", stem), paths, last)
+    first_stage = Path(previous) if previous is not None else None
+    if first_stage is not None and not first_stage.is_file():
+        raise InputError(f"There is no file '{first_stage}' (the previous stage's segmentation).")
+    return Case(case_name, paths, first_stage)
 
 
 def find_cases(
@@ -90,49 +78,95 @@ def find_cases(
     *,
     previous: str | os.PathLike[str] | None = None,
 ) -> list[Case]:
-    """The cases of a folder, a CSV file or a single image.
+    """Return the cases of a folder, a CSV file or a single image.
 
     Args:
         model: The network.
-        source: A folder of ``case_0000.nii.gz`` files; a CSV file whose columns are ``case_id``
-            (optional), ``image`` or one column per channel (``image``, ``image2``, ... or the
-            channels' names), and ``previous`` (optional), relative paths being relative to it; or
-            the first image of one case.
+        source: A folder of ``case_0000.nii.gz`` files; a CSV file; or the first image of one case.
+            The CSV file's columns are ``case_id`` (optional), ``image`` or one column per channel
+            (``image``, ``image2``, ... or the channels' names), and ``previous`` (optional).
+            Relative paths are relative to the CSV file.
         previous: A folder of the previous stage's segmentations, named after the cases; for a
             single image a file.
 
     Raises:
-        InputError: Nothing is found, or a part of a case is missing.
+        InputError: There is no case, or a part of a case is missing.
     """
     path = Path(source)
-    ending = str(model.predictor.dataset_json["file_ending"])
+    ending = model.file_ending
     if path.is_dir():
-        firsts = sorted(path.glob(f"*_0000{ending}"))
-        if not firsts:
+        first_files = sorted(path.glob(f"*_0000{ending}"))
+        if not first_files:
             raise InputError(
                 f"The folder '{path}' holds no '*_0000{ending}': nnU-Net's images are named "
-                f"case_0000{ending}, the number being the channel."
+                f"case_0000{ending}, with the channel as the number."
             )
-        stems = [first.name[: -len(f"_0000{ending}")] for first in firsts]
+        stems = [file.name[: -len(f"_0000{ending}")] for file in first_files]
         return [
-            case_of(model, first, previous=_previous(previous, stem, ending))
-            for first, stem in zip(firsts, stems, strict=True)
+            case_from_files(model, file, previous=_previous_of(previous, stem, ending))
+            for file, stem in zip(first_files, stems, strict=True)
         ]
     if path.suffix.lower() == ".csv":
-        return _from_table(model, path, previous, ending)
-    single = None if previous is None else Path(previous)
-    if single is not None and single.is_dir():
-        single = _previous(single, case_of(model, path).name, ending)
-    return [case_of(model, path, previous=single)]
+        return _cases_of_table(model, path, previous)
+    first_stage = None if previous is None else Path(previous)
+    if first_stage is not None and first_stage.is_dir():
+        first_stage = _previous_of(first_stage, case_from_files(model, path).name, ending)
+    return [case_from_files(model, path, previous=first_stage)]
 
 
-def _previous(folder: str | os.PathLike[str] | None, name: str, ending: str) -> Path | None:
+def _check_file(path: Path, ending: str) -> None:
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder: medcam.nnunet.find_cases lists its cases.")
+    if not path.is_file():
+        raise InputError(f"There is no file '{path}'.")
+    if not path.name.lower().endswith(ending.lower()):
+        raise InputError(
+            f"'{path.name}': the network was trained on files that end in '{ending}', and its "
+            "reader expects these. Convert the image."
+        )
+
+
+def _channel_files(folder: Path, stem: str, model: TrainedModel) -> tuple[Path, ...]:
+    """Return ``stem_0000``, ``stem_0001``, ..., one existing file for each channel."""
+    names = model.channel_names
+    paths = tuple(folder / f"{stem}_{i:04d}{model.file_ending}" for i in range(len(names)))
+    for i, path in enumerate(paths):
+        if not path.is_file():
+            raise InputError(
+                f"Channel {i} ({names[i]}) is missing: there is no '{path}'. The network needs "
+                f"{_listed(names)}."
+            )
+    return paths
+
+
+def _previous_of(folder: str | os.PathLike[str] | None, name: str, ending: str) -> Path | None:
+    """Return the path of a case's previous segmentation in a folder of these."""
     return None if folder is None else Path(folder) / f"{name}{ending}"
 
 
-def _from_table(
-    model: TrainedModel, path: Path, previous: str | os.PathLike[str] | None, ending: str
+def _cases_of_table(
+    model: TrainedModel, path: Path, previous: str | os.PathLike[str] | None
 ) -> list[Case]:
+    rows = _read_table(path)
+    columns = _image_columns(model, path, list(rows[0]))
+    cases = []
+    for line, row in enumerate(rows, start=2):
+        files = [path.parent / row[column] for column in columns if row[column]]
+        entry = row.get("previous")
+        first_stage = path.parent / entry if entry else None
+        try:
+            case = case_from_files(model, files, previous=first_stage)
+        except InputError as error:
+            raise InputError(f"'{path}', line {line}: {error}") from error
+        name = row.get("case_id") or case.name
+        if first_stage is None and previous is not None:
+            first_stage = _previous_of(previous, name, model.file_ending)
+            case = case_from_files(model, files, previous=first_stage)
+        cases.append(Case(name, case.files, case.previous))
+    return cases
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
@@ -142,30 +176,20 @@ def _from_table(
         raise InputError(f"'{path}' is not a CSV file in UTF-8: {error}.") from error
     if not rows:
         raise InputError(f"'{path}' lists no case.")
+    return rows
+
+
+def _image_columns(model: TrainedModel, path: Path, header: Sequence[str]) -> list[str]:
+    """Return the columns that hold the images: numbered, named after the channels, or one."""
     names = model.channel_names
     numbered = ["image", *[f"image{i}" for i in range(2, len(names) + 1)]]
-    columns = next((c for c in (numbered, names) if set(c) <= set(rows[0])), None)
-    if columns is None and "image" in rows[0]:
-        columns = ["image"]
-    if columns is None:
-        raise InputError(
-            f"'{path}' has the columns {_listed(list(rows[0]))}; needed are {_listed(numbered)}, "
-            f"or {_listed(names)}."
-        )
-    cases = []
-    for number, row in enumerate(rows, start=2):
-        files = [path.parent / row[column] for column in columns if row[column]]
-        given = row.get("previous")
-        last: str | os.PathLike[str] | None = path.parent / given if given else None
-        try:
-            case = case_of(model, files, previous=last)
-        except InputError as error:
-            raise InputError(f"'{path}', line {number}: {error}") from error
-        name = row.get("case_id") or case.name
-        if last is None and previous is not None:
-            case = case_of(model, files, previous=_previous(previous, name, ending))
-        cases.append(Case(name, case.files, case.previous))
-    return cases
+    for columns in (numbered, names, ["image"]):
+        if set(columns) <= set(header):
+            return columns
+    raise InputError(
+        f"'{path}' has the columns {_listed(header)}; needed are {_listed(numbered)}, "
+        f"or {_listed(names)}."
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

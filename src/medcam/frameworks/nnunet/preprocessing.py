@@ -1,4 +1,4 @@
-"""From the image to the network's grid and back, as nnU-Net's preprocessing goes and returns."""
+"""nnU-Net's preprocessing, from the image to the network's grid, and the way back."""
 
 from __future__ import annotations
 
@@ -14,255 +14,281 @@ from numpy.typing import NDArray
 from medcam.errors import InputError
 from medcam.files import Image, read_image, stack_images
 from medcam.frameworks.nnunet.cases import Case
-from medcam.frameworks.nnunet.loading import TrainedModel, quiet
+from medcam.frameworks.nnunet.console import prints_to_log
+from medcam.frameworks.nnunet.trained_model import TrainedModel
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A case on the network's grid, with the way back.
+    """A case on the network's grid, and the mappings between its three orders of voxels.
+
+    Reader order is that of the array from nnU-Net's reader. File order is that of
+    `medcam.files.read_image`. The network's grid follows from reader order by transposing,
+    cropping and resampling.
 
     Attributes:
         case: The case.
-        data: What the network sees, ``[channels, *grid]``, float32.
-        properties: What nnU-Net notes on the way there.
-        model: Whose plans were followed.
-        shape: The shape of the image as its reader gives it, without channels.
-        image: The image as its file has it, for the geometry of what is saved.
+        data: The network's input, ``[channels, *grid]``, float32.
+        properties: The geometry that nnU-Net recorded while it read and preprocessed.
+        model: The network whose plans were followed.
+        reader_shape: The spatial shape of the image in reader order.
+        image: The image from its file, for the geometry of the saved maps.
     """
 
     case: Case
     data: NDArray[np.float32]
     properties: dict[str, Any]
     model: TrainedModel
-    shape: tuple[int, ...]
+    reader_shape: tuple[int, ...]
     image: Image
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """The spatial shape that the network sees."""
+        """The spatial shape of the network's grid."""
         return tuple(self.data.shape[1:])
 
-    # ------------------------------------------------------------------------------- back
+    # --------------------------------------------------------------- network grid to image
 
-    def back(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A map on the network's grid, brought to the voxels of the original image.
+    def to_image_grid(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a map on the voxels of the original image.
 
-        Resampled as nnU-Net resamples probabilities (linearly), zero where the image was cropped.
+        The map is resampled linearly, as nnU-Net resamples probabilities; it is zero where
+        preprocessing cropped the image.
 
         Args:
             values: ``[*grid]``.
 
         Returns:
-            The shape and order of the axes of the image file (`medcam.files.read_image`).
+            The map in file order, with the shape of the image file.
         """
-        plans, configuration = self._managers()
-        spacing = self._spacing()
-        current = list(configuration.spacing)
-        cropped = self.properties["shape_after_cropping_and_before_resampling"]
-        if len(current) < len(cropped):
-            current = [spacing[0], *current]
-        resampled = configuration.resampling_fn_probabilities(
-            values[None].astype(np.float32), cropped, current, spacing
+        image_spacing, grid_spacing = self._spacings()
+        cropped_shape = self.properties["shape_after_cropping_and_before_resampling"]
+        resampled = self.model.configuration.resampling_fn_probabilities(
+            values[None].astype(np.float32), cropped_shape, grid_spacing, image_spacing
         )
         whole = np.zeros(self.properties["shape_before_cropping"], np.float32)
-        box = tuple(slice(low, high) for low, high in self.properties["bbox_used_for_cropping"])
-        whole[box] = np.asarray(resampled)[0]
-        return self.original(whole.transpose(plans.transpose_backward))
+        whole[self._crop()] = np.asarray(resampled)[0]
+        return self.to_file_order(whole.transpose(self.model.plans.transpose_backward))
 
-    def segmentation(self, logits: Any) -> NDArray[Any]:
-        """nnU-Net's own segmentation ``[X, Y, Z]``, from its logits."""
+    def segmentation_from(self, logits: torch.Tensor) -> NDArray[Any]:
+        """Return nnU-Net's own segmentation in file order.
+
+        Args:
+            logits: The stitched logits ``[classes, *grid]``.
+        """
         from nnunetv2.inference.export_prediction import (
             convert_predicted_logits_to_segmentation_with_correct_shape as convert,
         )
 
-        with quiet():
-            found = convert(
-                logits, *self._managers(), self.model.predictor.label_manager, self.properties,
+        model = self.model
+        with prints_to_log():
+            segmentation = convert(
+                logits, model.plans, model.configuration, model.label_manager, self.properties,
                 num_threads_torch=torch.get_num_threads(),
             )  # fmt: skip
-        return self.original(np.asarray(found))
+        return self.to_file_order(np.asarray(segmentation))
 
-    def original(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array in the reader's order, in the order of the file."""
+    def to_file_order(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return an array in file order, given it in reader order."""
         if "nibabel_stuff" not in self.properties and "sitk_stuff" not in self.properties:
             return array.reshape(self.image.space)  # a picture, or a stack of pictures
         array = array.transpose(2, 1, 0)
-        turned = self._reorientation()
-        if turned is not None:
+        orientation = self._reorientation()
+        if orientation is not None:
             from nibabel.orientations import apply_orientation
 
-            array = np.asarray(apply_orientation(array, turned))
+            array = np.asarray(apply_orientation(array, orientation))
         return array.reshape(self.image.space)
 
-    def reader_order(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `original`."""
-        places = self.original(np.arange(np.prod(self.shape)).reshape(self.shape))
-        back = np.empty(places.size, array.dtype)
-        back[places.reshape(-1)] = array.reshape(-1)
-        return back.reshape(self.shape)
+    # --------------------------------------------------------------- image to network grid
 
-    # ------------------------------------------------------------------------------- there
+    def to_reader_order(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return an array in reader order, given it in file order."""
+        indices = self._reader_indices().reshape(-1)
+        flat = np.empty(indices.size, array.dtype)
+        flat[indices] = array.reshape(-1)
+        return flat.reshape(self.reader_shape)
 
-    def there(self, index: Sequence[int]) -> tuple[int, ...]:
-        """The voxel of the network's grid that holds a voxel of the original image.
+    def to_network_grid(self, voxel: Sequence[int]) -> tuple[int, ...]:
+        """Return the voxel of the network's grid that contains a voxel of the original image.
+
+        Args:
+            voxel: The voxel's index in file order.
 
         Raises:
-            InputError: The voxel is outside the image, or in the margin that is cut off.
+            InputError: The voxel is outside the image, or in the margin that nnU-Net crops.
         """
-        given, space = tuple(int(i) for i in index), self.image.space
-        if len(given) != len(space) or any(
-            not 0 <= i < n for i, n in zip(given, space, strict=False)
+        index, space = tuple(int(i) for i in voxel), self.image.space
+        if len(index) != len(space) or any(
+            not 0 <= i < n for i, n in zip(index, space, strict=False)
         ):
-            raise InputError(f"Voxel {given} is outside the image, whose shape is {space}.")
-        # an array of indices goes the way of an image: no rule is written down twice
-        places = self.original(np.arange(np.prod(self.shape)).reshape(self.shape))
-        own = np.unravel_index(int(places[given]), self.shape)
-        plans, _ = self._managers()
-        moved = [int(own[axis]) for axis in plans.transpose_forward]
-        box = self.properties["bbox_used_for_cropping"]
-        cropped = self.properties["shape_after_cropping_and_before_resampling"]
-        inside = [i - low for i, (low, _) in zip(moved, box, strict=True)]
-        if any(not 0 <= i < n for i, n in zip(inside, cropped, strict=True)):
+            raise InputError(f"Voxel {index} is outside the image, whose shape is {space}.")
+        in_reader_order = np.unravel_index(int(self._reader_indices()[index]), self.reader_shape)
+        transposed = [int(in_reader_order[axis]) for axis in self.model.plans.transpose_forward]
+        cropped_shape = self.properties["shape_after_cropping_and_before_resampling"]
+        cropped = [i - part.start for i, part in zip(transposed, self._crop(), strict=True)]
+        if any(not 0 <= i < n for i, n in zip(cropped, cropped_shape, strict=True)):
             raise InputError(
-                f"Voxel {given} is in the empty margin of the image, which nnU-Net cuts off."
+                f"Voxel {index} is in the empty margin of the image, which nnU-Net cuts off."
             )
         return tuple(
             min(int((i + 0.5) * new / old), new - 1)
-            for i, old, new in zip(inside, cropped, self.grid, strict=True)
+            for i, old, new in zip(cropped, cropped_shape, self.grid, strict=True)
         )
 
-    def region(self, array: NDArray[Any]) -> NDArray[np.bool_]:
-        """A region of the image, on the network's grid.
+    def region_to_network_grid(self, region: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return a region of the image on the network's grid.
 
         Args:
-            array: 0/1 in the reader's order, ``[1, *shape]``.
+            region: 0/1 in reader order, ``[1, *reader_shape]``.
         """
-        plans, configuration = self._managers()
-        moved = array[0].transpose(plans.transpose_forward)
-        box = tuple(slice(low, high) for low, high in self.properties["bbox_used_for_cropping"])
-        cropped = moved[box] > 0
-        spacing = self._spacing()
-        target = list(configuration.spacing)
-        if len(target) < cropped.ndim:
-            target = [spacing[0], *target]
-        resampled = configuration.resampling_fn_seg(
-            cropped[None].astype(np.int8), self.grid, spacing, target
+        transposed = region[0].transpose(self.model.plans.transpose_forward)
+        cropped = transposed[self._crop()] > 0
+        image_spacing, grid_spacing = self._spacings()
+        resampled = self.model.configuration.resampling_fn_seg(
+            cropped[None].astype(np.int8), self.grid, image_spacing, grid_spacing
         )
-        inside: NDArray[np.bool_] = np.asarray(np.asarray(resampled)[0] > 0)
-        if not inside.any():  # thinner than the grid: the voxels that hold its voxels
+        voxels: NDArray[np.bool_] = np.asarray(np.asarray(resampled)[0] > 0)
+        if not voxels.any():
+            # Resampling lost a region smaller than the grid's voxels: mark those that contain it.
             scale = np.asarray(self.grid) / np.asarray(cropped.shape)
-            held = np.floor((np.argwhere(cropped) + 0.5) * scale).astype(int)
-            inside[tuple(np.minimum(held, np.asarray(self.grid) - 1).T)] = True
-        return inside
+            containing = np.floor((np.argwhere(cropped) + 0.5) * scale).astype(int)
+            voxels[tuple(np.minimum(containing, np.asarray(self.grid) - 1).T)] = True
+        return voxels
 
-    # --------------------------------------------------------------------------------- own
+    # ---------------------------------------------------------------------------- geometry
 
-    def _managers(self) -> tuple[Any, Any]:
-        predictor = self.model.predictor
-        return predictor.plans_manager, predictor.configuration_manager
+    def _crop(self) -> tuple[slice, ...]:
+        """Return the box that nnU-Net kept of the transposed image."""
+        return tuple(slice(low, high) for low, high in self.properties["bbox_used_for_cropping"])
 
-    def _spacing(self) -> list[float]:
-        plans, _ = self._managers()
-        return [self.properties["spacing"][axis] for axis in plans.transpose_forward]
+    def _spacings(self) -> tuple[list[float], list[float]]:
+        """Return the spacing of the transposed image, and that of the network's grid."""
+        transpose = self.model.plans.transpose_forward
+        image_spacing = [self.properties["spacing"][axis] for axis in transpose]
+        grid_spacing = self.model.spacing
+        if len(grid_spacing) < len(image_spacing):  # 2D: slices keep their distance
+            grid_spacing = [image_spacing[0], *grid_spacing]
+        return image_spacing, grid_spacing
+
+    def _reader_indices(self) -> NDArray[np.int64]:
+        """Return, for each voxel in file order, its flat index in reader order.
+
+        An array of indices is reordered like an image, so that the rule is written only once.
+        """
+        indices = np.arange(np.prod(self.reader_shape)).reshape(self.reader_shape)
+        return self.to_file_order(indices)
 
     def _reorientation(self) -> Any:
-        """From the reader's axes to the file's, for readers that turn images; else None."""
+        """Return the orientation from a reorienting reader's axes to the file's; else None."""
         from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-        held = self.properties.get("nibabel_stuff", {})
-        if "reoriented_affine" in held:
+        nibabel_properties = self.properties.get("nibabel_stuff", {})
+        if "reoriented_affine" in nibabel_properties:
             return ornt_transform(
-                io_orientation(held["reoriented_affine"]), io_orientation(held["original_affine"])
+                io_orientation(nibabel_properties["reoriented_affine"]),
+                io_orientation(nibabel_properties["original_affine"]),
             )
-        code = self.properties.get("sitk_stuff", {}).get("original_orientation")
-        if code is None:
+        axis_codes = self.properties.get("sitk_stuff", {}).get("original_orientation")
+        if axis_codes is None:
             return None
-        return ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(code)))
+        return ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(axis_codes)))
 
 
 def prepare(model: TrainedModel, case: Case) -> Prepared:
-    """Reads and preprocesses a case with nnU-Net's own code.
+    """Read and preprocess a case with nnU-Net's own code.
 
     Raises:
-        InputError: A cascade without its previous stage, files that do not fit together, another
-            number of channels.
+        InputError: A cascade without its previous stage, files that do not fit together, or a
+            wrong number of channels.
     """
-    predictor = model.predictor
+    _check_previous_stage(model, case)
+    if len(case.files) > 1:
+        image = stack_images(case.files)
+    else:
+        image = read_image(case.files[0], as_channels=True)
+    preprocessor = model.configuration.preprocessor_class(verbose=False)
+    with prints_to_log() as printed:
+        reader = model.reader_writer
+        try:
+            channels, properties = reader.read_images([str(path) for path in case.files])
+        except Exception as error:  # readers raise exceptions of any class
+            raise InputError(_unreadable(case, error, printed.getvalue())) from error
+        _check_channels(model, case, channels)
+        previous = None
+        if case.previous is not None:
+            previous = _read_previous(reader, str(case.previous), channels)
+        try:
+            data, segmentation, properties = preprocessor.run_case_npy(
+                channels, previous, properties, model.plans, model.configuration, model.dataset
+            )
+        except Exception as error:  # depends on the image; the preprocessor may raise any class
+            raise InputError(
+                f"nnU-Net's preprocessing fails on '{case.name}': {type(error).__name__}: {error}"
+            ) from error
+    if previous is not None:
+        from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+
+        labels = model.foreground_labels
+        data = np.vstack((data, convert_labelmap_to_one_hot(segmentation[0], labels, data.dtype)))
+    return Prepared(
+        case=case,
+        data=np.ascontiguousarray(data, np.float32),
+        properties=properties,
+        model=model,
+        reader_shape=tuple(channels.shape[1:]),
+        image=dataclasses.replace(image, array=image.array[:1]),
+    )
+
+
+def _check_previous_stage(model: TrainedModel, case: Case) -> None:
+    """Raise unless the case has a previous stage's segmentation exactly for a cascade."""
     if model.cascaded and case.previous is None:
         raise InputError(
             f"This network is the second stage of a cascade: it needs the segmentation of "
             f"'{model.cascaded}' for '{case.name}'. Predict it with nnUNetv2_predict -c "
-            f"{model.cascaded}, and pass it as previous= (--prev-stage)."
+            f"{model.cascaded}, and pass it as prev_stage= (--prev-stage)."
         )
     if not model.cascaded and case.previous is not None:
-        raise InputError("This network is no cascade: it takes no previous stage's segmentation.")
-    own = (
-        stack_images(case.files)
-        if len(case.files) > 1
-        else read_image(case.files[0], as_channels=True)
-    )
-    configuration = predictor.configuration_manager
-    preprocessor = configuration.preprocessor_class(verbose=False)
-    previous = None if case.previous is None else str(case.previous)
-    with quiet() as said:
-        reader = predictor.plans_manager.image_reader_writer_class()
-        try:
-            image, properties = reader.read_images([str(path) for path in case.files])
-        except Exception as error:  # readers raise anything; the reason is told
-            raise InputError(_unreadable(case, error, said.getvalue())) from error
-        _check_image(model, case, image)
-        last = None if previous is None else _read_previous(reader, previous, image)
-        try:
-            data, segmentation, properties = preprocessor.run_case_npy(
-                image, last, properties, predictor.plans_manager, configuration,
-                predictor.dataset_json,
-            )  # fmt: skip
-        except Exception as error:  # anything, of whatever the image holds
-            raise InputError(
-                f"nnU-Net's preprocessing fails on '{case.name}': {type(error).__name__}: {error}"
-            ) from error
-    if last is not None:
-        from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
-
-        labels = predictor.label_manager.foreground_labels
-        data = np.vstack((data, convert_labelmap_to_one_hot(segmentation[0], labels, data.dtype)))
-    space = tuple(image.shape[1:])
-    seen = np.ascontiguousarray(data, np.float32)
-    return Prepared(
-        case, seen, properties, model, space, dataclasses.replace(own, array=own.array[:1])
-    )
+        raise InputError(
+            "This network is no cascade and takes no previous stage's segmentation: leave out "
+            "prev_stage= (--prev-stage)."
+        )
 
 
-def _read_previous(reader: Any, path: str, image: NDArray[Any]) -> NDArray[Any]:
-    """The segmentation of a cascade's first stage."""
+def _check_channels(model: TrainedModel, case: Case, channels: NDArray[Any]) -> None:
+    """Raise unless the image has the network's number of channels, and finite values."""
+    names = model.channel_names
+    if len(channels) != len(names):
+        files = ", ".join(f"'{path.name}'" for path in case.files)
+        raise InputError(
+            f"{files}: {len(channels)} channel(s); the network needs {len(names)}: "
+            f"{', '.join(names)}."
+        )
+    if not np.isfinite(channels).all():
+        raise InputError(f"The image of '{case.name}' holds NaN or infinite values.")
+    if not channels.any():
+        raise InputError(f"The image of '{case.name}' is zero everywhere.")
+
+
+def _read_previous(reader: Any, path: str, channels: NDArray[Any]) -> NDArray[Any]:
+    """Return the segmentation from a cascade's first stage, in reader order."""
     try:
-        found = np.asarray(reader.read_seg(path)[0])
-    except Exception as error:  # readers raise anything; the reason is told
+        segmentation = np.asarray(reader.read_seg(path)[0])
+    except Exception as error:  # readers raise exceptions of any class
         raise InputError(
             f"The previous stage's segmentation '{path}' cannot be read: {error}"
         ) from error
-    if found.shape[1:] != image.shape[1:]:
+    if segmentation.shape[1:] != channels.shape[1:]:
         raise InputError(
-            f"The previous stage's segmentation '{path}' has the shape {found.shape[1:]}, the "
-            f"image {image.shape[1:]}."
+            f"The previous stage's segmentation '{path}' has the shape {segmentation.shape[1:]}, "
+            f"the image {channels.shape[1:]}."
         )
-    return found
+    return segmentation
 
 
-def _unreadable(case: Case, error: Exception, said: str) -> str:
-    reason = str(error) or " ".join(said.split())
+def _unreadable(case: Case, error: Exception, printed: str) -> str:
+    """Return the message for files that nnU-Net cannot read; it may have printed the reason."""
+    reason = str(error) or " ".join(printed.split())
     files = ", ".join(f"'{path}'" for path in case.files)
     return f"nnU-Net cannot read {files}: {reason}"
-
-
-def _check_image(model: TrainedModel, case: Case, image: NDArray[Any]) -> None:
-    names = model.channel_names
-    if len(image) != len(names):
-        files = ", ".join(f"'{path.name}'" for path in case.files)
-        raise InputError(
-            f"{files}: {len(image)} channel(s); the network needs {len(names)}: {', '.join(names)}."
-        )
-    if not np.isfinite(image).all():
-        raise InputError(f"The image of '{case.name}' holds NaN or infinite values.")
-    if not image.any():
-        raise InputError(f"The image of '{case.name}' is zero everywhere.")

@@ -1,4 +1,4 @@
-"""What the explanation of a case yields, on the grid of its image."""
+"""The explanation of a case: maps and segmentation on the grid of its image."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ import torch
 from numpy.typing import NDArray
 
 from medcam.errors import InputError
-from medcam.explanation.case.names import as_prefix
+from medcam.explanation.case.names import safe_prefix
 from medcam.explanation.case.writing import save_case
 from medcam.explanation.explanation import Explanation
 from medcam.files import write_atomically
-from medcam.frameworks.nnunet.loading import quiet
+from medcam.frameworks.nnunet.console import prints_to_log
 from medcam.frameworks.nnunet.preprocessing import Prepared
 from medcam.maps import AttentionMap
 from medcam.methods import Method
 
-Key = tuple[str, str | None]
+CaseMapKey = tuple[str, str | None]
+"""``(method, layer)``; the layer is None for methods without a layer."""
 
-_TOLD = ("windows", "windows_explained", "channel_weights")  # of the details, in the record
+_RECORDED_DETAILS = ("windows", "windows_explained", "channel_weights")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CaseExplanation:
-    """The maps of a case, where its image lies.
+    """The maps of a case, on the grid of its image.
 
     Attributes:
         case: The case's name.
@@ -46,17 +47,17 @@ class CaseExplanation:
     case: str
     label: str
     status: Literal["ok", "absent"]
-    maps: Mapping[Key, NDArray[np.float32]] = field(repr=False)
+    maps: Mapping[CaseMapKey, NDArray[np.float32]] = field(repr=False)
     segmentation: NDArray[Any] = field(repr=False)
     affine: NDArray[np.float64] | None = field(repr=False)
     explanation: Explanation = field(repr=False)
-    importance: Mapping[Key, Mapping[str, float]]
+    importance: Mapping[CaseMapKey, Mapping[str, float]]
     _prepared: Prepared = field(repr=False)
     _methods: Sequence[Method] = field(repr=False)
 
     @property
     def map(self) -> NDArray[np.float32]:
-        """The one map.
+        """The only map.
 
         Raises:
             InputError: There are several; pick one from ``maps``.
@@ -71,14 +72,14 @@ class CaseExplanation:
     def save(
         self, prefix: str | os.PathLike[str], *, report: bool = False, montage: bool = True
     ) -> list[Path]:
-        """Writes the maps, the segmentation, a montage and the record of how they were made.
+        """Write the maps, the segmentation, a montage and the record of how they were made.
 
         Args:
-            prefix: Where to, without an ending: ``"out/case"`` gives ``out/case_gcam.nii.gz``
+            prefix: The path without an ending: ``"out/case"`` gives ``out/case_gcam.nii.gz``
                 (with several layers ``out/case_gcam_LAYER.nii.gz``), ``out/case_seg.nii.gz``,
                 ``out/case_montage.png`` and ``out/case.json``, which is written last. Maps are
-                float32 in raw units; images that are no volumes get ``.tif``, and a picture of each
-                map over the image.
+                float32 in raw units. Maps of pictures are ``.tif`` files, each with a ``.png`` of
+                the map over the picture.
             report: Whether to write ``out/case.html``, a page to open in a browser.
             montage: Whether to write the montage.
 
@@ -91,23 +92,23 @@ class CaseExplanation:
         model, case = self._prepared.model, self._prepared.case
         details = self.explanation.details
         return save_case(
-            as_prefix(prefix),
-            [self._as_map(key, values) for key, values in self.maps.items()],
+            safe_prefix(prefix),
+            [self._attention_map(key, values) for key, values in self.maps.items()],
             self._prepared.image,
             model=model.network,
             inputs=list(case.files),
             name=self.case,
             montage=montage,
             report=report,
-            ending=self._ending(),
+            ending=self._map_ending(),
             segmentation=self.segmentation,
-            more=lambda safe: {"segmentation": self._save_segmentation(safe)},
+            write_further=lambda path: {"segmentation": self._save_segmentation(path)},
             record={
                 "windows": {
-                    "patch_size": list(model.predictor.configuration_manager.patch_size),
-                    "step_size": model.predictor.tile_step_size,
+                    "patch_size": list(model.patch_size),
+                    "step_size": model.step_size,
                     "mirror_axes": list(model.mirror_axes),
-                    **{key: details[key] for key in _TOLD if key in details},
+                    **{key: details[key] for key in _RECORDED_DETAILS if key in details},
                 },
                 "folds": model.folds,
             },
@@ -123,28 +124,28 @@ class CaseExplanation:
             },
         )
 
-    def _ending(self) -> str:
-        file = self._prepared.case.files[0].name.lower()
+    def _map_ending(self) -> str:
+        """Return the file ending of the maps: the image's where it can hold float32."""
+        file_name = self._prepared.case.files[0].name.lower()
         if self.affine is None:
             return ".tif"
-        return next((e for e in (".nrrd", ".mha", ".nii") if file.endswith(e)), ".nii.gz")
+        return next((e for e in (".nrrd", ".mha", ".nii") if file_name.endswith(e)), ".nii.gz")
 
     def _save_segmentation(self, prefix: Path) -> Path:
-        """By nnU-Net's own writer, in the format that the network was trained on."""
+        """Save the segmentation with nnU-Net's own writer, in the format of the training data."""
         prepared = self._prepared
-        predictor = prepared.model.predictor
-        ending = predictor.dataset_json["file_ending"]
-        values = prepared.reader_order(self.segmentation)
+        model = prepared.model
+        values = prepared.to_reader_order(self.segmentation)
 
         def write(path: Path) -> None:
-            with quiet():
-                writer = predictor.plans_manager.image_reader_writer_class()
-                writer.write_seg(values, str(path), prepared.properties)
+            with prints_to_log():
+                model.reader_writer.write_seg(values, str(path), prepared.properties)
 
-        return write_atomically(prefix.with_name(f"{prefix.name}_seg{ending}"), write)
+        path = prefix.with_name(f"{prefix.name}_seg{model.file_ending}")
+        return write_atomically(path, write)
 
-    def _as_map(self, key: Key, values: NDArray[np.float32]) -> AttentionMap:
-        """Return one map of the image as an `AttentionMap` of its method."""
+    def _attention_map(self, key: CaseMapKey, values: NDArray[np.float32]) -> AttentionMap:
+        """Return a map on the image's grid as an `AttentionMap` of its method."""
         name, layer = key
         method = next(method for method in self._methods if method.name == name)
         return method.map_of(torch.from_numpy(values)[None, None], layer, self.explanation.target)

@@ -1,10 +1,10 @@
-"""`medcam.nnunet.explain`: a trained folder and images in, maps in the image's geometry out."""
+"""`medcam.nnunet.explain`: a trained folder and images in, maps on the images' grids out."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,22 +12,25 @@ from numpy.typing import NDArray
 
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.request import Request
-from medcam.engine.windows.ensemble import EnsembleMember, mirrorings
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
+from medcam.engine.windows.progress import Progress
 from medcam.engine.windows.run import run_windows
-from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError, InputTypeError
 from medcam.explanation.explanation import Explanation, explanation_of
-from medcam.frameworks.nnunet.cases import Case, case_of
-from medcam.frameworks.nnunet.loading import Folds, TrainedModel, load, quiet
+from medcam.frameworks.nnunet.cases import Case, Files, case_from_files
+from medcam.frameworks.nnunet.loading import Folds, load
+from medcam.frameworks.nnunet.prediction import (
+    ensemble_members,
+    member_count,
+    nnunet_windows,
+    predict_logits,
+)
 from medcam.frameworks.nnunet.preprocessing import Prepared, prepare
-from medcam.frameworks.nnunet.result import CaseExplanation, Key
-from medcam.frameworks.nnunet.target import Part, aim, check_part, placed
+from medcam.frameworks.nnunet.result import CaseExplanation, CaseMapKey
+from medcam.frameworks.nnunet.target import Part, check_part, resolve, resolve_fixed
+from medcam.frameworks.nnunet.trained_model import TrainedModel
 from medcam.maps import AttentionMap
 from medcam.methods import Method, MethodLike
-
-Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-Progress = bool | Callable[[int, int], None]
 
 
 def explain(
@@ -49,7 +52,7 @@ def explain(
     trust: bool = False,
     progress: Progress = False,
 ) -> CaseExplanation:
-    """Explains a label of a trained nnU-Net v2 on a case, in the geometry of its image.
+    """Explain a label of a trained nnU-Net v2 on a case, on the grid of its image.
 
     nnU-Net's own code reads, preprocesses and predicts; the segmentation is that of
     ``nnUNetv2_predict``. The maps are stitched over nnU-Net's windows, mirrorings and folds as in
@@ -57,7 +60,7 @@ def explain(
     onto the voxels of the original image.
 
     Args:
-        model_folder: The trained folder (with plans.json), or what `load` gave.
+        model_folder: The trained folder (with plans.json), or the result of `load`.
         files: One file per channel; or the first one (``case_0000.nii.gz``).
         label: The name of a label or region in dataset.json.
         method: As in `medcam.explain`.
@@ -67,13 +70,13 @@ def explain(
             over the largest component of these; a file: inside a region, 0/1 on the image's grid;
             ``"point x,y,z"``: at a voxel of the image; ``"mm x,y,z"``: at a place in RAS+ mm.
         folds: "all", a number, several, or "fold_all".
-        checkpoint: The file in each fold.
+        checkpoint: The name of the checkpoint file in each fold.
         tta: Mirroring as ``nnUNetv2_predict`` does it, for the prediction and the maps.
         step_size: nnU-Net's tile step size, in window extents.
         channel_weights: As in `medcam.explain_volume`.
-        batch_size: How many windows are explained at once.
-        prev_stage: The segmentation of a cascade's first stage, on the image's grid.
-        device: None: the GPU if there is one.
+        batch_size: The number of windows that are explained at once.
+        prev_stage: The segmentation from a cascade's first stage, on the image's grid.
+        device: The network's device; None: the GPU if there is one.
         trust: Whether the folder may run code, see `load`.
         progress: As in `medcam.explain_volume`.
 
@@ -90,8 +93,9 @@ def explain(
             step_size=step_size, trust=trust,
         )  # fmt: skip
     return explain_case(
-        model, case_of(model, files, previous=prev_stage), label, method=method, layer=layer,
-        target=target, channel_weights=channel_weights, batch_size=batch_size, progress=progress,
+        model, case_from_files(model, files, previous=prev_stage), label, method=method,
+        layer=layer, target=target, channel_weights=channel_weights, batch_size=batch_size,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -107,45 +111,58 @@ def explain_case(
     batch_size: int = 1,
     progress: Progress = False,
 ) -> CaseExplanation:
-    """`explain` for a model that is loaded and a case that was found."""
+    """Explain a label as `explain` does, for a model and a case that are already loaded.
+
+    Args:
+        model: The result of `load`.
+        case: An item of `find_cases`.
+        label: As in `explain`.
+        method: As in `explain`.
+        layer: As in `explain`.
+        target: As in `explain`.
+        channel_weights: As in `explain`.
+        batch_size: As in `explain`.
+        progress: As in `explain`.
+
+    Raises:
+        InputError: An argument or a file of the case does not fit.
+    """
     check(model, label, target, channel_weights, batch_size)
-    where = model.bottleneck if layer == "bottleneck" else layer
-    request = Request.of(method, layer=where)
+    request = Request.of(method, layer=model.bottleneck if layer == "bottleneck" else layer)
     prepared = prepare(model, case)
-    chosen = placed(prepared, label, target)  # what does not fit the image is told at once
+    # Before the prediction, so that a part outside the image is reported at once.
+    voxel_target = resolve_fixed(prepared, label, target)
     data = torch.from_numpy(prepared.data)
-    with quiet():
-        logits = model.predictor.predict_logits_from_preprocessed_data(data)
-        logits = logits.clone()  # made in inference mode
-    chosen = chosen or aim(prepared, logits.float(), label, target)
-    windows = windows_of(model, data)
+    logits = predict_logits(model, data)
+    voxel_target = voxel_target or resolve(prepared, logits.float(), label, target)
+    windows = nnunet_windows(model, data)
     result = run_windows(
-        _signed(request),
-        lambda: _members(model),
-        len(model.folds) * len(mirrorings(model.mirror_axes)),
+        _in_signed_form(request),
+        lambda: ensemble_members(model),
+        member_count(model),
         data[None],
         windows,
         logits=logits[None],
-        gradient=chosen.gradient(windows),
+        gradient=voxel_target.score_gradient(windows),
         batch_size=batch_size,
         device=torch.device("cpu"),
         channel_weights=channel_weights,
         progress=progress,
     )
     explanation = explanation_of(result)
-    maps: dict[Key, NDArray[np.float32]] = {}
-    importance: dict[Key, dict[str, float]] = {}
-    for asked in request.methods:
-        for key, item in _maps_of(asked, explanation):
-            maps[key] = _finished(prepared, asked, item)
+    maps: dict[CaseMapKey, NDArray[np.float32]] = {}
+    importance: dict[CaseMapKey, dict[str, float]] = {}
+    for requested in request.methods:
+        for key, item in _maps_of(requested, explanation):
+            maps[key] = _on_image_grid(prepared, requested, item)
             if item.channels is not None:
-                importance[key] = _shares(item, _channels(model))
+                importance[key] = _channel_shares(item, _channel_names(model))
     return CaseExplanation(
         case=case.name,
         label=label,
-        status=chosen.status,
+        status=voxel_target.status,
         maps=maps,
-        segmentation=prepared.segmentation(logits),
+        segmentation=prepared.segmentation_from(logits),
         affine=prepared.image.affine,
         explanation=explanation,
         importance=importance,
@@ -157,10 +174,10 @@ def explain_case(
 def check(
     model: TrainedModel, label: str, target: Part, channel_weights: str, batch_size: int
 ) -> None:
-    """Raises what is wrong with arguments, whatever the case: before the long part.
+    """Raise if an argument of `explain` is wrong for every case, before the first one is read.
 
     Raises:
-        InputError: A label, target, pooling or batch size that does not exist.
+        InputError: A label, target, kind of channel weights or batch size that does not exist.
     """
     if not isinstance(label, str):
         raise InputTypeError(f"label={label!r} is not the name of a label: {list(model.labels)}.")
@@ -171,48 +188,14 @@ def check(
         raise InputError(f"batch_size={batch_size} has to be at least 1.")
 
 
-def windows_of(model: TrainedModel, data: torch.Tensor) -> Windows:
-    """nnU-Net's windows over ``[channels, *grid]``, with its Gaussian in float32."""
-    from acvl_utils.cropping_and_padding.padding import pad_nd_image
-    from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-
-    patch = tuple(model.predictor.configuration_manager.patch_size)
-    with quiet():
-        padded, kept = pad_nd_image(data, patch, "constant", {"value": 0}, True, None)
-        slicers = model.predictor._internal_get_sliding_window_slicers(padded.shape[1:])
-    weights = compute_gaussian(
-        patch, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    padding = tuple(
-        side
-        for part, extent in zip(kept[:0:-1], padded.shape[:0:-1], strict=True)
-        for side in (part.start, extent - part.stop)
-    )
-    return Windows(
-        tuple(padded.shape[1:]), tuple(tuple(slicer[1:]) for slicer in slicers), weights,
-        padding if any(padding) else (),
-    )  # fmt: skip
-
-
-def _members(model: TrainedModel) -> Iterator[EnsembleMember]:
-    try:
-        for fold in range(len(model.folds)):
-            network = model.with_fold(fold)
-            for flips in mirrorings(model.mirror_axes):
-                yield EnsembleMember(network, flips, fold)
-    finally:
-        model.with_fold(0)
-
-
-def _signed(request: Request) -> Request:
-    """The request without last ReLUs: these come after the maps are resampled."""
+def _in_signed_form(request: Request) -> Request:
+    """Return the request without the methods' last ReLUs, which follow after resampling."""
     return dataclasses.replace(
         request, methods=tuple(m.signed_form() for m in request.methods), several=True
     )
 
 
-def _maps_of(method: Method, explanation: Explanation) -> list[tuple[Key, AttentionMap]]:
+def _maps_of(method: Method, explanation: Explanation) -> list[tuple[CaseMapKey, AttentionMap]]:
     """Return a method's maps with their keys, ``(method, layer)``."""
     return [
         (key, item)
@@ -221,18 +204,22 @@ def _maps_of(method: Method, explanation: Explanation) -> list[tuple[Key, Attent
     ]
 
 
-def _finished(prepared: Prepared, method: Method, item: AttentionMap) -> NDArray[np.float32]:
-    values = prepared.back(item.values[0, 0].numpy())
-    return np.maximum(values, 0) if method.rectified and not method.signed else values
+def _on_image_grid(
+    prepared: Prepared, requested: Method, item: AttentionMap
+) -> NDArray[np.float32]:
+    """Return a map on the image's grid, with the ReLU that the requested method ends in."""
+    values = prepared.to_image_grid(item.values[0, 0].numpy())
+    return np.maximum(values, 0) if requested.rectified and not requested.signed else values
 
 
-def _channels(model: TrainedModel) -> list[str]:
-    labels = model.predictor.label_manager.foreground_labels if model.cascaded else []
+def _channel_names(model: TrainedModel) -> list[str]:
+    """Return the names of all input channels, those of a cascade's previous stage included."""
+    labels = model.foreground_labels if model.cascaded else []
     return [*model.channel_names, *[f"previous stage, label {label}" for label in labels]]
 
 
-def _shares(item: AttentionMap, names: Sequence[str]) -> dict[str, float]:
-    """Each input channel's share of the magnitude of a map of the input."""
+def _channel_shares(item: AttentionMap, names: Sequence[str]) -> dict[str, float]:
+    """Return each input channel's share of the magnitude of a map of the input."""
     if item.channels is None:
         raise InputError("Only methods of the input tell channels apart.")
     sums = item.channels[0, 0].abs().flatten(1).sum(1).double()

@@ -1,9 +1,9 @@
-"""What of a label is explained: all of it, a component, a region, a point."""
+"""The voxels that are explained: all of a label, a component, a region, or a point."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,43 +15,44 @@ from numpy.typing import NDArray
 from medcam.engine.windows.score_gradient import ScoreGradient
 from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError, TargetError
-from medcam.frameworks.nnunet.loading import quiet
+from medcam.frameworks.nnunet.console import prints_to_log
 from medcam.frameworks.nnunet.preprocessing import Prepared
 from medcam.maps import ResolvedTarget
 
 Part = str | os.PathLike[str] | Sequence[float]
-"""``"predicted"``, ``"component"``, the path of a region's image, ``"point x,y,z"`` or
-``(x, y, z)`` in voxels of the original image, ``"mm x,y,z"`` in RAS+ millimetres."""
+"""The part of a label that is explained, as the user gives it: ``"predicted"``, ``"component"``,
+the path of a region's image, ``"point x,y,z"`` or ``(x, y, z)`` in voxels of the original image, or
+``"mm x,y,z"`` in RAS+ millimetres."""
 
 
 @dataclass(frozen=True, eq=False)
-class Aim:
+class VoxelTarget:
     """The voxels of the network's grid whose mean logit is explained.
 
     Attributes:
         label: The label's name.
-        channel: Its channel of the logits.
-        inside: The voxels, ``[*grid]``.
-        text: In words.
+        channel: The label's channel of the logits.
+        voxels: True at the voxels, ``[*grid]``.
+        description: The target in words.
     """
 
     label: str
     channel: int
-    inside: NDArray[np.bool_]
-    text: str
+    voxels: NDArray[np.bool_]
+    description: str
 
     @property
     def status(self) -> Literal["ok", "absent"]:
-        """Whether there is anything to explain."""
-        return "ok" if self.inside.any() else "absent"
+        """Whether there is a voxel to explain; "absent": the label is nowhere predicted."""
+        return "ok" if self.voxels.any() else "absent"
 
-    def gradient(self, windows: Windows) -> ScoreGradient:
-        """The gradient of the mean logit, on the windows' grid."""
-        count = max(int(self.inside.sum()), 1)
-        values = torch.from_numpy(self.inside.astype(np.float32) / count)[None, None]
+    def score_gradient(self, windows: Windows) -> ScoreGradient:
+        """Return the gradient of the mean logit, on the windows' padded grid."""
+        count = int(self.voxels.sum())
+        values = torch.from_numpy(self.voxels.astype(np.float32) / max(count, 1))[None, None]
         target = ResolvedTarget(
-            self.text, "segmentation", torch.tensor([[self.channel]]),
-            torch.tensor([[int(self.inside.sum())]]),
+            self.description, "segmentation", torch.tensor([[self.channel]]),
+            torch.tensor([[count]]),
         )  # fmt: skip
         if windows.padding:
             values = torch.nn.functional.pad(values, windows.padding)
@@ -59,132 +60,136 @@ class Aim:
 
 
 def check_part(part: Part) -> None:
-    """Raises what is wrong with a part, whatever the image.
+    """Raise if a part is malformed, before any image is read.
 
     Raises:
-        TargetError: It is none, or its file is not there.
+        TargetError: The part has an unknown form, or its file does not exist.
     """
-    _read(part)
+    _parse(part)
 
 
-def placed(prepared: Prepared, label: str, part: Part) -> Aim | None:
-    """Resolves a part that lies where it lies, whatever is predicted; None for other parts.
+def resolve_fixed(prepared: Prepared, label: str, part: Part) -> VoxelTarget | None:
+    """Return the voxels of a part that does not depend on the prediction; None for other parts.
 
     Args:
         prepared: The case.
         label: The label's name.
-        part: Which part of it.
+        part: A region, a point or a place in mm; None is returned for others.
 
     Raises:
         UnknownNameError: The network has no such label.
         TargetError: The part does not fit the image.
     """
     channel = prepared.model.channel_of(label)
-    kind, place = _read(part)
+    kind, place = _parse(part)
     if kind == "region":
-        region = prepared.region(_read_region(prepared, Path(str(part))))
-        return Aim(label, channel, region, f"{label} inside the region '{Path(str(part)).name}'")
+        path = Path(str(part))
+        voxels = prepared.region_to_network_grid(_read_region(prepared, path))
+        return VoxelTarget(label, channel, voxels, f"{label} inside the region '{path.name}'")
     if kind not in ("point", "mm"):
         return None
-    voxel = tuple(round(i) for i in place) if kind == "point" else _voxel(prepared, place)
-    inside = np.zeros(prepared.grid, bool)
-    inside[prepared.there(voxel)] = True
-    at = f"voxel {voxel}" if kind == "point" else f"{place} mm (voxel {voxel})"
-    return Aim(label, channel, inside, f"{label} at {at}")
+    voxel = tuple(round(i) for i in place) if kind == "point" else _voxel_at(prepared, place)
+    voxels = np.zeros(prepared.grid, bool)
+    voxels[prepared.to_network_grid(voxel)] = True
+    position = f"voxel {voxel}" if kind == "point" else f"{place} mm (voxel {voxel})"
+    return VoxelTarget(label, channel, voxels, f"{label} at {position}")
 
 
-def aim(prepared: Prepared, logits: torch.Tensor, label: str, part: Part) -> Aim:
-    """Resolves what is explained.
+def resolve(prepared: Prepared, logits: torch.Tensor, label: str, part: Part) -> VoxelTarget:
+    """Return the voxels that are explained.
 
     Args:
         prepared: The case.
         logits: nnU-Net's stitched logits ``[classes, *grid]``.
         label: The label's name.
-        part: Which part of it.
+        part: The part of the label.
 
     Raises:
         UnknownNameError: The network has no such label.
         TargetError: The part does not fit the image.
     """
-    found = placed(prepared, label, part)
-    if found is not None:
-        return found
+    fixed = resolve_fixed(prepared, label, part)
+    if fixed is not None:
+        return fixed
     channel = prepared.model.channel_of(label)
-    predicted = _predicted(prepared, logits, label, channel)
-    if _read(part)[0] == "component":
-        return Aim(
-            label, channel, _largest(predicted), f"the largest predicted component of {label}"
-        )
-    return Aim(label, channel, predicted, f"{label}, over the voxels predicted as such")
+    predicted = _predicted(prepared, logits, channel)
+    if _parse(part)[0] == "component":
+        return VoxelTarget(
+            label, channel, _largest_component(predicted),
+            f"the largest predicted component of {label}",
+        )  # fmt: skip
+    return VoxelTarget(label, channel, predicted, f"{label}, over the voxels predicted as such")
 
 
-def _read(part: Part) -> tuple[str, tuple[float, ...]]:
+def _parse(part: Part) -> tuple[str, tuple[float, ...]]:
+    """Return the kind of a part, and the numbers of a point or of a place in mm."""
     if isinstance(part, (str, os.PathLike)):
         text = os.fspath(part)
         if text in ("predicted", "component"):
             return text, ()
-        word, _, rest = text.replace(":", " ").partition(" ")
-        if word in ("point", "mm"):
+        kind, _, numbers = text.replace(":", " ").partition(" ")
+        if kind in ("point", "mm"):
             try:
-                place = tuple(float(number) for number in rest.replace(" ", "").split(","))
+                place = tuple(float(number) for number in numbers.replace(" ", "").split(","))
             except ValueError as error:
                 raise TargetError(
-                    f"target={text!r}: a place is three numbers, e.g. '{word} 12,40,33'."
+                    f"target={text!r}: a place is three numbers, e.g. '{kind} 12,40,33'."
                 ) from error
-            return word, place
+            return kind, place
         if Path(text).is_file():
             return "region", ()
         raise TargetError(
-            f"target={text!r} is neither 'predicted', 'component', 'point x,y,z', 'mm x,y,z' nor a "
-            "file that is there."
+            f"target={text!r} is neither 'predicted', 'component', 'point x,y,z', 'mm x,y,z' nor "
+            "an existing file."
         )
     if isinstance(part, Sequence) and part and all(isinstance(i, (int, float)) for i in part):
         return "point", tuple(float(i) for i in part)
     raise TargetError(f"target={part!r}: give 'predicted', 'component', a file or a voxel.")
 
 
-def _predicted(
-    prepared: Prepared, logits: torch.Tensor, label: str, channel: int
-) -> NDArray[np.bool_]:
-    manager = prepared.model.predictor.label_manager
-    if manager.has_regions:
-        inside: NDArray[np.bool_] = (logits[channel] > 0).numpy()
-        return inside
-    found = np.asarray(manager.convert_logits_to_segmentation(logits))
-    return np.asarray(found == manager.all_labels[channel])
+def _predicted(prepared: Prepared, logits: torch.Tensor, channel: int) -> NDArray[np.bool_]:
+    """Return the voxels that nnU-Net predicts as the label of a channel."""
+    model = prepared.model
+    if model.has_regions:
+        positive: NDArray[np.bool_] = (logits[channel] > 0).numpy()
+        return positive
+    segmentation = np.asarray(model.label_manager.convert_logits_to_segmentation(logits))
+    return np.asarray(segmentation == model.all_labels[channel])
 
 
-def _largest(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _largest_component(voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest component; voxels that share a corner are connected."""
     from scipy.ndimage import label
 
-    parts, count = label(inside, np.ones((3,) * inside.ndim))
+    components, count = label(voxels, np.ones((3,) * voxels.ndim))
     if count < 2:
-        return inside
-    return np.asarray(parts == 1 + np.bincount(parts[parts > 0] - 1).argmax())
+        return voxels
+    sizes = np.bincount(components[components > 0] - 1)
+    return np.asarray(components == 1 + sizes.argmax())
 
 
-def _voxel(prepared: Prepared, place: Sequence[float]) -> tuple[int, ...]:
+def _voxel_at(prepared: Prepared, place: Sequence[float]) -> tuple[int, ...]:
+    """Return the voxel of the original image at a place in RAS+ millimetres."""
     affine = prepared.image.affine
     if affine is None or len(place) != 3:
         raise TargetError("A place in mm needs three numbers, and an image with an affine.")
-    found = np.linalg.solve(affine, [*place, 1.0])[:3]
-    return tuple(int(i) for i in np.rint(found))
+    voxel = np.linalg.solve(affine, [*place, 1.0])[:3]
+    return tuple(int(i) for i in np.rint(voxel))
 
 
 def _read_region(prepared: Prepared, path: Path) -> NDArray[Any]:
-    reader = prepared.model.predictor.plans_manager.image_reader_writer_class()
-    with quiet():
+    """Return a region's image in reader order, after checking that it lies on the case's grid."""
+    with prints_to_log():
         try:
-            region, properties = reader.read_seg(str(path))
-        except Exception as error:  # readers raise anything; the reason is told
+            region, properties = prepared.model.reader_writer.read_seg(str(path))
+        except Exception as error:  # readers raise exceptions of any class
             raise InputError(f"The region '{path}' cannot be read: {error}") from error
-    if tuple(region.shape[1:]) != prepared.shape or not _same_place(
-        properties, prepared.properties
-    ):
+    same_shape = tuple(region.shape[1:]) == prepared.reader_shape
+    if not same_shape or not _same_geometry(properties, prepared.properties):
         raise TargetError(
             f"The region '{path}' does not lie on the image's grid: its shape is "
-            f"{tuple(region.shape[1:])}, the image's {prepared.shape}, and spacing, origin and "
-            "direction have to be the same. Resample it onto the image."
+            f"{tuple(region.shape[1:])}, the image's {prepared.reader_shape}, and spacing, origin "
+            "and direction have to be the same. Resample it onto the image."
         )
     if not np.isin(np.unique(region), (0, 1)).all():
         raise TargetError(f"The region '{path}' holds values other than 0 and 1.")
@@ -193,13 +198,14 @@ def _read_region(prepared: Prepared, path: Path) -> NDArray[Any]:
     return np.asarray(region)
 
 
-def _same_place(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    for key in ("sitk_stuff", "nibabel_stuff"):
-        for name, value in one.get(key, {}).items():
-            second = other.get(key, {}).get(name)
+def _same_geometry(properties: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
+    """Return whether two images have the same spacing, origin and direction."""
+    for reader in ("sitk_stuff", "nibabel_stuff"):
+        for name, value in properties.get(reader, {}).items():
+            expected = reference.get(reader, {}).get(name)
             if isinstance(value, str):
-                if value != second:
+                if value != expected:
                     return False
-            elif second is None or not np.allclose(value, second, atol=1e-3):
+            elif expected is None or not np.allclose(value, expected, atol=1e-3):
                 return False
     return True

@@ -1,4 +1,4 @@
-"""What a figure of maps is made of: panels in rows, with one style."""
+"""Values of a montage: panels in rows, drawn in one style."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+View = tuple[int, int, int, int]
+"""The part of a slice in view: the first row, the row after the last, and the same of columns."""
+
 
 @dataclass(frozen=True)
 class Style:
-    """What is the same in all panels.
+    """The style that all panels share.
 
     Attributes:
-        window: The values that are black and white.
-        colormap: A name of matplotlib's; None: by the kind of the map.
-        opacity: That of the strongest colour.
+        window: The values drawn black and white.
+        colormap: The name of a matplotlib colormap. None: the default for a map's sign.
+        opacity: The opacity of the strongest colour.
         threshold: The share of the strongest colour below which a map is hidden.
     """
 
@@ -29,26 +32,26 @@ class Style:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One picture.
+    """One picture of a montage.
 
     Attributes:
-        gid: What its axes are called, for those who restyle.
+        gid: The identifier of its axes, by which users find them to restyle them.
         label: What it shows, in words.
-        title: The line above it.
+        title: The text above it.
         size: Width and height of a pixel, in the unit of the axes.
-        box: Rows and columns that are in view: first, end, first, end.
-        grey: The image, ``[H, W]`` or ``[H, W, 3]``; None: the map alone.
-        values: The map; None: the image alone.
-        scale: What the values are divided by before they are drawn.
+        view: The part that is in view.
+        grey: The image, ``[H, W]`` or ``[H, W, 3]``; None: only the map is drawn.
+        values: The map; None: only the image is drawn.
+        scale: The value that the map is divided by before it is drawn.
         mask: A region, drawn as a line.
-        letters: The sides of the body at its left, right, top and bottom.
+        letters: The patient's sides at the left, right, top and bottom of the picture.
     """
 
     gid: str
     label: str
     title: str
     size: tuple[float, float]
-    box: tuple[int, int, int, int]
+    view: View
     grey: NDArray[Any] | None = None
     values: NDArray[np.floating] | None = None
     scale: float = 1.0
@@ -57,23 +60,23 @@ class Panel:
 
     @property
     def extents(self) -> tuple[float, float]:
-        """Width and height of what is in view, in the unit of the axes."""
-        top, bottom, left, right = self.box
+        """Width and height of the part in view, in the unit of the axes."""
+        top, bottom, left, right = self.view
         return (right - left) * self.size[0], (bottom - top) * self.size[1]
 
 
 @dataclass(frozen=True)
-class Row:
-    """Panels with one heading and one colour bar.
+class PanelRow:
+    """A row of panels with one heading and one colour bar.
 
     Attributes:
-        gid: What the colour bar's axes are called, after ``colorbar:``.
-        heading: The line above it.
-        panels: From left to right.
+        gid: The identifier of the colour bar's axes, after ``colorbar:``.
+        heading: The line above the row.
+        panels: The panels, from left to right.
         top: The value of the strongest colour; None: there is no colour bar.
         signed: Whether the scale is symmetric about zero.
-        cut: Whether values go beyond the strongest colour.
-        units: The colour bar's name.
+        clipped: Whether the map has values beyond the strongest colour.
+        units: The label of the colour bar.
     """
 
     gid: str
@@ -81,12 +84,12 @@ class Row:
     panels: Sequence[Panel] = field(repr=False)
     top: float | None = None
     signed: bool = False
-    cut: bool = False
+    clipped: bool = False
     units: str = ""
 
 
 def one_line(text: object, longest: int) -> str:
-    r"""Gives one line of at most so many letters; a longer one loses its middle.
+    r"""Return a text as one line of at most ``longest`` characters, shortened in the middle.
 
     Example:
         >>> one_line("encoder.stages.3.convs.1", 12), one_line("a\nb", 9)
@@ -100,7 +103,7 @@ def one_line(text: object, longest: int) -> str:
 
 
 def short_number(value: float) -> str:
-    """Gives a number with three digits, or as many as it has.
+    """Return a number with at most three significant digits.
 
     Example:
         >>> [short_number(value) for value in (0.25, 0.000015, -200000.0, 0)]

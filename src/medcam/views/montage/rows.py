@@ -1,4 +1,4 @@
-"""The rows of a montage: slices of a volume, image beside map, or a tile for each map."""
+"""Build the rows of a montage: slices of a volume, image beside map, or a tile for each map."""
 
 from __future__ import annotations
 
@@ -7,170 +7,197 @@ from dataclasses import replace
 
 import numpy as np
 
-from medcam.views.montage.panels import Panel, Row, Style, short_number
-from medcam.views.montage.slices import Cut, crop_of, letters_of, position_of, stored_index
+from medcam.views.montage.panels import Panel, PanelRow, Style, View, short_number
+from medcam.views.montage.slices import (
+    Cut,
+    crop_margins,
+    describe_position,
+    side_letters,
+    stored_index,
+)
 from medcam.views.scene.grey_windows import is_ct
 from medcam.views.scene.grid import Grid, Plane
 from medcam.views.scene.values import Scene, SceneMap
 
-Box = tuple[int, int, int, int]
 
-
-class Drawing:
-    """The rows of a case; keeps what is looked at more than once.
+class RowBuilder:
+    """Builder of the rows of a montage; caches the scene's arrays on the grid.
 
     Args:
-        case: The case.
+        scene: The scene.
         grid: The grid that it is shown on.
-        style: What is the same in all panels.
-        bare: Whether there is no image to show.
+        style: The style that all panels share.
+        maps_only: Whether the maps are drawn without the image.
     """
 
-    def __init__(self, case: Scene, grid: Grid, style: Style, bare: bool) -> None:
-        self.case, self.grid, self.style, self.bare = case, grid, style, bare
-        self.image = grid.arrange(case.image)
-        self.maps = [grid.arrange(one.values) for one in case.maps]
-        self.tops = [one.scale_top for one in case.maps]
-        self.mask = None if case.mask is None else grid.arrange(case.mask)
+    def __init__(self, scene: Scene, grid: Grid, style: Style, maps_only: bool) -> None:
+        self.scene, self.grid, self.style, self.maps_only = scene, grid, style, maps_only
+        self.image = grid.arrange(scene.image)
+        self.maps = [grid.arrange(scene_map.values) for scene_map in scene.maps]
+        self.tops = [scene_map.scale_top for scene_map in scene.maps]
+        self.mask = None if scene.mask is None else grid.arrange(scene.mask)
 
-    def slices(self, cuts: list[Cut], box: Box) -> list[Row]:
-        """A row of the image, and one for each map."""
-        rows: list[Row] = [] if self.bare else [self._row("image", "Image", cuts, box)]
-        for number, one in enumerate(self.case.maps):
-            heading = _heading(one)
-            rows.append(self._row(f"map:{number}", heading, cuts, box, number, titled=not rows))
+    def slice_rows(self, cuts: list[Cut], view: View) -> list[PanelRow]:
+        """Return a row of slices of the image, and one of each map."""
+        rows: list[PanelRow] = [] if self.maps_only else [self._slice_row(cuts, view, titled=True)]
+        for number in range(len(self.maps)):
+            rows.append(self._slice_row(cuts, view, number, titled=not rows))
         return rows
 
-    def pictures(self, cut: Cut, box: Box) -> list[Row]:
-        """A row for each map: image, map and overlay."""
+    def picture_rows(self, cut: Cut, view: View) -> list[PanelRow]:
+        """Return a row for each map: image, map and overlay."""
         rows = []
-        for number, one in enumerate(self.case.maps):
-            panels = [self._panel(f"map:{number}", "map", cut, box, number, alone=True)]
-            if not self.bare:
-                panels.insert(0, self._panel(f"image:{number}", "image", cut, box))
-                panels.append(self._panel(f"overlay:{number}", "overlay", cut, box, number))
-            if number == 0 and not self.bare:
-                panels = [replace(one, title=one.label.title()) for one in panels]
-            line = self._line() if number == 0 else ""
-            rows.append(self._scaled(number, _heading(one) + line, panels))
+        for number, scene_map in enumerate(self.scene.maps):
+            panels = [self._panel(f"map:{number}", "map", cut, view, number, over_image=False)]
+            if not self.maps_only:
+                panels.insert(0, self._panel(f"image:{number}", "image", cut, view))
+                panels.append(self._panel(f"overlay:{number}", "overlay", cut, view, number))
+            if number == 0 and not self.maps_only:
+                panels = [replace(panel, title=panel.label.title()) for panel in panels]
+            legend = self._mask_legend() if number == 0 else ""
+            rows.append(self._scaled_row(number, _heading(scene_map) + legend, panels))
         return rows
 
-    def tiles(self, cut: Cut, box: Box) -> list[Row]:
-        """The image, and a tile for each map: a row for each method that has several.
+    def tile_rows(self, cut: Cut, view: View) -> list[PanelRow]:
+        """Return rows of tiles: the image, and one tile for each map.
 
-        Methods of one map each stand side by side, signed ones in a row of their own.
+        There is a row for each method. If each method has one map only, they share a row, but
+        signed and unsigned maps do not, because a row has one colour bar.
         """
-        methods = [one.method for one in self.case.maps]
-        alone = len(set(methods)) == len(methods)
-        keys = [one.signed if alone else one.method for one in self.case.maps]
+        methods = [scene_map.method for scene_map in self.scene.maps]
+        one_map_each = len(set(methods)) == len(methods)
+        keys = [
+            scene_map.signed if one_map_each else scene_map.method for scene_map in self.scene.maps
+        ]
+        groups = [
+            [number for number, key in enumerate(keys) if key == row_key]
+            for row_key in dict.fromkeys(keys)
+        ]
         return [
-            self._tiled([n for n, own in enumerate(keys) if own == key], cut, box, first=not row)
-            for row, key in enumerate(dict.fromkeys(keys))
+            self._tile_row(numbers, cut, view, first=index == 0)
+            for index, numbers in enumerate(groups)
         ]
 
-    def _tiled(self, numbers: list[int], cut: Cut, box: Box, *, first: bool) -> Row:
-        maps = [self.case.maps[n] for n in numbers]
-        shared = _shared(maps)
-        if self.case.is_volume:
-            shared += [cut.plane.name.lower(), position_of(self.grid, cut)]
-        heading = " · ".join(shared) + (self._line() if first else "")
-        single = len(maps) == 1
-        panels = []
-        for n, one in zip(numbers, maps, strict=True):
-            panel = self._panel(f"map:{n}", _heading(one), cut, box, n)
-            name = " · ".join(part for part in _parts(one) if part not in shared)
-            strongest = f"1 = {short_number(self.tops[n])}" if one.values.any() else "all zero"
-            title = f"{name}\n{strongest}"
-            panels.append(panel if single else replace(panel, title=title, scale=self.tops[n]))
-        if not self.bare:
-            image = self._panel("image", "image", cut, box)
-            panels.insert(0, image if single else replace(image, title="image\n "))
-        if single:
-            return self._scaled(numbers[0], heading, panels)
-        beyond = any(self._beyond(n) for n in numbers)
-        return Row("", heading, panels, 1.0, maps[0].signed, beyond, "share of own scale")
-
-    def box(self, plane: Plane, cuts: list[Cut]) -> Box:
-        """The rows and columns to show: of a volume, without margins where nothing is."""
+    def view(self, plane: Plane, cuts: list[Cut]) -> View:
+        """Return the part of the slices to show: of a volume, without its empty margins."""
         height, width = (self.grid.shape[axis] for axis in (plane.down, plane.across))
-        if self.bare or not self.case.is_volume:
+        if self.maps_only or not self.scene.is_volume:
             return 0, height, 0, width
         low, high = self.style.window
         greys = [(cut.of(self.image).astype(np.float64) - low) / (high - low) for cut in cuts]
-        strong = [
+        scaled_maps = [
             cut.of(values) / top
             for values, top in zip(self.maps, self.tops, strict=True)
             for cut in cuts
         ]
         masks = [] if self.mask is None else [cut.of(self.mask) for cut in cuts]
-        return crop_of([np.nan_to_num(grey) for grey in greys], strong, masks)
+        return crop_margins([np.nan_to_num(grey) for grey in greys], scaled_maps, masks)
 
-    def _row(
-        self, gid: str, heading: str, cuts: list[Cut], box: Box,
-        number: int | None = None, *, titled: bool = True,
-    ) -> Row:  # fmt: skip
-        what = "image" if number is None else heading
-        panels = [self._panel(gid, what, cut, box, number) for cut in cuts]
-        names = [position_of(self.grid, cut) for cut in cuts]
+    def _slice_row(
+        self, cuts: list[Cut], view: View, number: int | None = None, *, titled: bool
+    ) -> PanelRow:
+        """Return a row of slices of one map, or of the image if the number is None."""
+        gid, heading, label = "image", "Image", "image"
+        if number is not None:
+            gid, heading = f"map:{number}", _heading(self.scene.maps[number])
+            label = heading
+        panels = [self._panel(gid, label, cut, view, number) for cut in cuts]
         if titled:
             heading = f"{heading} · {cuts[0].plane.name.lower()}"
-            panels = [replace(p, title=name) for p, name in zip(panels, names, strict=True)]
+            panels = [
+                replace(panel, title=describe_position(self.grid, cut))
+                for panel, cut in zip(panels, cuts, strict=True)
+            ]
         if number is None:
-            return Row("", f"{heading} · {self._said()}", panels)
-        return self._scaled(number, heading, panels)
+            return PanelRow("", f"{heading} · {self._image_legend()}", panels)
+        return self._scaled_row(number, heading, panels)
 
-    def _scaled(self, number: int, heading: str, panels: Sequence[Panel]) -> Row:
-        """A row with the scale of its map."""
-        one = self.case.maps[number]
-        beyond = self._beyond(number)
-        # the method stands in the heading
-        units = "raw units" if one.units == f"raw {one.method} units" else one.units
-        return Row("", heading, panels, self.tops[number], one.signed, beyond, units)
+    def _tile_row(self, numbers: list[int], cut: Cut, view: View, *, first: bool) -> PanelRow:
+        """Return one row of tiles; what its maps have in common stands in the heading."""
+        maps = [self.scene.maps[number] for number in numbers]
+        heading_parts = _shared_parts(maps)
+        if self.scene.is_volume:
+            heading_parts += [cut.plane.name.lower(), describe_position(self.grid, cut)]
+        heading = " · ".join(heading_parts) + (self._mask_legend() if first else "")
+        panels = [
+            self._panel(f"map:{number}", _heading(scene_map), cut, view, number)
+            for number, scene_map in zip(numbers, maps, strict=True)
+        ]
+        image = None if self.maps_only else self._panel("image", "image", cut, view)
+        if len(maps) == 1:
+            panels = panels if image is None else [image, *panels]
+            return self._scaled_row(numbers[0], heading, panels)
+        tiles = [
+            replace(panel, title=self._tile_title(number, heading_parts), scale=self.tops[number])
+            for number, panel in zip(numbers, panels, strict=True)
+        ]
+        if image is not None:  # its second title line is blank, so that all tiles are aligned
+            tiles.insert(0, replace(image, title="image\n "))
+        clipped = any(self._is_clipped(number) for number in numbers)
+        return PanelRow("", heading, tiles, 1.0, maps[0].signed, clipped, "share of own scale")
 
-    def _beyond(self, number: int) -> bool:
-        """Whether a map has values beyond its strongest colour."""
-        return bool(np.abs(self.case.maps[number].values).max() > self.tops[number] * (1 + 1e-6))
+    def _tile_title(self, number: int, heading_parts: Sequence[str]) -> str:
+        """Return what the heading does not say of a map, and the value of its strongest colour."""
+        scene_map = self.scene.maps[number]
+        name = " · ".join(part for part in _parts(scene_map) if part not in heading_parts)
+        strongest = (
+            f"1 = {short_number(self.tops[number])}" if scene_map.values.any() else "all zero"
+        )
+        return f"{name}\n{strongest}"
+
+    def _scaled_row(self, number: int, heading: str, panels: Sequence[Panel]) -> PanelRow:
+        """Return a row with the colour bar of one map."""
+        scene_map = self.scene.maps[number]
+        units = scene_map.units
+        if units == f"raw {scene_map.method} units":  # the heading names the method already
+            units = "raw units"
+        clipped = self._is_clipped(number)
+        return PanelRow("", heading, panels, self.tops[number], scene_map.signed, clipped, units)
+
+    def _is_clipped(self, number: int) -> bool:
+        """Return whether a map has values beyond its strongest colour."""
+        return bool(np.abs(self.scene.maps[number].values).max() > self.tops[number] * (1 + 1e-6))
 
     def _panel(
-        self, gid: str, what: str, cut: Cut, box: Box,
-        number: int | None = None, *, alone: bool = False,
+        self, gid: str, label: str, cut: Cut, view: View,
+        number: int | None = None, *, over_image: bool = True,
     ) -> Panel:  # fmt: skip
+        """Return the panel of one slice: the image, and the map of the number if it is not None."""
         plane = cut.plane
-        label, name = what, gid
-        if self.case.is_volume:
-            label = f"{what}, {plane.name.lower()}, {position_of(self.grid, cut)}"
-            name = f"{gid}:{plane.name.lower()}:{stored_index(self.grid, cut)}"
+        if self.scene.is_volume:
+            label = f"{label}, {plane.name.lower()}, {describe_position(self.grid, cut)}"
+            gid = f"{gid}:{plane.name.lower()}:{stored_index(self.grid, cut)}"
         return Panel(
-            name,
+            gid,
             label,
             "",
             (self.grid.spacing[plane.across], self.grid.spacing[plane.down]),
-            box,
-            grey=None if self.bare or alone else cut.of(self.image),
+            view,
+            grey=cut.of(self.image) if over_image and not self.maps_only else None,
             values=None if number is None else cut.of(self.maps[number]),
             mask=None if self.mask is None else cut.of(self.mask),
-            letters=letters_of(self.grid, plane) if self.case.is_volume else None,
+            letters=side_letters(self.grid, plane) if self.scene.is_volume else None,
         )
 
-    def _said(self) -> str:
+    def _image_legend(self) -> str:
         low, high = self.style.window
-        unit = " HU" if is_ct(self.case.image, modality=self.case.modality) else ""
-        return f"grey from {short_number(low)} to {short_number(high)}{unit}{self._line()}"
+        unit = " HU" if is_ct(self.scene.image, modality=self.scene.modality) else ""
+        return f"grey from {short_number(low)} to {short_number(high)}{unit}{self._mask_legend()}"
 
-    def _line(self) -> str:
+    def _mask_legend(self) -> str:
         return "" if self.mask is None else " · white line: mask"
 
 
-def _parts(one: SceneMap) -> list[str]:
-    """What a map is of: its method, its layer, its target."""
-    return [part for part in (one.method, one.layer, one.target) if part]
+def _parts(scene_map: SceneMap) -> list[str]:
+    """Return a map's method, layer and target, without those it does not have."""
+    return [part for part in (scene_map.method, scene_map.layer, scene_map.target) if part]
 
 
-def _heading(one: SceneMap) -> str:
-    layer = "" if one.layer is None else f"layer {one.layer}"
-    return " · ".join(part for part in (one.method, layer, one.target) if part)
+def _heading(scene_map: SceneMap) -> str:
+    layer = "" if scene_map.layer is None else f"layer {scene_map.layer}"
+    return " · ".join(part for part in (scene_map.method, layer, scene_map.target) if part)
 
 
-def _shared(maps: Sequence[SceneMap]) -> list[str]:
-    """What is the same of several maps, and need not be said of each."""
-    return [part for part in _parts(maps[0]) if all(part in _parts(one) for one in maps)]
+def _shared_parts(maps: Sequence[SceneMap]) -> list[str]:
+    """Return the parts that all maps have in common."""
+    return [part for part in _parts(maps[0]) if all(part in _parts(other) for other in maps)]

@@ -1,4 +1,4 @@
-"""Which slices of a volume are drawn, and how each lies on the page."""
+"""Choose the planes and slices of a volume to draw, and describe where each slice lies."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcam.errors import InputError, unknown_name
-from medcam.views.scene.grid import Grid, Plane
+from medcam.views.montage.panels import View
+from medcam.views.scene.grid import SIDES, Grid, Plane
 
 PlaneName = Literal["auto", "axial", "coronal", "sagittal", "all"]
 
-_ENDS = (("L", "R"), ("P", "A"), ("I", "S"))  # of the axes of a grid, from the first voxel on
-_AXES = "ijk"  # the stored axes, as the report names them
-_THICK = 1.5  # slices thicker than their voxels by this factor were taken in their own plane
-_ENERGY = (0.05, 0.95)  # the part of a map's energy that slices are spread over
-_SEEN = 0.04  # what is darker than this share of white may be cropped
-_STRONG = 0.3  # what is stronger than this share of the strongest colour is not cropped
-_MARGIN = 0.03  # of the extent, around what is seen
+_INDEX_NAMES = "ijk"  # of the stored axes, as in the report
+_THICK = 1.5  # an axis with this many times the median spacing is the one that was sliced
+_ENERGY_RANGE = (0.05, 0.95)  # slices are spread over this part of the maps' energy
+_VISIBLE = 0.04  # grey levels below this share of white may be cropped
+_STRONG = 0.3  # map values above this share of the strongest colour are not cropped
+_MARGIN = 0.03  # share of the extent that is kept around the visible part
 
 
 @dataclass(frozen=True)
@@ -28,189 +28,188 @@ class Cut:
     """A slice of a grid.
 
     Attributes:
-        plane: How it lies on the page.
-        index: Which one, counted on the grid.
+        plane: The plane that it lies in.
+        index: Its index on the grid.
     """
 
     plane: Plane
     index: int
 
     def of(self, arranged: NDArray[Any]) -> NDArray[Any]:
-        """Gives rows and columns of values on the grid, as they are on the page.
-
-        Args:
-            arranged: The values, as `Grid.arrange` gives them.
-        """
-        plane = self.plane
-        rows: NDArray[Any] = np.take(arranged, self.index, axis=plane.through)
-        if plane.across < plane.down:
-            rows = rows.swapaxes(0, 1)
-        rows = rows[:, ::-1] if plane.mirrored else rows
-        return rows[::-1] if plane.raised else rows
+        """Return the slice of an array on the grid, see `Plane.slice_of`."""
+        return self.plane.slice_of(arranged, self.index)
 
 
-def planes_of(grid: Grid, wanted: PlaneName) -> list[Plane]:
-    """Gives the planes to draw.
+def choose_planes(grid: Grid, name: PlaneName) -> list[Plane]:
+    """Return the planes to draw.
 
     Args:
         grid: The grid.
-        wanted: "auto" is the one that thick slices were taken in, else the axial one.
+        name: The name of the plane; "all"; or "auto": the plane of thick slices, otherwise axial.
 
     Raises:
-        InputError: A plane of the body, where it is not known how the volume lies in it.
-        UnknownNameError: No such plane.
+        InputError: A plane is named, but the volume's orientation is unknown.
+        UnknownNameError: There is no such plane.
 
     Example:
         >>> from medcam.views.scene.grid import volume_grid
-        >>> [one.name for one in planes_of(volume_grid((9, 9, 9), np.diag([1, 4, 1, 1.0])), "auto")]
+        >>> grid = volume_grid((9, 9, 9), np.diag([1, 4, 1, 1.0]))
+        >>> [plane.name for plane in choose_planes(grid, "auto")]
         ['Coronal']
     """
-    known = ("auto", "axial", "coronal", "sagittal", "all")
-    if wanted not in known:
-        raise unknown_name("Plane", wanted, known)
-    if wanted == "all":
+    names = ("auto", "axial", "coronal", "sagittal", "all")
+    if name not in names:
+        raise unknown_name("Plane", name, names)
+    if name == "all":
         return list(grid.planes)
-    if wanted == "auto":
+    if name == "auto":
         spacing = np.asarray(grid.spacing)
         through = int(spacing.argmax()) if spacing.max() > _THICK * np.median(spacing) else 2
         return [plane for plane in grid.planes if plane.through == through]
-    found = [plane for plane in grid.planes if plane.name.lower() == wanted]
-    if not found:
+    planes = [plane for plane in grid.planes if plane.name.lower() == name]
+    if not planes:
         raise InputError(
-            f"plane={wanted!r}: how this volume lies in the body is not known. Give its affine=, "
-            "or leave the plane to 'auto' or 'all'."
+            f"plane={name!r}: the orientation of this volume is unknown. Give its affine=, or use "
+            "plane='auto' or 'all'."
         )
-    return found
+    return planes
 
 
-def slices_of(
+def choose_slices(
     maps: Sequence[NDArray[np.floating]], through: int, extent: int, count: int
 ) -> list[int]:
-    """Gives slices where maps are: evenly spread over nine tenths of their energy.
+    """Return the indices of slices where the maps are strong.
 
-    The energy of a slice is the sum of squares, each map counting as much as the others. A single
-    slice is the one with the most; of several maps, with the most around it. Maps of zeros have
-    slices from all over.
+    The energy of a slice is its sum of squares, summed over the maps, each normalised to a total of
+    1. The slices are spread evenly between the 5th and the 95th percentile of the energy. A single
+    slice is the one with the most energy, or, for several maps, with the most around it. For maps
+    of zeros the slices are spread over the whole volume.
 
     Args:
-        maps: On the grid.
-        through: The axis that slices are counted along.
-        extent: How many slices there are.
-        count: How many are drawn, at most.
+        maps: The maps on the grid.
+        through: The axis along which slices are counted.
+        extent: The number of slices along that axis.
+        count: The largest number of slices to draw.
 
     Example:
         >>> values = np.zeros((2, 2, 12))
         >>> values[..., 4:9] = 1
-        >>> slices_of([values], 2, 12, 3), slices_of([values], 2, 12, 1)
+        >>> choose_slices([values], 2, 12, 3), choose_slices([values], 2, 12, 1)
         ([4, 6, 8], [4])
     """
+    energy = _slice_energy(maps, through, extent)
+    if count == 1:
+        constant = bool(np.ptp(energy) <= 1e-9 * energy.max())
+        if len(maps) > 1:  # smoothed, so that a border artefact common to all maps does not win
+            energy = np.convolve(energy, np.ones(max(extent // 8, 1)), "same")
+        return [extent // 2 if constant else int(energy.argmax())]
+    share = energy.cumsum() / energy.sum()
+    first, last = (int(np.searchsorted(share, part)) for part in _ENERGY_RANGE)
+    first, last = min(first, extent - 1), min(last, extent - 1)
+    missing = min(count, extent) - (last - first + 1)  # a thin map: add neighbouring slices
+    if missing > 0:
+        first = max(min(first - missing // 2, extent - min(count, extent)), 0)
+        last = min(first + min(count, extent) - 1, extent - 1)
+    indices = np.rint(np.linspace(first, last, min(count, extent))).astype(int)
+    return sorted(set(indices.tolist()))
+
+
+def _slice_energy(
+    maps: Sequence[NDArray[np.floating]], through: int, extent: int
+) -> NDArray[np.float64]:
+    """Return the energy of each slice, see `choose_slices`; constant for maps of zeros."""
     energy = np.zeros(extent)
     for values in maps:
         top = float(np.abs(values).max(initial=0))
         if top > 0:
-            others = tuple(axis for axis in range(3) if axis != through)
-            own = np.square(values / top, dtype=np.float32).sum(others, dtype=np.float64)
-            energy += own / own.sum()
+            in_plane = tuple(axis for axis in range(3) if axis != through)
+            squares = np.square(values / top, dtype=np.float32)
+            map_energy = squares.sum(in_plane, dtype=np.float64)
+            energy += map_energy / map_energy.sum()
     if not energy.any():
         energy += 1 / extent
-    if count == 1:
-        flat = bool(np.ptp(energy) <= 1e-9 * energy.max())
-        if len(maps) > 1:  # a border that many have in common is none of their places
-            energy = np.convolve(energy, np.ones(max(extent // 8, 1)), "same")
-        return [extent // 2 if flat else int(energy.argmax())]
-    share = energy.cumsum() / energy.sum()
-    first, last = (int(np.searchsorted(share, part)) for part in _ENERGY)
-    first, last = min(first, extent - 1), min(last, extent - 1)
-    missing = min(count, extent) - (last - first + 1)  # a thin map: its neighbours, too
-    if missing > 0:
-        first = max(min(first - missing // 2, extent - min(count, extent)), 0)
-        last = min(first + min(count, extent) - 1, extent - 1)
-    chosen = np.rint(np.linspace(first, last, min(count, extent))).astype(int)
-    return sorted(set(chosen.tolist()))
+    return energy
 
 
-def listed_slices(given: Sequence[int], grid: Grid, plane: Plane) -> list[int]:
-    """Gives slices named by their stored indices as indices of the grid.
+def listed_slices(indices: Sequence[int], grid: Grid, plane: Plane) -> list[int]:
+    """Return the indices on the grid of slices given by their stored indices.
 
     Raises:
-        InputError: None, or one that is not there.
+        InputError: The list is empty, or an index is out of range.
     """
     extent = grid.shape[plane.through]
-    wrong = [i for i in given if not hasattr(i, "__index__") or not 0 <= i < extent]
-    if wrong or not given:
+    wrong = [i for i in indices if not hasattr(i, "__index__") or not 0 <= i < extent]
+    if wrong or len(indices) == 0:
         raise InputError(
-            f"slices={list(given)}: there are {extent} along this axis; give a number of them, or "
-            f"indices from 0 to {extent - 1}."
+            f"slices={list(indices)}: there are {extent} along this axis; give a number of them, "
+            f"or indices from 0 to {extent - 1}."
         )
     flip = grid.flipped[plane.through]
-    return [extent - 1 - int(i) if flip else int(i) for i in given]
+    return [extent - 1 - int(i) if flip else int(i) for i in indices]
 
 
 def stored_index(grid: Grid, cut: Cut) -> int:
-    """The slice's index along the axis that it is stored on."""
+    """Return the slice's index along its stored axis."""
     through = cut.plane.through
     return grid.shape[through] - 1 - cut.index if grid.flipped[through] else cut.index
 
 
-def position_of(grid: Grid, cut: Cut) -> str:
-    """Where a slice lies: along its normal in mm as far as is known, else its stored index.
+def describe_position(grid: Grid, cut: Cut) -> str:
+    """Return where a slice lies: along its normal in mm, or its stored index without an affine.
 
     Example:
         >>> from medcam.views.scene.grid import volume_grid
         >>> grid = volume_grid((9, 9, 9), np.diag([1, 1, 4, 1.0]))
-        >>> position_of(grid, Cut(grid.planes[0], 3))
+        >>> describe_position(grid, Cut(grid.planes[0], 3))
         'S 12.0 mm'
     """
     through = cut.plane.through
     if grid.affine is None or grid.normals is None:
-        return f"{_AXES[grid.order[through]]} {stored_index(grid, cut)}"
-    middle = [extent / 2 - 0.5 for extent in grid.shape]
-    middle[through] = cut.index
-    along = float((grid.affine @ (*middle, 1))[:3] @ grid.normals[through])
-    if grid.oblique:  # no coordinate of the body, so without a letter of one
+        return f"{_INDEX_NAMES[grid.order[through]]} {stored_index(grid, cut)}"
+    centre = [extent / 2 - 0.5 for extent in grid.shape]
+    centre[through] = cut.index
+    along = float((grid.affine @ (*centre, 1))[:3] @ grid.normals[through])
+    if grid.oblique:  # along an oblique normal it is no coordinate of the patient, so no letter
         return f"position {along:.1f} mm, oblique".replace("-", "\N{MINUS SIGN}")
-    side = _ENDS[through][0 if along < -0.05 else 1]
+    side = SIDES[through][0 if along < -0.05 else 1]
     return f"{side} {abs(along):.1f} mm"
 
 
-def letters_of(grid: Grid, plane: Plane) -> tuple[str, str, str, str] | None:
-    """The body's sides at the left, right, top and bottom of a plane; None where unknown."""
+def side_letters(grid: Grid, plane: Plane) -> tuple[str, str, str, str] | None:
+    """Return the patient's sides at the left, right, top and bottom of a plane; None if unknown."""
     if grid.affine is None:
         return None
-    left, right = _ENDS[plane.across][:: -1 if plane.mirrored else 1]
-    top, bottom = _ENDS[plane.down][:: -1 if plane.raised else 1]
+    left, right = SIDES[plane.across][:: -1 if plane.mirrored else 1]
+    top, bottom = SIDES[plane.down][:: -1 if plane.raised else 1]
     return left, right, top, bottom
 
 
-def crop_of(
+def crop_margins(
     greys: Sequence[NDArray[np.floating]],
     maps: Sequence[NDArray[np.floating]],
     masks: Sequence[NDArray[np.bool_]],
-) -> tuple[int, int, int, int]:
-    """Gives the rows and columns without margins where all slices are black and no map is strong.
+) -> View:
+    """Return the view without margins where all slices are black and no map is strong.
 
     Args:
-        greys: The slices, ``[H, W]`` or ``[H, W, 3]``, black is 0 and white 1.
-        maps: The maps in them, in units of their strongest colour.
-        masks: The masks in them.
-
-    Returns:
-        The first row, the one after the last, and the same of the columns.
+        greys: The slices of the image, ``[H, W]`` or ``[H, W, 3]``; black is 0 and white 1.
+        maps: The same slices of the maps, in units of their strongest colour.
+        masks: The same slices of the masks.
 
     Example:
         >>> grey = np.zeros((100, 100))
         >>> grey[20:60, 30:40] = 1
-        >>> crop_of([grey], [], [])
+        >>> crop_margins([grey], [], [])
         (17, 63, 27, 43)
     """
-    seen = [(grey if grey.ndim == 2 else grey.max(2)) > _SEEN for grey in greys]
-    seen += [np.abs(values) > _STRONG for values in maps] + list(masks)
-    anywhere = np.logical_or.reduce(seen)
+    visible = [(grey if grey.ndim == 2 else grey.max(2)) > _VISIBLE for grey in greys]
+    visible += [np.abs(values) > _STRONG for values in maps] + list(masks)
+    anywhere = np.logical_or.reduce(visible)
     bounds: list[int] = []
     for axis in (1, 0):
         extent = anywhere.shape[1 - axis]
-        places = np.flatnonzero(anywhere.any(axis))
-        room = max(round(_MARGIN * extent), 1)
-        low, high = (places[0], places[-1]) if places.size else (0, extent - 1)
-        bounds += [max(int(low) - room, 0), min(int(high) + 1 + room, extent)]
+        indices = np.flatnonzero(anywhere.any(axis))
+        margin = max(round(_MARGIN * extent), 1)
+        low, high = (indices[0], indices[-1]) if indices.size else (0, extent - 1)
+        bounds += [max(int(low) - margin, 0), min(int(high) + 1 + margin, extent)]
     return bounds[0], bounds[1], bounds[2], bounds[3]

@@ -1,4 +1,4 @@
-"""The index: several cases on one page, each with a picture, its scores and a link."""
+"""Write the index: a page that lists several cases with a picture, scores and a link each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SIDE = 112  # pixels of a thumbnail's longer side
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """One line of an index; small, so that cases need not be kept.
+    """One case of an index; small, so that the scene itself need not be kept in memory.
 
     Attributes:
-        name: The case's name.
-        report: The path of its page, relative to the index; None without one.
-        picture: Its thumbnail, a data URI; None without one.
-        scores: The rows of its table; without scores, what its maps are of.
-        error: Why it has no page.
+        name: The name of the case.
+        report: The path of its report, relative to the index; None without one.
+        picture: Its thumbnail as a data URI; None without one.
+        scores: The rows of its table of scores; without scores, the methods and layers of its maps.
+        error: Why it has no report.
     """
 
     name: str
@@ -37,12 +37,12 @@ class IndexEntry:
     error: str | None = None
 
 
-def index_entry(case: Scene, report: str) -> IndexEntry:
-    """Gives the line of a case.
+def index_entry(scene: Scene, report: str) -> IndexEntry:
+    """Return the index entry of a scene.
 
     Args:
-        case: The case.
-        report: The path of its page, relative to the index.
+        scene: The scene.
+        report: The path of its report, relative to the index.
 
     Example:
         >>> import numpy as np
@@ -50,20 +50,22 @@ def index_entry(case: Scene, report: str) -> IndexEntry:
         >>> entry.name, entry.report, entry.picture[:22]
         ('a', 'a.html', 'data:image/png;base64,')
     """
-    pictures = previews_of(case, side=_SIDE)
-    picture = pictures[0 if case.is_volume else -1]  # axial, or the overlay
-    scores = case.scores or [{"method": m.method, "layer": m.layer or ""} for m in case.maps]
-    return IndexEntry(case.name, report, picture, scores)
+    previews = previews_of(scene, side=_SIDE)
+    picture = previews[0 if scene.is_volume else -1]  # the axial plane, or the overlay
+    scores = scene.scores or [
+        {"method": scene_map.method, "layer": scene_map.layer or ""} for scene_map in scene.maps
+    ]
+    return IndexEntry(scene.name, report, picture, scores)
 
 
 def write_index(
-    path: str | PathLike[str], cases: Sequence[IndexEntry], *, title: str = "Attention maps"
+    path: str | PathLike[str], entries: Sequence[IndexEntry], *, title: str = "Attention maps"
 ) -> Path:
-    """Writes a page that lists cases, failed ones with their errors, complete or not at all.
+    """Write a page that lists cases, failed ones with their errors; the write is atomic.
 
     Args:
         path: The file, e.g. ``"out/index.html"``.
-        cases: What to list, in this order.
+        entries: The cases to list, in this order.
         title: The title of the page.
 
     Raises:
@@ -75,19 +77,19 @@ def write_index(
         ...     write_index(Path(folder, "index.html"), [IndexEntry("a", error="no image")]).name
         'index.html'
     """
-    shown = tables.table([row for one in cases for row in one.scores])
-    cells = iter(shown.rows)
+    table = tables.table([row for entry in entries for row in entry.scores])
+    cell_rows = iter(table.rows)
     rows = [
         {
-            "case": one,
-            "link": None if one.report is None else quote(one.report.replace("\\", "/")),
-            "scores": list(islice(cells, len(one.scores))),
+            "entry": entry,
+            "link": None if entry.report is None else quote(entry.report.replace("\\", "/")),
+            "scores": list(islice(cell_rows, len(entry.scores))),
         }
-        for one in cases
+        for entry in entries
     ]
-    numbers = [cell.number for cell in shown.rows[0]] if shown.rows else []
-    columns = list(zip(shown.columns, numbers, strict=True))
-    failed = sum(one.error is not None for one in cases)
+    numeric = [cell.number for cell in table.rows[0]] if table.rows else []
+    columns = list(zip(table.columns, numeric, strict=True))
+    failed = sum(entry.error is not None for entry in entries)
     page = render_template(
         "index.html.j2", style="report.css", title=title, rows=rows, columns=columns, failed=failed
     )

@@ -1,4 +1,4 @@
-"""Arrays inside a page: steps of a stated size, as bytes, zipped, as text."""
+"""Pack arrays for a page: integer codes of a stated step, compressed and base64-encoded."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_CODES = 65_535  # one of the 65 536 is kept for "not a number"
-_FINE = 1023  # steps from the black of the first window to its white, or from 0 to a map's top
+_CODES = 65_535  # of the 65 536 codes of two bytes, one is reserved for values that are not finite
+_STEPS = 1023  # from black to white of the reference window, or from 0 to the top of a map
 
 
 @dataclass(frozen=True)
 class Packed:
     """An array as text.
 
-    The value of code c is ``(c + first) * step``; with ``gaps``, code 0 is "not a finite number".
-    Two-byte codes are stored as all low bytes, then all high bytes, which zips better.
+    The value of a code is ``(code + first) * step``; with ``gaps``, code 0 marks a value that is
+    not finite. Two-byte codes are stored as all low bytes followed by all high bytes, which
+    compresses better.
 
     Attributes:
-        text: The codes, gzip, base64. The first axis runs fastest.
-        bytes: How many bytes a code has, 1 or 2.
-        first: The whole number that is added to a code.
-        step: The distance of two neighbouring values.
-        gaps: Whether code 0 stands for values that are not finite.
+        text: The codes, compressed by gzip, in base64. The first axis runs fastest.
+        bytes: The number of bytes of a code, 1 or 2.
+        first: The integer added to a code.
+        step: The distance between neighbouring values.
+        gaps: Whether code 0 marks values that are not finite.
         exact: Whether each value is kept exactly.
     """
 
@@ -40,14 +41,15 @@ class Packed:
 
 
 def pack(values: NDArray[Any], *, span: float) -> Packed:
-    """Gives an array as text, each value to within half a step.
+    """Return an array as text, each value to within half a step.
 
-    Whole numbers keep their values where 65 535 codes reach. Others are kept in steps of 1, 2 or 5
-    times a power of ten, at least 1023 to the span unless the codes run out: so zero stays zero.
+    Integers are kept exactly if their range fits into 65 535 codes. Other values are rounded to
+    multiples of a step, which is 1, 2 or 5 times a power of ten: so zero stays zero. The span has
+    at least 1023 steps, unless the codes do not suffice for the range of the values.
 
     Args:
         values: Real numbers; the first axis runs fastest in the text.
-        span: The range of values that is looked at.
+        span: The range of values that is displayed.
 
     Example:
         >>> packed = pack(np.array([0.0, 0.5, 1.0]), span=1.0)
@@ -56,48 +58,49 @@ def pack(values: NDArray[Any], *, span: float) -> Packed:
         >>> np.frombuffer(gzip.decompress(base64.b64decode(packed.text)), np.uint8).tolist()
         [0, 232, 208, 0, 3, 7]
     """
-    finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones((), bool)
-    gaps = not bool(finite.all())
-    known = values[finite] if gaps else values
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    exact = high - low < _CODES and max(-low, high) < 2**53 and _whole(known)
+    is_finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones((), bool)
+    gaps = not bool(is_finite.all())
+    finite = values[is_finite] if gaps else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    exact = high - low < _CODES and max(-low, high) < 2**53 and _are_integers(finite)
     step = 1.0 if exact else _step(low, high, span)
     exact = exact or low == high
     first = round(low / step) - int(gaps)
-    wide = round(high / step) - first > 255
-    codes = np.empty(values.shape, np.uint16 if wide else np.uint8, order="F")
-    for index in range(values.shape[-1]):  # slice by slice: no second volume in float64
+    two_bytes = round(high / step) - first > 255
+    codes = np.empty(values.shape, np.uint16 if two_bytes else np.uint8, order="F")
+    for index in range(values.shape[-1]):  # slice by slice, to avoid a float64 copy of the volume
         part = values[..., index].astype(np.float64)
         code = np.rint(part / step) - first
-        codes[..., index] = np.where(finite[..., index], code, 0) if gaps else code
+        codes[..., index] = np.where(is_finite[..., index], code, 0) if gaps else code
     flat = codes.reshape(-1, order="F")
-    stored = np.concatenate([flat & 255, flat >> 8]).astype(np.uint8) if wide else flat
+    stored = np.concatenate([flat & 255, flat >> 8]).astype(np.uint8) if two_bytes else flat
     text = base64.b64encode(gzip.compress(stored.tobytes(), 6, mtime=0)).decode("ascii")
-    return Packed(text, 2 if wide else 1, first, step, gaps, exact)
+    return Packed(text, 2 if two_bytes else 1, first, step, gaps, exact)
 
 
-def _whole(values: NDArray[Any]) -> bool:
-    """Whether all are whole numbers, looking at a few first."""
+def _are_integers(values: NDArray[Any]) -> bool:
+    """Return whether all values are integers; the first 1000 are tested first, to fail fast."""
     if values.dtype.kind != "f":
         return True
-    few = values.reshape(-1)[:1000]
-    return bool((few == np.rint(few)).all() and (values == np.rint(values)).all())
+    subset = values.reshape(-1)[:1000]
+    return bool((subset == np.rint(subset)).all() and (values == np.rint(values)).all())
 
 
 def _step(low: float, high: float, span: float) -> float:
+    """Return the largest step that gives the span 1023 steps, but not less than is possible."""
     if low == high:
         return abs(low) or 1.0
-    # The smallest step that codes and float64 allow; the largest one that is fine enough.
-    least = max((high - low) / (_CODES - 1), max(abs(low), abs(high)) * 2.0**-50)
-    wanted = span / _FINE
-    step = _round_number(wanted, up=False) if wanted > 0 else 0.0
-    return step if step >= least else _round_number(least, up=True)
+    # The smallest step possible: limited by the number of codes and by the precision of float64.
+    smallest = max((high - low) / (_CODES - 1), max(abs(low), abs(high)) * 2.0**-50)
+    largest = span / _STEPS
+    step = _round_number(largest, up=False) if largest > 0 else 0.0
+    return step if step >= smallest else _round_number(smallest, up=True)
 
 
 def _round_number(value: float, *, up: bool) -> float:
-    """The nearest 1, 2 or 5 times a power of ten, not above or not below."""
+    """Return the nearest 1, 2 or 5 times a power of ten, rounded up or down."""
     power = math.floor(math.log10(value))
-    numbers = [float(f"{digit}e{power + more}") for more in (-1, 0, 1) for digit in (1, 2, 5)]
+    candidates = [float(f"{digit}e{power + shift}") for shift in (-1, 0, 1) for digit in (1, 2, 5)]
     if up:
-        return min(number for number in numbers if number >= value)
-    return max(number for number in numbers if number <= value)
+        return min(number for number in candidates if number >= value)
+    return max(number for number in candidates if number <= value)

@@ -1,4 +1,4 @@
-"""The page: one HTML file that opens from disk, without a network and without WebGL."""
+"""Write the report: one HTML file that opens from disk, without a network and without WebGL."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from pathlib import Path
 
 from medcam.files.formats.nifti import voxel_sizes
 from medcam.views.report import pictures, tables
-from medcam.views.report.embedded import embed, is_large, start_of
+from medcam.views.report.embedded import embed, is_large, start_voxel
 from medcam.views.report.template import embedded_json, render_template, write_page
 from medcam.views.scene.grey_windows import grey_windows
 from medcam.views.scene.grid import Grid
 from medcam.views.scene.values import Scene
 
-_TIMES = "×"  # noqa: RUF001 # the sign itself
-_SCRIPTS = ("unpack.js", "readings.js", "viewer.js", "controls.js")  # one script in the page
-_PREVIEW = 320  # pixels of a preview's longer side
+_TIMES = "×"  # noqa: RUF001 # the multiplication sign is intended
+_SCRIPTS = ("unpack.js", "readings.js", "marks.js", "viewer.js", "controls.js")  # joined to one
+_PREVIEW_SIDE = 320  # pixels of a preview's longer side
 
 
-def render_report(case: Scene) -> str:
-    """Gives the page of a case as HTML text.
+def render_report(scene: Scene) -> str:
+    """Return the report of a scene as HTML text.
 
-    The page holds all it needs: images and maps as zipped bytes, the style and the script, whose
-    hashes its content security policy names. Names and labels are escaped. Readings in the page are
-    the arrays' values to within half of a step that the page states; maps of more than 256³ voxels
-    are embedded as the means of 2×2×2 voxels, which the page states, too.
+    The page is self-contained: it embeds images and maps as compressed bytes, its style and its
+    script, whose hashes are in its content security policy. All names and labels are escaped. The
+    readings in the page equal the arrays' values to within half of a step that the page states.
+    Maps of more than 256³ voxels are embedded as the means of 2×2×2 voxels, which the page states,
+    too.
 
     Args:
-        case: What to show.
+        scene: The scene to show.
 
     Example:
         >>> import numpy as np
@@ -35,30 +36,30 @@ def render_report(case: Scene) -> str:
         >>> "<b>" in page, "&lt;b&gt;" in page
         (False, True)
     """
-    grid, previews = case.grid, previews_of(case, side=_PREVIEW)
-    data, blobs = embed(case)
+    grid, previews = scene.grid, previews_of(scene, side=_PREVIEW_SIDE)
+    data, blobs = embed(scene)
     return render_template(
         "report.html.j2",
         style="report.css",
         scripts=_SCRIPTS,
-        case=case,
+        scene=scene,
         grid=grid,
-        facts=_facts(case, grid),
+        facts=_image_facts(scene, grid),
         panes=list(zip(grid.planes, previews, strict=True)),
-        scores=tables.table(case.scores),
-        provenance=tables.flatten(case.provenance),
+        scores=tables.table(scene.scores),
+        provenance=tables.flatten(scene.provenance),
         data=embedded_json(data),
         blobs=blobs,
         halved=is_large(grid),
     )
 
 
-def write_report(path: str | PathLike[str], case: Scene) -> Path:
-    """Writes the page of a case, complete or not at all.
+def write_report(path: str | PathLike[str], scene: Scene) -> Path:
+    """Write the report of a scene to a file; the write is atomic.
 
     Args:
-        path: The file; missing folders are made.
-        case: What to show.
+        path: The file; missing folders are created.
+        scene: The scene to show.
 
     Raises:
         SaveError: The file could not be written.
@@ -69,23 +70,23 @@ def write_report(path: str | PathLike[str], case: Scene) -> Path:
         ...     write_report(Path(folder, "a.html"), Scene("a", np.zeros((2, 3)))).name
         'a.html'
     """
-    return write_page(Path(path), render_report(case))
+    return write_page(Path(path), render_report(scene))
 
 
-def previews_of(case: Scene, *, side: int) -> list[str]:
-    """Gives the pictures that a page opens with, as data URIs, in the order of its planes.
+def previews_of(scene: Scene, *, side: int) -> list[str]:
+    """Return the pictures that a page shows first, one data URI for each plane of the grid.
 
     Args:
-        case: The case.
-        side: The longer side of each, in pixels.
+        scene: The scene.
+        side: The longer side of each picture, in pixels.
     """
-    grid = case.grid
-    start = start_of(case, grid)
-    window = grey_windows(case.image, modality=case.modality)[0]
-    shown = case.maps[0] if case.maps else None
+    grid = scene.grid
+    start = start_voxel(scene, grid)
+    window = grey_windows(scene.image, modality=scene.modality)[0]
+    first_map = scene.maps[0] if scene.maps else None
     return [
         pictures.to_png(
-            pictures.draw_slice(plane, grid, start, case.image, window, shown),
+            pictures.draw_slice(plane, grid, start, scene.image, window, first_map),
             aspect=grid.spacing[plane.down] / grid.spacing[plane.across],
             side=side,
         )
@@ -93,21 +94,21 @@ def previews_of(case: Scene, *, side: int) -> list[str]:
     ]
 
 
-def _facts(case: Scene, grid: Grid) -> list[str]:
-    """What is known about the image, in a line."""
+def _image_facts(scene: Scene, grid: Grid) -> list[str]:
+    """Return the facts about the image that stand below the title."""
     facts = []
-    if case.modality:
-        facts.append(case.modality)
-    if case.is_volume:
-        facts.append(f" {_TIMES} ".join(str(extent) for extent in case.space) + " voxels")
+    if scene.modality:
+        facts.append(scene.modality)
+    if scene.is_volume:
+        facts.append(f" {_TIMES} ".join(str(extent) for extent in scene.space) + " voxels")
         if grid.affine is None:
             facts.append("orientation unknown")
         else:
-            spacing = voxel_sizes(case.affine)
+            spacing = voxel_sizes(scene.affine)
             facts.append(f" {_TIMES} ".join(f"{size:.4g}" for size in spacing) + " mm")
         if grid.oblique:
             facts.append(f"oblique by {grid.oblique:.0f}°")
     else:
-        height, width = case.space
+        height, width = scene.space
         facts.append(f"{width} {_TIMES} {height} pixels")
     return facts

@@ -1,4 +1,4 @@
-"""Scores and provenance as rows of text."""
+"""Convert scores and provenance to rows of text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NOTHING = "–"  # noqa: RUF001 # an en dash, as tables have it
+NOTHING = "–"  # noqa: RUF001 # an en dash is intended, as is usual in tables
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, and whether its column is one of numbers."""
+    """A cell of a table.
+
+    Attributes:
+        text: The text.
+        number: Whether the column of the cell holds numbers only, which are aligned to the right.
+    """
 
     text: str
     number: bool
@@ -27,29 +32,33 @@ class Table:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Gives a table with every key that a row has as a column, in the order of appearance.
+    """Return a table that has a column for every key of any row, in the order of appearance.
 
     Example:
-        >>> shown = table([{"method": "Grad-CAM", "wioa": 0.51239}, {"chance": float("nan")}])
-        >>> shown.columns, [[cell.text for cell in row] for row in shown.rows]
+        >>> scores = table([{"method": "Grad-CAM", "wioa": 0.51239}, {"chance": float("nan")}])
+        >>> scores.columns, [[cell.text for cell in row] for row in scores.rows]
         (['method', 'wioa', 'chance'], [['Grad-CAM', '0.512', '–'], ['–', '–', '–']])
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    known = [[row.get(key) for row in rows] for key in columns]
-    numbers = [all(_is_number(value) for value in values) for values in known]
+    column_values = [[row.get(key) for row in rows] for key in columns]
+    numeric = [all(_is_number(value) for value in values) for values in column_values]
     cells = [
-        [Cell(_text(row.get(key)), number) for key, number in zip(columns, numbers, strict=True)]
+        [
+            Cell(_cell_text(row.get(key)), is_numeric)
+            for key, is_numeric in zip(columns, numeric, strict=True)
+        ]
         for row in rows
     ]
     return Table([str(key) for key in columns], cells)
 
 
 def _is_number(value: Any) -> bool:
+    """Return whether a value is a number or missing."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _text(value: Any) -> str:
-    """A value as it stands in a table: three decimals; nothing known is a dash."""
+def _cell_text(value: Any) -> str:
+    """Return the text of a value: floats with three digits, missing values and NaN as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, float):
@@ -57,8 +66,12 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def flatten(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """Gives nested mappings as pairs of names and texts.
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested mappings as pairs of name and text.
+
+    Args:
+        values: A mapping; its values may be mappings and lists.
+        prefix: The text before each name.
 
     Example:
         >>> flatten({"model": {"sha256": "ab"}, "layers": ["a", "b"], "seed": None})
@@ -66,15 +79,15 @@ def flatten(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]
     """
     pairs: list[tuple[str, str]] = []
     for key, value in values.items():
-        name = f"{before}{key}"
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             pairs += flatten(value, f"{name} · ")
         elif isinstance(value, list | tuple) and not any(isinstance(v, Mapping) for v in value):
             pairs.append((name, ", ".join(str(item) for item in value) or NOTHING))
         elif isinstance(value, list | tuple):
             for number, item in enumerate(value):
-                inner = item if isinstance(item, Mapping) else {"": item}
-                pairs += flatten(inner, f"{name} {number + 1} · ")
+                mapping = item if isinstance(item, Mapping) else {"": item}
+                pairs += flatten(mapping, f"{name} {number + 1} · ")
         else:
             pairs.append((name, NOTHING if value is None else str(value)))
     return pairs

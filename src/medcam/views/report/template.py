@@ -1,4 +1,4 @@
-"""Pages from templates: everything in one file, names escaped, a strict policy."""
+"""Render self-contained pages from templates: names escaped, a strict content security policy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from medcam.files.atomic import write_atomically
 
 
 def render_template(name: str, *, style: str, scripts: Sequence[str] = (), **values: Any) -> str:
-    """Gives a page from a template of this package, with its style, script and strict policy.
+    """Return a page from a template of this package, with its style, script and policy.
+
+    The content security policy allows only this style and this script, by their hashes, and images
+    that are embedded as data.
 
     Args:
-        name: The template's file.
+        name: The file of the template.
         style: The file of the style sheet.
-        scripts: The files of the script, in their order; none allows none.
-        values: What the template names.
+        scripts: The files that are joined to the script, in this order. Without files the page may
+            run no script.
+        **values: The variables of the template.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -38,7 +42,8 @@ def render_template(name: str, *, style: str, scripts: Sequence[str] = (), **val
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    # These files are ours, and hold no closing tag; all other text is escaped by the template.
+    # Marked as safe because they are files of this package, which contain no closing tags; all
+    # other text is escaped by the template.
     return environment.from_string(_asset(name)).render(
         policy="; ".join(policy),
         css=Markup(css),  # noqa: S704
@@ -48,7 +53,9 @@ def render_template(name: str, *, style: str, scripts: Sequence[str] = (), **val
 
 
 def embedded_json(data: Mapping[str, Any]) -> Any:
-    r"""Gives JSON that no name in it can close or leave.
+    r"""Return data as JSON that is safe within a ``<script>`` element.
+
+    No text in it can close the element, because ``<``, ``>`` and ``&`` are escaped.
 
     Example:
         >>> str(embedded_json({"name": "</script>"}))
@@ -63,18 +70,21 @@ def embedded_json(data: Mapping[str, Any]) -> Any:
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Writes HTML text byte for byte: line ends are part of the hashes that its policy names."""
-    return write_atomically(path, lambda new: _write(new, page.encode("utf-8", "replace")))
+    """Write HTML text as UTF-8 bytes, atomically.
+
+    Line ends are not converted, because the hashes of the policy depend on them.
+    """
+    return write_atomically(path, lambda new: _write_bytes(new, page.encode("utf-8", "replace")))
 
 
 @cache
 def _asset(name: str) -> str:
-    """Gives a file of this package as text, with line ends as browsers hash them."""
+    """Return a file of this package as text, with the line ends that browsers hash."""
     text = files("medcam.views.report").joinpath("assets", name).read_text(encoding="utf-8")
     return text.replace("\r\n", "\n")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 

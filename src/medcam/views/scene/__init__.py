@@ -1,1 +1,1 @@
-"""Scene: what is drawn, an image with its maps on one grid; it draws nothing."""
+"""Scene: what is to be drawn, an image and its maps on one grid; it draws nothing."""

@@ -1,4 +1,4 @@
-"""The image under a map, whatever it is given as: a path, a batch, a MetaTensor."""
+"""Read the image, mask or labels of one sample from any form: a path, a batch, a MetaTensor."""
 
 from __future__ import annotations
 
@@ -16,155 +16,168 @@ from medcam.files.geometry import Affine, as_affine
 from medcam.files.image import Image
 from medcam.files.reading import read_image, stack_images
 
-_BY_PAGES = (".npy", ".tif", ".tiff")  # files whose further axis may be one of space
+# Formats that do not say whether an additional axis holds channels or slices.
+_AMBIGUOUS_AXIS = (".npy", ".tif", ".tiff")
 
 
 def image_of(
-    given: object, axes: int, *, sample: int = 0, batch: int = 1, affine: object = None
+    source: object, axes: int, *, sample: int = 0, batch: int = 1, affine: object = None
 ) -> Image:
-    """Gives one sample's image ``[channels, *space]``, with its place as far as it is known.
+    """Return one sample's image ``[channels, *space]``, with its affine if that is known.
 
     Args:
-        given: An `Image`; a path, or one for each channel; an array or tensor ``[*space]``,
-            ``[channels, *space]``, ``[batch, channels, *space]`` or ``[H, W, 3]``, of which a
-            MetaTensor brings its affine; of a batch, a list with one of these for each sample.
-        axes: How many axes of space there are.
-        sample: Which one of the batch.
-        batch: How many samples there are.
-        affine: 4x4, from voxel indices to RAS+ mm, for what has none. None: the image's own.
+        source: An `Image`; a path, or a list of one path per channel; or an array or tensor
+            ``[*space]``, ``[channels, *space]``, ``[batch, channels, *space]`` or ``[H, W, 3]``.
+            The affine of a MetaTensor is used. For a batch, also a list with one of these for each
+            sample.
+        axes: The number of spatial axes.
+        sample: The sample's index in the batch.
+        batch: The number of samples.
+        affine: 4x4, from voxel indices to RAS+ mm; replaces the image's own. None: the image's own.
 
     Raises:
-        InputError: Another shape, another number of samples, or a file that cannot be read.
-        InputTypeError: Something else.
+        InputError: The shape or the number of samples does not fit, or a file cannot be read.
+        InputTypeError: The source is of another type.
 
     Example:
         >>> image_of(np.zeros((5, 1, 3, 4)), 2, sample=2, batch=5)
         Image([1, 3, 4] float64)
     """
-    several = isinstance(given, list | tuple)
-    if several and batch > 1:
-        assert isinstance(given, list | tuple)  # noqa: S101  # as was just seen
-        if len(given) != batch:
+    if isinstance(source, list | tuple) and batch > 1:
+        if len(source) != batch:
             raise InputError(
-                f"There are {len(given)} images for {batch} samples: give one for each."
+                f"There are {len(source)} images for {batch} samples: give one for each."
             )
-        return image_of(given[sample], axes, affine=affine)
-    if isinstance(given, Image):
-        image = given
-    elif isinstance(given, str | os.PathLike):
-        image = _read(given, axes)
-    elif several and given and all(isinstance(one, str | os.PathLike) for one in given):  # type: ignore[attr-defined]  # a sequence
-        image = stack_images(given, fill=0.0)  # type: ignore[arg-type]  # of paths
+        return image_of(source[sample], axes, affine=affine)
+    if isinstance(source, Image):
+        image = source
+    elif isinstance(source, str | os.PathLike):
+        image = read_with_axes(source, axes)
+    elif _are_paths(source):
+        image = stack_images(source, fill=0.0)  # type: ignore[arg-type]  # a list of paths
     else:
-        image = _from_array(given, axes, sample, batch)
+        image = _image_from_array(source, axes, sample, batch)
     if len(image.space) != axes:
         raise InputError(
-            f"The image {list(image.space)} has {len(image.space)} axes of space, its maps {axes}: "
+            f"The image {list(image.space)} has {len(image.space)} spatial axes, its maps {axes}: "
             "give the image that was explained."
         )
     if affine is None or axes != 3:
         return image
-    placed = as_affine(affine, "The affine")
-    spacing = tuple(float(size) for size in np.linalg.norm(placed[:3, :3], axis=0))
-    return Image(image.array, placed, spacing, image.paths)
+    matrix = as_affine(affine, "The affine")
+    spacing = tuple(float(size) for size in np.linalg.norm(matrix[:3, :3], axis=0))
+    return Image(image.array, matrix, spacing, image.paths)
 
 
-def displayed(image: Image) -> NDArray[Any]:
-    """Gives what is shown of an image: a picture's colours ``[H, W, 3]``, or the first channel.
+def displayed_array(image: Image) -> NDArray[Any]:
+    """Return the array of an image to display.
+
+    Pictures of three channels are shown in colour, ``[H, W, 3]``; of all other images the first
+    channel is shown, ``[*space]``.
 
     Example:
-        >>> displayed(Image(np.zeros((3, 4, 5)))).shape, displayed(Image(np.zeros((2, 4, 5)))).shape
-        ((4, 5, 3), (4, 5))
+        >>> volume, picture = Image(np.zeros((3, 4, 5, 6))), Image(np.zeros((3, 4, 5)))
+        >>> displayed_array(volume).shape, displayed_array(picture).shape
+        ((4, 5, 6), (4, 5, 3))
     """
     if len(image.array) == 3 and len(image.space) == 2:
         return np.moveaxis(image.array, 0, 2)
-    first: NDArray[Any] = image.array[0]
-    return first
+    first_channel: NDArray[Any] = image.array[0]
+    return first_channel
 
 
-def mask_of(given: object, axes: int, *, sample: int = 0, batch: int = 1) -> NDArray[Any]:
-    """Gives one sample's mask ``[*space]``.
+def mask_of(source: object, axes: int, *, sample: int = 0, batch: int = 1) -> NDArray[Any]:
+    """Return one sample's mask ``[*space]``.
 
     Args:
-        given: A path, of which all that is not 0 counts; or ``[*space]``, ``[batch, *space]`` or
-            ``[batch, 1, *space]``, which the caller checks to be 0/1.
-        axes: How many axes of space there are.
-        sample: Which one of the batch.
-        batch: How many samples there are.
+        source: A path, whose non-zero voxels are the mask; or an array ``[*space]``, ``[batch,
+            *space]`` or ``[batch, 1, *space]``. That an array is 0/1 is checked by `Scene`.
+        axes: The number of spatial axes.
+        sample: The sample's index in the batch.
+        batch: The number of samples.
 
     Raises:
-        MaskError: Another number of axes, samples or channels.
+        MaskError: The number of axes, samples or channels does not fit.
 
     Example:
         >>> mask_of(np.ones((2, 1, 3, 4)), 2, sample=1, batch=2).shape
         (3, 4)
     """
-    if isinstance(given, str | os.PathLike):
-        return np.asarray(_read(given, axes).array[0] != 0)
-    return labels_of(given, axes, sample=sample, batch=batch, what="mask")
+    if isinstance(source, str | os.PathLike):
+        return np.asarray(read_with_axes(source, axes).array[0] != 0)
+    return labels_of(source, axes, sample=sample, batch=batch, name="mask")
 
 
 def labels_of(
-    given: object, axes: int, *, sample: int = 0, batch: int = 1, what: str = "segmentation"
+    source: object, axes: int, *, sample: int = 0, batch: int = 1, name: str = "segmentation"
 ) -> NDArray[Any]:
-    """Gives one sample's labels ``[*space]``.
+    """Return one sample's labels ``[*space]``.
 
     Args:
-        given: As in `mask_of`; of a path, the values as they are.
-        axes: As there.
-        sample: As there.
-        batch: As there.
-        what: What it is called in an error.
+        source: As in `mask_of`, but the values of a file are returned unchanged.
+        axes: The number of spatial axes.
+        sample: The sample's index in the batch.
+        batch: The number of samples.
+        name: The word for the array in an error.
 
     Raises:
-        MaskError: Another number of axes, samples or channels.
+        MaskError: The number of axes, samples or channels does not fit.
 
     Example:
         >>> labels_of(np.full((1, 2, 1), 3), 2).tolist()
         [[3], [3]]
     """
-    if isinstance(given, str | os.PathLike):
-        return np.asarray(_read(given, axes).array[0])
-    if isinstance(given, Image):
-        return np.asarray(given.array[0])
-    found = to_array(given, f"The {what}")
-    if found.ndim == axes + 2 and found.shape[1] == 1:
-        found = found[:, 0]
-    if found.ndim == axes + 1 and len(found) in (1, batch):
-        found = found[sample if len(found) > 1 else 0]
-    if found.ndim != axes:
+    if isinstance(source, str | os.PathLike):
+        return np.asarray(read_with_axes(source, axes).array[0])
+    if isinstance(source, Image):
+        return np.asarray(source.array[0])
+    labels = to_array(source, f"The {name}")
+    if labels.ndim == axes + 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == axes + 1 and len(labels) in (1, batch):
+        labels = labels[sample if len(labels) > 1 else 0]
+    if labels.ndim != axes:
         raise MaskError(
-            f"The {what} is {list(found.shape)}: give [*space], [{batch}, *space] or "
-            f"[{batch}, 1, *space] with {axes} axes of space."
+            f"The {name} is {list(labels.shape)}: give [*space], [{batch}, *space] or "
+            f"[{batch}, 1, *space] with {axes} spatial axes."
         )
-    return found
+    return labels
 
 
-def _read(path: str | os.PathLike[str], axes: int) -> Image:
-    """Reads a file; how many axes of space there are decides what the file leaves open."""
+def read_with_axes(path: str | os.PathLike[str], axes: int) -> Image:
+    """Read a file; the number of spatial axes decides where the format is ambiguous."""
     image = read_image(path, as_channels=True, fill=0.0)
-    open_to_both = image.path is not None and image.path.suffix.lower() in _BY_PAGES
-    if len(image.space) != axes and open_to_both:
+    ambiguous = image.path is not None and image.path.suffix.lower() in _AMBIGUOUS_AXIS
+    if len(image.space) != axes and ambiguous:
         return read_image(path, as_channels=False, fill=0.0)
     return image
 
 
-def _from_array(given: Any, axes: int, sample: int, batch: int) -> Image:
-    if not isinstance(given, torch.Tensor | np.ndarray | Sequence) or isinstance(given, str):
+def _are_paths(source: object) -> bool:
+    """Return whether the source is a non-empty list or tuple of paths."""
+    return (
+        isinstance(source, list | tuple)
+        and len(source) > 0
+        and all(isinstance(item, str | os.PathLike) for item in source)
+    )
+
+
+def _image_from_array(source: Any, axes: int, sample: int, batch: int) -> Image:
+    if not isinstance(source, torch.Tensor | np.ndarray | Sequence) or isinstance(source, str):
         raise InputTypeError(
             f"An image is a path, an Image of medcam.files, an array or a tensor, not "
-            f"{type(given).__name__}."
+            f"{type(source).__name__}."
         )
-    if not hasattr(given, "ndim"):
-        given = to_array(given, "The image")
-    if given.ndim == axes + 2:
-        if len(given) != batch:
+    if not hasattr(source, "ndim"):
+        source = to_array(source, "The image")
+    if source.ndim == axes + 2:
+        if len(source) != batch:
             raise InputError(
-                f"The image holds {len(given)} samples, the maps {batch}: give the image of each."
+                f"The image holds {len(source)} samples, the maps {batch}: give the image of each."
             )
-        given = given[sample]
-    affine = _own_affine(given) if axes == 3 else None
-    array = to_array(given, "The image")
+        source = source[sample]
+    affine = _affine_of(source) if axes == 3 else None
+    array = to_array(source, "The image")
     if array.ndim == axes:
         array = array[None]
     elif axes == 2 and array.ndim == 3 and array.shape[2] == 3 and array.shape[0] != 3:
@@ -172,12 +185,13 @@ def _from_array(given: Any, axes: int, sample: int, batch: int) -> Image:
     if array.ndim != axes + 1 or not array.size:
         raise InputError(
             f"The image is {list(array.shape)}: give [*space], [channels, *space] or [batch, "
-            f"channels, *space] with {axes} axes of space."
+            f"channels, *space] with {axes} spatial axes."
         )
     spacing = None if affine is None else tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
     return Image(array, affine, spacing)
 
 
-def _own_affine(given: object) -> Affine | None:
-    affine = getattr(given, "affine", None)
+def _affine_of(source: object) -> Affine | None:
+    """Return the affine that an array carries, such as MONAI's MetaTensor, or None."""
+    affine = getattr(source, "affine", None)
     return None if affine is None else as_affine(affine, "The image's affine")

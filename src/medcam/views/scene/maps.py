@@ -1,4 +1,4 @@
-"""Attention maps as what a scene shows: one entry for each method, layer and target."""
+"""Convert attention maps to scene maps: one for each method, layer and target."""
 
 from __future__ import annotations
 
@@ -15,42 +15,45 @@ def scene_maps(
 
     Args:
         maps: The maps, e.g. ``explanation.maps.values()``.
-        sample: Its place in the batch.
-        shape: The extents of the image, to which maps of another size are resampled. None: they
-            stay as they are.
+        sample: The sample's index in the batch.
+        shape: The extents of the image, to which the maps are resampled. None: they keep their
+            own.
 
     Example:
         >>> import torch, medcam
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(1),
         ...                           torch.nn.Flatten())
         >>> explanation = medcam.explain(net, torch.ones(1, 1, 8, 8), target=1)
-        >>> shown = scene_maps(explanation.maps.values())
-        >>> [(item.method, item.layer, item.target) for item in shown]
+        >>> maps = scene_maps(explanation.maps.values())
+        >>> [(scene_map.method, scene_map.layer, scene_map.target) for scene_map in maps]
         [('Grad-CAM', '0', 'class 1')]
     """
-    shown = []
-    for one in maps:
-        values = one.values[sample : sample + 1].float()
+    converted = []
+    for map_ in maps:
+        values = map_.values[sample : sample + 1].float()
         if shape is not None:
             values = resample(values, shape)
-        shown += [
+        converted += [
             SceneMap(
                 values[0, target].cpu().numpy(),
-                one.title,
-                layer=one.layer,
-                target=_label(one, sample, target),
-                signed=one.signed,
-                units=f"raw {one.title} units",
+                map_.title,
+                layer=map_.layer,
+                target=_target_label(map_, sample, target),
+                signed=map_.signed,
+                units=f"raw {map_.title} units",
             )
             for target in range(values.shape[1])
         ]
-    return shown
+    return converted
 
 
-def _label(one: AttentionMap, sample: int, target: int) -> str:
-    """Return what a map is of, in words: with the class if it is one."""
-    words = one.target.description
-    if one.target.classes is None:
-        return words if one.values.shape[1] == 1 else f"{words}, {target + 1}"
-    named = f"class {int(one.target.classes[sample, target])}"
-    return named if one.values.shape[1] > 1 or named in words else f"{words}: {named}"
+def _target_label(map_: AttentionMap, sample: int, target: int) -> str:
+    """Return the description of one target, with its class or, of several, its number."""
+    description = map_.target.description
+    several = map_.values.shape[1] > 1
+    if map_.target.classes is None:
+        return f"{description}, {target + 1}" if several else description
+    class_name = f"class {int(map_.target.classes[sample, target])}"
+    if several or class_name in description:
+        return class_name
+    return f"{description}: {class_name}"

@@ -11,8 +11,8 @@ from torch import Tensor
 from medcam.files.image import Image
 from medcam.maps import AttentionMap
 from medcam.methods import MethodLike
-from medcam.views.scene.images import displayed, image_of, labels_of, mask_of
-from medcam.views.scene.selection import maps_of
+from medcam.views.scene.images import displayed_array, image_of, labels_of, mask_of
+from medcam.views.scene.selection import select_scene_maps
 from medcam.views.scene.values import Scene
 
 
@@ -28,43 +28,49 @@ def scene_of(
     target: int | None = None,
     method: MethodLike | None = None,
     layer: str | None = None,
-    **about: Any,
+    **attributes: Any,
 ) -> tuple[Scene, Image | None]:
-    """Return the scene of one sample, and its image; without one the scene's image is blank.
+    """Return the scene of one sample, and the image that it shows.
+
+    All arguments but those described here are those of `medcam.montage`.
 
     Args:
         maps: The maps of one batch.
-        image: As all others below, see `medcam.montage`. None: ``inputs``.
-        inputs: The input that the maps lie on, if it is known.
-        affine: See there.
-        mask: See there.
-        segmentation: What the model predicted, labels; given as the mask is.
-        sample: See there.
-        target: See there.
-        method: See there.
-        layer: See there.
-        **about: Other attributes of the scene: ``name``, ``scores``, ``provenance``, ``modality``.
+        image: The image to lay the maps over. None: ``inputs``; without these, the scene's image
+            is blank and the returned image None.
+        inputs: The model's input, on whose grid the maps lie, if it is known.
+        affine: See `medcam.montage`.
+        mask: See `medcam.montage`.
+        segmentation: The labels that the model predicted, in any form that ``mask`` can have.
+        sample: See `medcam.montage`.
+        target: See `medcam.montage`.
+        method: See `medcam.montage`.
+        layer: See `medcam.montage`.
+        **attributes: Further attributes of the `Scene`: ``name``, ``scores``, ``provenance``,
+            ``modality``.
     """
     axes, batch = maps[0].values.ndim - 2, len(maps[0].values)
     source = inputs if image is None else image
-    under = None
+    background = None
     if source is not None:
-        under = image_of(source, axes, sample=sample, batch=batch, affine=affine)
-    shown = maps_of(
+        background = image_of(source, axes, sample=sample, batch=batch, affine=affine)
+    selected = select_scene_maps(
         maps, sample=sample, target=target, method=method, layer=layer,
-        space=None if under is None else under.space,
-        covers=None if inputs is None else inputs.shape[2:],
+        space=None if background is None else background.space,
+        input_space=None if inputs is None else inputs.shape[2:],
     )  # fmt: skip
-    place = affine if under is None else under.affine
+    scene_affine = affine if background is None else background.affine
     scene = Scene(
-        about.pop("name", ""),
-        np.zeros(shown[0].values.shape, np.float32) if under is None else displayed(under),
-        shown,
-        affine=place if axes == 3 else None,  # type: ignore[arg-type]  # it is checked there
+        attributes.pop("name", ""),
+        np.zeros(selected[0].values.shape, np.float32)
+        if background is None
+        else displayed_array(background),
+        selected,
+        affine=scene_affine if axes == 3 else None,  # type: ignore[arg-type]  # Scene validates it
         mask=None if mask is None else mask_of(mask, axes, sample=sample, batch=batch),
         segmentation=None
         if segmentation is None
         else labels_of(segmentation, axes, sample=sample, batch=batch),
-        **about,
+        **attributes,
     )
-    return scene, under
+    return scene, background

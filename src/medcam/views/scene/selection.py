@@ -1,4 +1,4 @@
-"""Select which maps are drawn, on the grid of an image."""
+"""Select the maps to draw, and bring them to the grid of an image."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _UNNAMED = "Attention map"
 
 
 def attention_maps(source: object) -> list[AttentionMap]:
-    """Return the maps of what `medcam.montage` takes, in their order.
+    """Return the maps of a source that `medcam.montage` accepts, in their order.
 
     Args:
         source: One map, several, or a mapping of them; or an array ``[*space]`` or ``[batch,
             targets, *space]``.
 
     Raises:
-        InputError: No map, or maps of batches that differ.
-        InputTypeError: Something else.
+        InputError: There is no map, or the maps differ in their samples or axes.
+        InputTypeError: The source is of another type.
 
     Example:
         >>> attention_maps(np.zeros((1, 2, 3, 4)))
@@ -37,10 +37,10 @@ def attention_maps(source: object) -> list[AttentionMap]:
     if isinstance(source, AttentionMap):
         maps = [source]
     elif isinstance(source, np.ndarray | torch.Tensor):
-        maps = [_from_array(source)]
+        maps = [_map_from_array(source)]
     elif isinstance(source, Mapping | Iterable) and not isinstance(source, str | bytes):
         items = source.values() if isinstance(source, Mapping) else source
-        maps = [one for item in items for one in attention_maps(item)]
+        maps = [map_ for item in items for map_ in attention_maps(item)]
     else:
         raise InputTypeError(
             f"A montage is made of an explanation, of AttentionMaps or of an array, not of "
@@ -48,56 +48,58 @@ def attention_maps(source: object) -> list[AttentionMap]:
         )
     if not maps:
         raise InputError("There is no map to draw.")
-    if len({(len(one.values), one.values.ndim) for one in maps}) > 1:
+    if len({(len(map_.values), map_.values.ndim) for map_ in maps}) > 1:
         raise InputError(
             "The maps differ in their samples or axes: draw those of one batch together."
         )
     return maps
 
 
-def on_grid(
+def maps_on_grid(
     maps: Iterable[AttentionMap],
     space: Sequence[int],
     *,
     sample: int = 0,
-    covers: Sequence[int] | None = None,
+    input_space: Sequence[int] | None = None,
 ) -> list[AttentionMap]:
-    """Gives one sample's maps on the grid of its image, ``[1, targets, *space]``.
+    """Return one sample's maps resampled to the grid of its image, ``[1, targets, *space]``.
+
+    Maps of other extents than the image are accepted only if they are known to cover the same
+    region: 2D maps, and maps whose input had the extents of the image.
 
     Args:
         maps: The maps.
         space: The extents of the image.
-        sample: Which one of the batch.
-        covers: The extents of the input, where they are known: maps of other extents lie on the
-            same ground as it.
+        sample: The sample's index in the batch.
+        input_space: The extents of the input that was explained, if they are known.
 
     Raises:
-        InputError: It is not known whether the maps cover the image.
+        InputError: It is unknown whether a map covers the same region as the image.
     """
     space = tuple(space)
-    known = len(space) == 2 or (covers is not None and tuple(covers) == space)
-    found = []
-    for one in maps:
-        own = tuple(one.values.shape[2:])
-        if own != space and not (known and len(own) == len(space)):
+    same_region = len(space) == 2 or (input_space is not None and tuple(input_space) == space)
+    resampled = []
+    for map_ in maps:
+        map_space = tuple(map_.values.shape[2:])
+        if map_space != space and not (same_region and len(map_space) == len(space)):
             raise InputError(
-                f"The maps are {list(own)}, the image {list(space)}: whether they cover the same "
-                f"ground is not known. If they do, explain(..., shape={space}); else give the "
-                "image that the model saw."
+                f"The maps are {list(map_space)}, the image {list(space)}: it is unknown whether "
+                f"they cover the same region. If they do, use explain(..., shape={space}); "
+                "otherwise give the image that the model was given."
             )
-        at = slice(sample, sample + 1)
-        target = one.target
+        selected = slice(sample, sample + 1)
+        target = map_.target
         target = replace(
             target,
-            classes=None if target.classes is None else target.classes[at],
-            voxels=None if target.voxels is None else target.voxels[at],
+            classes=None if target.classes is None else target.classes[selected],
+            voxels=None if target.voxels is None else target.voxels[selected],
         )
-        values = resample(one.values[at].detach(), space)
-        found.append(replace(one, values=values, target=target, channels=None))
-    return found
+        values = resample(map_.values[selected].detach(), space)
+        resampled.append(replace(map_, values=values, target=target, channels=None))
+    return resampled
 
 
-def maps_of(
+def select_scene_maps(
     maps: Sequence[AttentionMap],
     *,
     sample: int = 0,
@@ -105,76 +107,86 @@ def maps_of(
     method: methods.MethodLike | None = None,
     layer: str | None = None,
     space: Sequence[int] | None = None,
-    covers: Sequence[int] | None = None,
+    input_space: Sequence[int] | None = None,
 ) -> list[SceneMap]:
-    """Gives the maps of one sample that were asked for, on the grid of its image.
+    """Return the requested maps of one sample, on the grid of its image.
 
     Args:
         maps: The maps.
-        sample: Which one of the batch.
-        target: Only the maps of this class; of maps of no class, this one of the targets.
-        method: Only this method's.
-        layer: Only this layer's.
-        space: The extents of the image; None: the first map's.
-        covers: The extents of the input that the maps were made of, where they are known: maps of
-            other extents then lie on the same ground as it.
+        sample: The sample's index in the batch.
+        target: Return only the maps of this class; of maps without classes, the target of this
+            index.
+        method: Return only the maps of this method.
+        layer: Return only the maps of this layer and those without a layer.
+        space: The extents of the image. None: those of the first map.
+        input_space: As in `maps_on_grid`.
 
     Raises:
-        InputError: No such sample or map, or maps of which it is not known where they lie.
+        InputError: There is no such sample or map, or it is unknown whether the maps cover the same
+            region as the image.
+        UnknownNameError: There is no such layer or method.
 
     Example:
         >>> maps = attention_maps(np.zeros((1, 2, 3, 4)))
-        >>> [one.target for one in maps_of(maps, target=1)]
+        >>> [scene_map.target for scene_map in select_scene_maps(maps, target=1)]
         [', 2']
     """
     batch = len(maps[0].values)
     if not 0 <= sample < batch:
         raise InputError(f"sample={sample}: there are {batch} samples, counted from 0.")
-    named = None if method is None else methods.get(method).name
-    if layer is not None and layer not in {one.layer for one in maps}:
-        known = [one.layer for one in maps if one.layer is not None]
-        raise unknown_name("Layer", layer, known, more="No map of it was made.")
-    chosen = [
-        one
-        for one in maps
-        if named in (None, one.method) and (layer is None or one.layer in (None, layer))
+    method_name = None if method is None else methods.get(method).name
+    if layer is not None and layer not in {map_.layer for map_ in maps}:
+        layers = [map_.layer for map_ in maps if map_.layer is not None]
+        raise unknown_name("Layer", layer, layers, more="No map of it was made.")
+    candidates = [
+        map_
+        for map_ in maps
+        if method_name in (None, map_.method) and (layer is None or map_.layer in (None, layer))
     ]
-    places = [
-        target is None or _number(one, sample, place) == target
-        for one in chosen
-        for place in range(one.values.shape[1])
+    selected = [
+        target is None or _class_or_index(map_, sample, index) == target
+        for map_ in candidates
+        for index in range(map_.values.shape[1])
     ]
-    if not any(places):
+    if not any(selected):
         raise InputError(
             f"There is no map of method={method!r}, layer={layer!r}, target={target!r}; there are "
-            f"{', '.join(sorted({one.method for one in maps}))} of {_targets(maps, sample)}."
+            f"{', '.join(sorted({map_.method for map_ in maps}))} of {_list_targets(maps, sample)}."
         )
-    wanted = tuple(maps[0].values.shape[2:]) if space is None else space
-    placed = on_grid(chosen, wanted, sample=sample, covers=covers)
-    shown = scene_maps(placed)
-    return [one for one, kept in zip(shown, places, strict=True) if kept]
+    grid_space = tuple(maps[0].values.shape[2:]) if space is None else space
+    on_grid = maps_on_grid(candidates, grid_space, sample=sample, input_space=input_space)
+    return [
+        scene_map
+        for scene_map, is_selected in zip(scene_maps(on_grid), selected, strict=True)
+        if is_selected
+    ]
 
 
-def _number(one: AttentionMap, sample: int, place: int) -> int:
-    """The class that a map is of, else its place among the targets."""
-    classes = one.target.classes
-    return place if classes is None else int(classes[sample, place])
+def _class_or_index(map_: AttentionMap, sample: int, index: int) -> int:
+    """Return the class of one of a map's targets, or the target's index if it is no class."""
+    classes = map_.target.classes
+    return index if classes is None else int(classes[sample, index])
 
 
-def _targets(maps: Sequence[AttentionMap], sample: int) -> str:
-    numbers = {_number(one, sample, place) for one in maps for place in range(one.values.shape[1])}
+def _list_targets(maps: Sequence[AttentionMap], sample: int) -> str:
+    numbers = {
+        _class_or_index(map_, sample, index)
+        for map_ in maps
+        for index in range(map_.values.shape[1])
+    }
     return "target " + ", ".join(str(number) for number in sorted(numbers))
 
 
-def _from_array(given: Any) -> AttentionMap:
-    values = to_map(given)
+def _map_from_array(array: Any) -> AttentionMap:
+    values = to_map(array)
     if values.ndim in (2, 3):
         values = values[None, None]
     if values.ndim not in (4, 5):
         raise InputError(
             f"An array of maps is [*space] or [batch, targets, *space], not {list(values.shape)}."
         )
-    target = ResolvedTarget("", "segmentation")  # nothing is said of either
+    target = ResolvedTarget("", "segmentation")  # placeholders: an array does not say its target
     signed = bool((values < 0).any())
-    tensor = torch.from_numpy(np.ascontiguousarray(values))  # nibabel turns images by strides
+    # from_numpy needs positive strides, which arrays flipped by nibabel do not have
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
     return AttentionMap(tensor, _UNNAMED, None, target, signed)

@@ -1,4 +1,4 @@
-"""`Scene`: an image, its maps, and what is known about them; `SceneMap`: one of the maps."""
+"""Values of a scene: `Scene`, an image with its maps and their details, and `SceneMap`, a map."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class SceneMap:
     Attributes:
         values: The raw map on the image's grid, ``[X, Y, Z]`` or ``[H, W]``, finite; kept as
             float32.
-        method: The method, as it is shown, e.g. ``"Grad-CAM"``.
+        method: The method's name for display, e.g. ``"Grad-CAM"``.
         layer: The layer; None for methods without one.
         target: What was explained, in words.
-        signed: Whether negative values mean something: a scale symmetric about zero.
-        units: What the numbers are, shown beside the colour bar.
-        top: The value of the strongest colour, e.g. one for a whole cohort. None: the map's own
-            99.9th percentile of its non-zero magnitudes.
+        signed: Whether negative values carry meaning; the colour scale is then symmetric about 0.
+        units: The unit of the values, shown beside the colour bar.
+        top: The value of the strongest colour, e.g. one for all cases of a cohort. None: the 99.9th
+            percentile of the map's non-zero magnitudes.
 
     Example:
         >>> SceneMap(np.array([[0.0, 2.0]]), "Grad-CAM").scale_top
@@ -44,11 +44,11 @@ class SceneMap:
     top: float | None = None
 
     def __post_init__(self) -> None:
-        what = f"The map of {self.method!r}"
-        object.__setattr__(self, "values", to_map(self.values, what))
+        name = f"The map of {self.method!r}"
+        object.__setattr__(self, "values", to_map(self.values, name))
         if self.top is not None and not (np.isfinite(self.top) and self.top > 0):
             raise InputError(
-                f"{what} has top={self.top}; the value of the strongest colour is above 0."
+                f"{name} has top={self.top}: the value of the strongest colour must be above 0."
             )
 
     @property
@@ -59,26 +59,28 @@ class SceneMap:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One case as it is drawn: an image, its maps, mask and prediction.
+    """An image with its maps, mask and prediction on one grid, as it is to be drawn.
 
     Attributes:
-        name: The case's name: the title.
+        name: The title, usually the name of the case.
         image: ``[X, Y, Z]`` as nibabel and MONAI read it, ``[H, W]`` or ``[H, W, 3]``; real numbers
             of any range. Values that are not finite are drawn black.
         maps: The maps, on the image's grid.
-        affine: From voxel indices to RAS+ millimetres, 4x4, of a volume. None: sides and
-            millimetres are not known, and none are shown. A 2D image has none.
+        affine: From voxel indices to RAS+ mm, 4x4, of a volume. None: the orientation is unknown,
+            and neither sides nor positions in mm are shown. A 2D image has no affine.
         mask: A region, 0/1, on the image's grid, drawn as a white line.
-        segmentation: What the model predicted, labels on the image's grid, whole numbers from 0 to
+        segmentation: The labels that the model predicted, on the image's grid, integers from 0 to
             65535; their borders are drawn as a green line.
-        scores: The rows of a table, one mapping a row.
-        provenance: How the maps came about; nested mappings and lists are laid out.
-        modality: ``"CT"`` names the grey values Hounsfield units and offers their windows. None:
-            volumes that hold air and tissue in Hounsfield units are taken for CT.
+        scores: The rows of the table of scores, one mapping each.
+        provenance: How the maps were made; may hold nested mappings and lists.
+        modality: ``"CT"``: values are Hounsfield units, and the grey windows of CT can be chosen.
+            None: the same if the values look like Hounsfield units, see `is_ct`.
 
     Raises:
-        InputError: An image, an affine or a map of another shape, or an affine for a 2D image.
-        MaskError: A mask or segmentation of another shape, or not 0/1, or not labels.
+        InputError: The shape of the image, the affine or a map does not fit, or a 2D image has an
+            affine.
+        MaskError: The mask or segmentation is not on the image's grid, or the mask is not 0/1, or
+            the segmentation does not hold labels.
 
     Example:
         >>> scene = Scene("a", np.zeros((2, 3)), [SceneMap(np.ones((2, 3)), "Grad-CAM")])
@@ -107,48 +109,49 @@ class Scene:
         if self.affine is not None:
             if not self.is_volume:
                 raise InputError("A 2D image has no affine: leave it out.")
-            voxel_sizes(self.affine)  # refuses what cannot place voxels
+            voxel_sizes(self.affine)  # raises if the affine is not 4x4, finite and invertible
             affine = to_array(self.affine, "The affine").astype(np.float64).reshape(4, 4)
             object.__setattr__(self, "affine", affine)
-        for shown in self.maps:
-            if shown.values.shape != self.space:
+        for scene_map in self.maps:
+            if scene_map.values.shape != self.space:
                 raise InputError(
-                    f"The map of {shown.method!r} is {list(shown.values.shape)}, the image "
+                    f"The map of {scene_map.method!r} is {list(scene_map.values.shape)}, the image "
                     f"{list(self.space)}: bring it to the image's grid, explain(shape='input')."
                 )
         if self.mask is not None:
-            object.__setattr__(self, "mask", _mask(self.mask, self.space))
+            object.__setattr__(self, "mask", _checked_mask(self.mask, self.space))
         if self.segmentation is not None:
-            object.__setattr__(self, "segmentation", _labels(self.segmentation, self.space))
+            labels = _checked_labels(self.segmentation, self.space)
+            object.__setattr__(self, "segmentation", labels)
 
     @property
     def is_volume(self) -> bool:
-        """Whether the image is 3D. ``[H, W, 3]`` is a colour picture unless there is an affine."""
+        """Whether the image is 3D; ``[H, W, 3]`` without an affine is a colour picture."""
         coloured = self.image.shape[-1] == 3 and self.affine is None
         return self.image.ndim == 3 and not coloured
 
     @property
     def space(self) -> tuple[int, ...]:
-        """The extents of the grid, without colour channels."""
+        """The extents of the image without its colour channels."""
         return self.image.shape if self.is_volume else self.image.shape[:2]
 
     @property
     def grid(self) -> Grid:
-        """The layout of the image for the eye."""
+        """The grid on which the image is shown."""
         return volume_grid(self.space, self.affine) if self.is_volume else picture_grid(self.space)
 
 
-def _mask(given: object, space: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = _on_grid(given, space, "mask")
-    if mask.dtype != np.bool_ and not np.isin(mask, (0, 1)).all():
+def _checked_mask(mask: object, space: tuple[int, ...]) -> NDArray[np.bool_]:
+    values = _checked_array(mask, space, "mask")
+    if values.dtype != np.bool_ and not np.isin(values, (0, 1)).all():
         raise MaskError("The mask is not 0/1: choose one class of it, mask == k.")
-    return mask.astype(np.bool_)
+    return values.astype(np.bool_)
 
 
-def _labels(given: object, space: tuple[int, ...]) -> NDArray[np.uint16]:
-    found = _on_grid(given, space, "segmentation")
-    labels = found.astype(np.uint16)
-    if not np.array_equal(labels, found):
+def _checked_labels(segmentation: object, space: tuple[int, ...]) -> NDArray[np.uint16]:
+    values = _checked_array(segmentation, space, "segmentation")
+    labels = values.astype(np.uint16)
+    if not np.array_equal(labels, values):
         raise MaskError(
             "The segmentation does not hold labels, whole numbers from 0 to 65535: give the class "
             "of each voxel, logits.argmax(1)."
@@ -156,10 +159,11 @@ def _labels(given: object, space: tuple[int, ...]) -> NDArray[np.uint16]:
     return labels
 
 
-def _on_grid(given: object, space: tuple[int, ...], what: str) -> NDArray[Any]:
-    values = to_array(given, f"The {what}")
-    if values.shape != space:
+def _checked_array(values: object, space: tuple[int, ...], name: str) -> NDArray[Any]:
+    """Return values as an array, or raise `MaskError` if they are not on the image's grid."""
+    array = to_array(values, f"The {name}")
+    if array.shape != space:
         raise MaskError(
-            f"The {what} is {list(values.shape)}, the image {list(space)}: they must be equal."
+            f"The {name} is {list(array.shape)}, the image {list(space)}: they must be equal."
         )
-    return values
+    return array

@@ -1,17 +1,20 @@
-"""Operations that keep for the backward pass only what gradients of *activations* need.
+"""Operations that save only what gradients of *activations* need; they never change a result.
 
-PyTorch keeps the input of a convolution, an evaluated batch norm and a pooling, although with
-frozen parameters only its shape is needed; and a rectifier keeps its result in full, although one
-bit a value is enough. The functions here call the same kernels, forwards and backwards, so that
-predictions and gradients are the same bit for bit (but for a NaN in a LeakyReLU, of which no map
-is made anyway); the input is replaced by a placeholder of its
-shape. Whatever they do not cover (parameters that require gradients, tensor subclasses, other
-memory layouts, padding by name) runs as PyTorch has it.
+PyTorch saves the input of a convolution, of a batch norm in evaluation mode and of a pooling,
+although with frozen parameters only its shape is needed. It saves the whole result of a rectifier,
+although one bit per value is enough. The functions here call the same kernels, forward and
+backward, with a placeholder in place of the saved input. Predictions and gradients are the same
+bit for bit, except for a NaN in a LeakyReLU, for which no map is made anyway.
+
+Unsupported cases run PyTorch's own operation: parameters that require gradients, tensor
+subclasses, memory layouts that are not contiguous, padding by name.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,66 +28,72 @@ from medcam.engine.memory.lean.normalisations import batch_norm, instance_norm
 from medcam.engine.memory.lean.pooling import avg_pool, max_pool
 from medcam.engine.memory.lean.rectifiers import leaky_relu, relu
 
-__all__ = ["FromTheLayerOn", "LeanBackward", "caused"]
+__all__ = ["DeferredLeanBackward", "LeanBackward", "caused"]
 
 _FOLDER = Path(__file__).parent
 
 
 class LeanBackward(TorchFunctionMode):
-    """Within it, covered operations on plain tensors save less.
+    """Mode in which the operations of `_RULES` save less on plain tensors.
 
-    Where the model itself checkpoints activations they do not: that runs the operations again in
-    the backward pass, after this mode, and has to meet the same ones. `medcam.engine.memory.checkpointing` enters
-    the mode within what is run again, and so keeps little there too.
+    It is inactive inside activation checkpointing of the model's own. That recomputes operations in
+    the backward pass, when this mode is off, and has to find the same ones.
+    `medcam.engine.memory.checkpointing` enters the mode for its recomputations, so they save less,
+    too.
     """
 
     def __enter__(self) -> Any:
-        """Remembers the checkpointing that is under way already."""
-        self._around = _checkpointing()
+        """Enter the mode; checkpointing that is active already does not disable it."""
+        self._outer_checkpointing = _active_checkpointing()
         return super().__enter__()  # type: ignore[no-untyped-call]  # PyTorch's has no annotations
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operation in its lean form if it has one and its arguments fit."""
+        """Run an operation in its lean form if it has one that supports the arguments."""
         kwargs = kwargs or {}
         rule = _RULES.get(func)
-        if rule is not None and args and _fits(args[0]) and _checkpointing() is self._around:
+        if (
+            rule is not None
+            and args
+            and _fits(args[0])
+            and _active_checkpointing() == self._outer_checkpointing
+        ):
             result = rule(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         return func(*args, **kwargs)
 
 
-class FromTheLayerOn:
-    """The same, but from the moment on at which the graph begins: what runs before costs nothing.
+class DeferredLeanBackward:
+    """Context manager that enters `LeanBackward` when the graph starts, at the hooked layer.
 
-    Use it as a context manager around the forward pass, and call `begin` from a hook. A model that
-    has opened a mode of its own by then (``with torch.device(...)``) goes on with PyTorch's
-    operations: modes have to be closed in order.
+    Operations before that have no overhead. Use it around the forward pass, and call `begin` from
+    a hook. If the model has entered a mode of its own by then (``with torch.device(...)``),
+    `LeanBackward` is not entered, because modes have to be left in the reverse order.
     """
 
     def __init__(self) -> None:
         self._mode: LeanBackward | None = None
 
     def __enter__(self) -> None:
-        """Remembers where the modes stood."""
+        """Store the number of active modes."""
         self._depth = torch._C._len_torch_function_stack()
-        self._around = _checkpointing()
+        self._outer_checkpointing = _active_checkpointing()
 
     def __exit__(self, *error: object) -> None:
-        """Leaves the mode, if it was entered."""
+        """Leave the mode if it was entered."""
         if self._mode is not None:
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
 
     def begin(self) -> None:
-        """Enters the mode, once."""
+        """Enter the mode, unless it is entered already."""
         if self._mode is None and torch._C._len_torch_function_stack() == self._depth:
             self._mode = LeanBackward()
             self._mode.__enter__()
-            self._mode._around = self._around
+            self._mode._outer_checkpointing = self._outer_checkpointing
 
 
 def caused(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, was raised in a backward pass of one of these."""
+    """Return whether an error, or its cause, comes from the backward pass of a lean operation."""
     while error is not None:
         if type(error).__name__ == "CheckpointError":
             return True
@@ -99,22 +108,36 @@ def caused(error: BaseException | None) -> bool:
 
 
 def _fits(x: Any) -> bool:
+    """Return whether an operation on this input has a lean form."""
     return type(x) is Tensor and x.requires_grad and x.is_contiguous() and torch.is_grad_enabled()
 
 
-def _checkpointing() -> Any:
-    """What activation checkpointing keeps tensors with, if it is under way; None otherwise."""
+def _active_checkpointing() -> Any:
+    """Return what identifies the active activation checkpointing; None without one."""
+    if _top_hooks is None:
+        return _checkpointing_frame()
     hooks = _top_hooks(True)
     if hooks is None or not getattr(hooks[0], "__qualname__", "").startswith("_checkpoint_hook"):
         return None
     return hooks[0]
 
 
-def _no_hooks(_: bool) -> None:
-    """Where this PyTorch does not tell."""
+def _checkpointing_frame() -> int | None:
+    """Return the id of the innermost call of ``torch.utils.checkpoint.checkpoint`` on the stack.
+
+    PyTorch 2.4 cannot be asked for the active saved-tensor hooks.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "checkpoint" and code.co_filename.endswith(_CHECKPOINT_FILE):
+            return id(frame)
+        frame = frame.f_back
+    return None
 
 
-_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", _no_hooks)
+_CHECKPOINT_FILE = str(Path("torch", "utils", "checkpoint.py"))
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
 _RULES: dict[Any, Rule] = {

@@ -1,4 +1,4 @@
-"""Convolutions that keep their weight only."""
+"""Convolutions that save only their weight."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from medcam.engine.memory.lean.common import Rule, apply, each, frozen, placeholder
+from medcam.engine.memory.lean.common import Rule, apply, frozen, per_axis, placeholder
 from medcam.engine.model.devices import autocast_dtype
 
 _aten = torch.ops.aten
 
 
 class _Convolution(Function):
+    """``torch.convolution`` for frozen parameters."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
         ctx.save_for_backward(weight)
@@ -29,14 +31,14 @@ class _Convolution(Function):
         sizes = [weight.shape[1] * groups if transposed else weight.shape[0]]
         x = placeholder(grad, ctx.shape)
         mask = [True, False, False]
-        given = _aten.convolution_backward(
+        gradients = _aten.convolution_backward(
             grad, x, weight, sizes if ctx.biased else None, *ctx.options, mask
         )
-        return given[0], *[None] * (2 + len(ctx.options))
+        return gradients[0], *[None] * (2 + len(ctx.options))
 
 
-def _amp(x: Tensor, *parameters: Tensor | None) -> Sequence[Tensor | None]:
-    """The tensors as autocast would give them to a convolution."""
+def _autocast(x: Tensor, *parameters: Tensor | None) -> Sequence[Tensor | None]:
+    """Return the tensors in the type that autocast chooses for a convolution."""
     dtype, tensors = autocast_dtype(x.device.type), (x, *parameters)
     if dtype is None:
         return tensors
@@ -44,7 +46,7 @@ def _amp(x: Tensor, *parameters: Tensor | None) -> Sequence[Tensor | None]:
 
 
 def convolution(dims: int, *, transposed: bool) -> Rule:
-    """The rule for ``torch.conv{2,3}d``, or its transposed form."""
+    """Return the rule for ``torch.conv{2,3}d``, or its transposed form."""
 
     def rule(
         input: Tensor,  # noqa: A002  # PyTorch's own parameter names
@@ -61,10 +63,11 @@ def convolution(dims: int, *, transposed: bool) -> Rule:
         options.update(named)
         if isinstance(padding, str) or not frozen(weight, bias) or input.ndim != dims + 2:
             return NotImplemented
-        x, w, b = _amp(input, weight, bias)
+        x, w, b = _autocast(input, weight, bias)
         return apply(_Convolution,
-            x, w, b, each(stride, dims), each(padding, dims), each(options["dilation"], dims),
-            transposed, each(options["output_padding"], dims), options["groups"],
+            x, w, b, per_axis(stride, dims), per_axis(padding, dims),
+            per_axis(options["dilation"], dims), transposed,
+            per_axis(options["output_padding"], dims), options["groups"],
         )  # fmt: skip
 
     return rule

@@ -1,4 +1,4 @@
-"""Evaluated batch norms that keep their statistics only."""
+"""Batch norms in evaluation mode that save only their statistics."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from medcam.engine.memory.lean.common import HALF, apply, frozen, placeholder
 _aten = torch.ops.aten
 
 _LARGE = 2**20
-"""Elements from which on the CPU's kernel takes longer than two multiplications."""
+"""Number of elements from which the CPU's kernel is slower than two multiplications."""
 
 
 class _BatchNorm(Function):
+    """``F.batch_norm`` with running statistics, for frozen parameters."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -45,31 +47,32 @@ class _BatchNorm(Function):
 def _kernel(
     grad: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, eps: float
 ) -> Tensor:
-    """PyTorch's own gradient."""
+    """Return the gradient of PyTorch's own kernel."""
     mask = [True, False, False]
-    given: Sequence[Tensor] = _aten.native_batch_norm_backward(
+    gradients: Sequence[Tensor] = _aten.native_batch_norm_backward(
         grad, x, weight, mean, var, None, None, False, eps, mask
     )
-    return given[0]
+    return gradients[0]
 
 
 def _is_large(grad: Tensor) -> bool:
-    """Whether to spare the CPU its kernel, which goes through the input though nobody asks."""
+    """Return whether to bypass the CPU kernel, which also reduces over the input."""
     return grad.device.type == "cpu" and grad.numel() >= _LARGE
 
 
 def _scaled(grad: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """What that kernel gives: the gradient times one factor a channel, then times the weight.
+    """Return the kernel's result as ``grad · factor · weight``, with one factor per channel.
 
-    The first factor is what the kernel itself makes of a gradient of 1.
+    The factor is the kernel's own result for a gradient of 1, so the product is the same bit for
+    bit.
     """
-    one = grad.new_ones((1, len(var), 1))
+    ones = grad.new_ones((1, len(var), 1))
     channels = [1, -1, *[1] * (grad.ndim - 2)]
-    given = grad * _kernel(one, one, mean, var, None, eps).view(channels)
+    scaled = grad * _kernel(ones, ones, mean, var, None, eps).view(channels)
     if weight is None:
-        return given
-    factor = weight.view(channels)
-    return given * factor if torch.is_grad_enabled() else given.mul_(factor)
+        return scaled
+    weights = weight.view(channels)
+    return scaled * weights if torch.is_grad_enabled() else scaled.mul_(weights)
 
 
 def batch_norm(
@@ -82,7 +85,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """The rule for ``F.batch_norm``, where it uses running statistics."""
+    """Apply the rule for ``F.batch_norm`` where it uses running statistics."""
     if training or running_mean is None or running_var is None or not frozen(weight, bias):
         return NotImplemented
     if input.dtype in HALF:
@@ -95,10 +98,10 @@ def instance_norm(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """The rule for ``F.instance_norm``: its input is needed, but its output is no longer a view.
+    """Apply the rule for ``F.instance_norm``: it saves as much, but its output is not a view.
 
-    An in-place rectifier on a view cannot keep a mask in place of its result. Nobody else holds
-    what it is a view of, and no gradient needs its values, so that they may be overwritten.
+    An in-place rectifier on a view cannot save a mask instead of its result. The base of the view
+    is not used anywhere else, and no gradient needs its values: they may be overwritten.
     """
     output = F.instance_norm(input, *args, **kwargs)
     return _aten._unsafe_view(output, output.shape) if output._is_view() else output

@@ -1,4 +1,4 @@
-"""ChannelWeights that keeps indices, or nothing."""
+"""Pooling that saves indices, or nothing."""
 
 from __future__ import annotations
 
@@ -8,41 +8,45 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from medcam.engine.memory.lean.common import HALF, Rule, apply, each, placeholder
+from medcam.engine.memory.lean.common import HALF, Rule, apply, per_axis, placeholder
 
 _aten = torch.ops.aten
 
 
 class _MaxPool(Function):
+    """Max pooling that saves the indices of the maxima."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, pool: Any, back: Any, *options: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, pool: Any, pool_backward: Any, *options: Any) -> Tensor:
         y, indices = pool(x, *options)
         ctx.save_for_backward(indices)
-        ctx.shape, ctx.back, ctx.options = x.shape, back, options
+        ctx.shape, ctx.pool_backward, ctx.options = x.shape, pool_backward, options
         return y  # type: ignore[no-any-return]  # `pool` is one of aten's
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (indices,), (grad,) = ctx.saved_tensors, grads
         x = placeholder(grad, ctx.shape)
-        return ctx.back(grad, x, *ctx.options, indices), *[None] * (2 + len(ctx.options))
+        return ctx.pool_backward(grad, x, *ctx.options, indices), *[None] * (2 + len(ctx.options))
 
 
 class _AvgPool(Function):
+    """Average pooling that saves nothing."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, pool: Any, back: Any, *options: Any) -> Tensor:
-        ctx.shape, ctx.back, ctx.options = x.shape, back, options
+    def forward(ctx: Any, x: Tensor, pool: Any, pool_backward: Any, *options: Any) -> Tensor:
+        ctx.shape, ctx.pool_backward, ctx.options = x.shape, pool_backward, options
         return pool(x, *options)  # type: ignore[no-any-return]  # `pool` is one of aten's
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         x = placeholder(grad, ctx.shape)
-        return ctx.back(grad, x, *ctx.options), *[None] * (2 + len(ctx.options))
+        return ctx.pool_backward(grad, x, *ctx.options), *[None] * (2 + len(ctx.options))
 
 
 def max_pool(dims: int) -> Rule:
-    """The rule for ``F.max_pool{2,3}d``."""
+    """Return the rule for ``F.max_pool{2,3}d``."""
     forward = getattr(_aten, f"max_pool{dims}d_with_indices")
     backward = getattr(_aten, f"max_pool{dims}d_with_indices_backward")
 
@@ -57,10 +61,10 @@ def max_pool(dims: int) -> Rule:
     ) -> Any:
         if return_indices or input.ndim != dims + 2:
             return NotImplemented
-        size = each(kernel_size, dims)
-        step = each(stride, dims) if stride is not None and stride != () else size
+        size = per_axis(kernel_size, dims)
+        step = per_axis(stride, dims) if stride is not None and stride != () else size
         return apply(_MaxPool,
-            input, forward, backward, size, step, each(padding, dims), each(dilation, dims),
+            input, forward, backward, size, step, per_axis(padding, dims), per_axis(dilation, dims),
             ceil_mode,
         )  # fmt: skip
 
@@ -68,7 +72,7 @@ def max_pool(dims: int) -> Rule:
 
 
 def avg_pool(dims: int) -> Rule:
-    """The rule for ``F.avg_pool{2,3}d``."""
+    """Return the rule for ``F.avg_pool{2,3}d``."""
     forward = getattr(_aten, f"avg_pool{dims}d")
     backward = getattr(_aten, f"avg_pool{dims}d_backward")
 
@@ -83,10 +87,10 @@ def avg_pool(dims: int) -> Rule:
     ) -> Any:
         if input.ndim != dims + 2 or input.dtype in HALF:
             return NotImplemented
-        size = each(kernel_size, dims)
-        step = each(stride, dims) if stride is not None and stride != () else size
+        size = per_axis(kernel_size, dims)
+        step = per_axis(stride, dims) if stride is not None and stride != () else size
         return apply(_AvgPool,
-            input, forward, backward, size, step, each(padding, dims), ceil_mode,
+            input, forward, backward, size, step, per_axis(padding, dims), ceil_mode,
             count_include_pad, divisor_override,
         )  # fmt: skip
 

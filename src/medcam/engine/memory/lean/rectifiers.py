@@ -1,4 +1,4 @@
-"""Rectifiers that keep a mask, one byte a value."""
+"""Rectifiers that save a mask, one byte per value."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from medcam.engine.memory.lean.common import apply
 _aten = torch.ops.aten
 
 _PIECE = 2**18
-"""Elements at once on the CPU: what is made of them in between stays in the cache."""
+"""Number of elements processed at once on the CPU; intermediate results then stay in the cache."""
 
 
 class Relu(Function):
-    """ReLU that keeps a mask; its node has the name of PyTorch's.
+    """ReLU that saves a mask; its graph node has the same name as PyTorch's.
 
-    `medcam.engine.guided` sets ``clamped`` on the node, for gradients below 0 to count as 0.
+    `medcam.engine.guided` sets ``clamped`` on the node: negative gradients are then set to 0.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
-        """As ``torch.relu``, in place if asked to."""
+        """Compute ``torch.relu``, in-place if ``inplace`` is set."""
         y = torch.relu_(x) if inplace else torch.relu(x)
         if inplace:
             ctx.mark_dirty(x)
@@ -36,17 +36,17 @@ class Relu(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient where the result is above 0."""
+        """Return the gradient where the result is above 0, and 0 elsewhere."""
         (mask,), (grad,) = ctx.saved_tensors, grads
         return _masked(_aten.threshold_backward, grad, mask, 0, clamped=ctx.clamped), None
 
 
 class LeakyRelu(Function):
-    """LeakyReLU that keeps a mask; its node has the name of PyTorch's, and ``clamped`` as above."""
+    """LeakyReLU that saves a mask; node name and ``clamped`` as for `Relu`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float, inplace: bool) -> Tensor:
-        """As ``F.leaky_relu``, in place if asked to."""
+        """Compute ``F.leaky_relu``, in-place if ``inplace`` is set."""
         ctx.slope, ctx.clamped = slope, False
         ctx.save_for_backward(_above_zero(x))
         if not inplace:
@@ -56,15 +56,15 @@ class LeakyRelu(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient where the input is above 0, elsewhere times the slope."""
+        """Return the gradient where the input is above 0, and the slope times it elsewhere."""
         (mask,), (grad,) = ctx.saved_tensors, grads
         options = (ctx.slope, False)
-        given = _masked(_aten.leaky_relu_backward, grad, mask, *options, clamped=ctx.clamped)
-        return given, None, None
+        grad_input = _masked(_aten.leaky_relu_backward, grad, mask, *options, clamped=ctx.clamped)
+        return grad_input, None, None
 
 
 def _pieces(*tensors: Tensor) -> Iterator[Sequence[Tensor]]:
-    """Tensors of one shape piece by piece, where that is faster; they have to be contiguous."""
+    """Return contiguous tensors of one shape piece by piece, or whole where that is faster."""
     first = tensors[0]
     if first.device.type != "cpu" or first.numel() <= _PIECE:
         return iter([tensors])
@@ -72,33 +72,40 @@ def _pieces(*tensors: Tensor) -> Iterator[Sequence[Tensor]]:
 
 
 def _above_zero(x: Tensor) -> Tensor:
-    """``x > 0``, but three times as fast; a NaN counts as above."""
+    """Return ``x > 0``, computed three times as fast; a NaN counts as above 0."""
     mask = torch.empty_like(x, dtype=torch.bool)
-    for part, inside in _pieces(x, mask):
-        inside.copy_(part.relu())
+    for x_piece, mask_piece in _pieces(x, mask):
+        mask_piece.copy_(x_piece.relu())
     return mask
 
 
 def _masked(backward: Any, grad: Tensor, mask: Tensor, *options: Any, clamped: bool) -> Tensor:
-    """PyTorch's own kernel for the gradient, which reads of the value whether it is above 0 only.
+    """Call PyTorch's kernel, which only tests whether the value is positive.
 
-    So a mask of 0 and 1 stands for the value; the kernel is several times as fast as `torch.where`,
-    but turns all of the mask into numbers of the gradient's type first.
+    So a mask of 0 and 1 can replace the value. The kernel is several times as fast as
+    `torch.where`, but converts the mask to the gradient's type; hence the pieces.
+
+    Args:
+        backward: The kernel.
+        grad: The gradient of the rectifier's result.
+        mask: Where the value is above 0.
+        options: The kernel's further arguments.
+        clamped: Whether negative gradients are set to 0.
     """
-    if torch.is_grad_enabled():  # somebody differentiates again
-        entering = grad.clamp(min=0) if clamped else grad
-        twice: Tensor = backward(entering, mask.view(torch.uint8), *options)
-        return twice
-    given = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    for into, part, inside in _pieces(given, grad.contiguous(), mask.view(torch.uint8)):
-        backward.grad_input(part, inside, *options, grad_input=into)
-        if clamped:  # the same as before it, since the factor is not below 0; but in place
-            into.clamp_(min=0)
-    return given
+    numbers = mask.view(torch.uint8)
+    if torch.is_grad_enabled():  # for a second derivative the operations have to be differentiable
+        differentiable: Tensor = backward(grad.clamp(min=0) if clamped else grad, numbers, *options)
+        return differentiable
+    grad_input = torch.empty_like(grad, memory_format=torch.contiguous_format)
+    for result, grad_piece, mask_piece in _pieces(grad_input, grad.contiguous(), numbers):
+        backward.grad_input(grad_piece, mask_piece, *options, grad_input=result)
+        if clamped:  # equal to clamping `grad`, because the factor is not negative; but in-place
+            result.clamp_(min=0)
+    return grad_input
 
 
 def relu(input: Tensor, inplace: bool = False) -> Any:  # noqa: A002  # PyTorch's own names
-    """The rule for ReLU in its many spellings."""
+    """Apply the rule for all forms of ReLU."""
     return NotImplemented if inplace and _is_shared(input) else apply(Relu, input, inplace)
 
 
@@ -107,12 +114,12 @@ def leaky_relu(
     negative_slope: float = 0.01,
     inplace: bool = False,
 ) -> Any:
-    """The rule for ``F.leaky_relu``."""
+    """Apply the rule for ``F.leaky_relu``."""
     if negative_slope <= 0 or (inplace and _is_shared(input)):
         return NotImplemented
     return apply(LeakyRelu, input, negative_slope, inplace)
 
 
 def _is_shared(x: Tensor) -> bool:
-    """Whether an in-place operation would have to follow views, or is not allowed at all."""
+    """Return whether an in-place operation would affect views, or is not allowed (on a leaf)."""
     return x._is_view() or x.is_leaf

@@ -1,12 +1,12 @@
-// Hands on the viewer: mouse, wheel, keys and touch on the pictures, and the controls beside them.
+// Connect the viewer to mouse, wheel, keys and touch on the pictures, and to the form of controls.
 
 /**
- * Click, drag and touch; windowing by the right button or Shift.
+ * Bind click, drag and touch to the crosshair; with the right button or Shift, to the window.
  * @param {Viewer} viewer @param {Pane} pane @param {() => void} onWindow
  */
 function bindPointer(viewer, { plane, stage, slice }, onWindow) {
-  const { study: { shape, image: { range } }, state } = viewer;
-  const unit = (range[1] - range[0] || 1) / 500; // grey values to a pixel
+  const { scene: { shape, image: { range } }, state } = viewer;
+  const unit = (range[1] - range[0] || 1) / 500; // grey values per pixel of a drag
   /** @type {?{x: number, y: number, level: number, width: number}} */
   let windowing = null;
 
@@ -41,23 +41,24 @@ function bindPointer(viewer, { plane, stage, slice }, onWindow) {
   stage.addEventListener("contextmenu", (event) => event.preventDefault());
 }
 
-/** Wheel, keys, the slider and the button of a pane. @param {Viewer} viewer @param {Pane} pane */
+/** Bind the wheel, keys, slider and button of a pane. @param {Viewer} viewer @param {Pane} pane */
 function bindSlices(viewer, pane) {
-  const { study, state, step } = viewer;
+  const { scene, state, step } = viewer;
   const { across, down, through, raised } = pane.plane;
   let wheel = 0;
   pane.stage.addEventListener("wheel", (event) => {
-    if (!study.volume) return;
+    if (!scene.volume) return;
     event.preventDefault();
     wheel += event.deltaMode === 0 ? event.deltaY : event.deltaY * 30;
-    if (Math.abs(wheel) < 30) return; // a notch is one slice; touch pads send many small moves
+    // a notch of a wheel is one slice; touch pads send many small steps, which are summed up
+    if (Math.abs(wheel) < 30) return;
     step(through, wheel < 0 ? 1 : -1);
     wheel = 0;
   }, { passive: false });
   pane.slice.addEventListener("keydown", (event) => {
     const [right, up] = [viewer.mirrored(pane.plane) ? -1 : 1, raised ? 1 : -1];
     /** @type {Object<string, number[]>} */
-    const moves = event.shiftKey || !study.volume
+    const moves = event.shiftKey || !scene.volume
       ? { ArrowLeft: [across, -right], ArrowRight: [across, right], ArrowUp: [down, up],
         ArrowDown: [down, -up] }
       : { ArrowLeft: [through, -1], ArrowRight: [through, 1], ArrowUp: [through, 1],
@@ -68,7 +69,7 @@ function bindSlices(viewer, pane) {
     step(move[0], move[1]);
   });
   if (!pane.scroll) return;
-  pane.scroll.max = String(study.shape[through] - 1);
+  pane.scroll.max = String(scene.shape[through] - 1);
   pane.scroll.disabled = false;
   pane.scroll.addEventListener("input", () => step(through, pane.scroll.value - state.at[through]));
   pane.figure.querySelector(".enlarge").addEventListener("click", () => {
@@ -77,7 +78,7 @@ function bindSlices(viewer, pane) {
 }
 
 /**
- * Calls back on input, where the control exists.
+ * Call a function on input, if the control exists.
  * @param {string} id @param {(element: any) => void} act
  */
 function on(id, act) {
@@ -86,7 +87,7 @@ function on(id, act) {
 }
 
 /**
- * Fills a select; a single choice is plain text, none is nothing.
+ * Fill a select. A single name is shown as plain text; without a name the field is hidden.
  * @param {string} id @param {string[]} names @param {string} chosen
  */
 function fill(id, names, chosen) {
@@ -102,13 +103,13 @@ function fill(id, names, chosen) {
   select.after(only);
 }
 
-/** Method, layer and target: each choice leaves the maps that have it. @param {Viewer} viewer */
+/** Bind the choice of method, layer and target to the shown map. @param {Viewer} viewer */
 function bindMapChoice(viewer) {
-  const { study: { maps }, state } = viewer;
+  const { scene: { maps }, state } = viewer;
   const keys = ["method", "layer", "target"];
   const nameOf = (/** @type {any} */ map, /** @type {string} */ key) => map[key] ?? "the input";
-  /** @param {MapInfo[]} some @param {string} key @param {string} name */
-  const having = (some, key, name) => some.filter((map) => nameOf(map, key) === name);
+  /** @param {MapInfo[]} candidates @param {string} key @param {string} name */
+  const having = (candidates, key, name) => candidates.filter((map) => nameOf(map, key) === name);
   function write() {
     let left = maps;
     for (const key of keys) {
@@ -120,7 +121,7 @@ function bindMapChoice(viewer) {
   }
   for (const key of keys) {
     on(key, ({ value }) => {
-      let left = having(maps, key, value); // of these, one that keeps the other choices
+      let left = having(maps, key, value); // prefer a map that keeps the other choices
       for (const other of keys.filter((name) => name !== key)) {
         const same = having(left, other, nameOf(state.map, other));
         if (same.length) left = same;
@@ -133,14 +134,14 @@ function bindMapChoice(viewer) {
 }
 
 /**
- * Writes the colour bar and all that is said of the map; what the threshold hides is left out.
+ * Write the colour bar and the notes on the map; colours below the threshold are left out.
  * @param {Viewer} viewer
  */
-function writeScale({ state: { map, threshold, opacity }, study, colours }) {
+function writeScale({ state: { map, threshold, opacity }, scene, colours }) {
   const kept = (/** @type {Packing} */ { exact, step }) =>
     (exact ? "kept exactly" : `kept in steps of ${roughly(step)}`);
   const ofMap = map ? `, this map's are ${kept(map)}` : "";
-  byId("step-note").textContent = `The image's values are ${kept(study.image)}${ofMap}: `
+  byId("step-note").textContent = `The image's values are ${kept(scene.image)}${ofMap}: `
     + "a reading is within half a step of the array's value.";
   if (!map) return;
   const [low, high] = [map.signed ? -map.top : 0, map.top];
@@ -160,8 +161,11 @@ function writeScale({ state: { map, threshold, opacity }, study, colours }) {
   byId("bar").setAttribute("aria-label", `Colours from ${roughly(low)} to ${roughly(high)}`);
 }
 
-/** Presets, level and width of the window. @param {Viewer} viewer */
-function bindWindow({ state, setWindow, study: { image: { windows, range, units } } }) {
+/**
+ * Bind the presets, level and width of the window; return a function that updates them.
+ * @param {Viewer} viewer
+ */
+function bindWindow({ state, setWindow, scene: { image: { windows, range, units } } }) {
   const least = Math.min(range[0], ...windows.map(({ low }) => low));
   const span = Math.max(range[1], ...windows.map(({ high }) => high)) - least;
   function write() {
@@ -190,7 +194,7 @@ function bindWindow({ state, setWindow, study: { image: { windows, range, units 
   return write;
 }
 
-/** @param {Viewer} viewer */
+/** Bind all controls. @param {Viewer} viewer */
 function bindControls(viewer) {
   const { state, refresh } = viewer;
   const set = (/** @type {object} */ change) => { Object.assign(state, change); refresh(); };
@@ -219,7 +223,7 @@ function bindControls(viewer) {
   }
 }
 
-/** Says what went wrong, where it is seen. @param {unknown} error */
+/** Show an error at the top of the page. @param {unknown} error */
 function fail(error) {
   byId("message").hidden = false;
   byId("message").textContent = typeof DecompressionStream === "undefined"
@@ -230,7 +234,7 @@ function fail(error) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  const viewer = createViewer(JSON.parse(byId("case").textContent));
+  const viewer = createViewer(JSON.parse(byId("scene").textContent));
   bindControls(viewer);
   viewer.open().catch(fail);
 });

@@ -1,8 +1,10 @@
-// What the page holds: the case as JSON, and its arrays as gzip in base64, each in an element.
+// Read the data embedded in the page: the scene as JSON, and its arrays, compressed by gzip and
+// encoded in base64, each in an element of its own.
 "use strict";
 
 /**
- * How an array is stored: value = (code + first) * step; with gaps, code 0 is "not a number".
+ * How an array is stored: value = (code + first) * step; with gaps, code 0 marks a value that is
+ * not finite. See packing.py.
  * @typedef {{blob: string, bytes: 1|2, first: number, step: number, gaps: boolean,
  *   exact: boolean}} Packing
  * @typedef {{name: string, low: number, high: number}} GreyWindow
@@ -13,11 +15,12 @@
  * @typedef {{name: string, across: number, down: number, through: number, mirrored: boolean,
  *   raised: boolean, shows: "overlay"|"image"|"map"}} Plane
  * @typedef {{volume: boolean, shape: number[], spacing: number[], order: number[],
- *   flipped: boolean[], affine: ?number[][], normals: ?number[][], oblique: boolean, ends: ?string[][],
- *   planes: Plane[], start: number[], image: ImageInfo, maps: MapInfo[],
+ *   flipped: boolean[], affine: ?number[][], normals: ?number[][], oblique: boolean,
+ *   ends: ?string[][], planes: Plane[], start: number[], image: ImageInfo, maps: MapInfo[],
  *   colours: {positive: string, signed: string}, mask: ?Packing, segmentation: ?Packing,
- *   rise: number, opacity: number}} Study
- * A plane on the page: the slice has one pixel a voxel, the marks the screen's pixels.
+ *   exponent: number, opacity: number}} SceneData
+ * A plane on the page. The canvas of the slice has one pixel per voxel, that of the marks (outlines
+ * and crosshair) one per pixel of the screen.
  * @typedef {{plane: Plane, figure: HTMLElement, stage: HTMLElement, slice: HTMLCanvasElement,
  *   marks: HTMLCanvasElement, scroll: ?HTMLInputElement}} Pane
  */
@@ -32,18 +35,18 @@ function fromBase64(text) {
 }
 
 /**
- * The bytes of an embedded array. They go through in pieces, so that the page stays responsive.
+ * Read the bytes of an embedded array, in chunks, so that the page stays responsive.
  * @param {string} id @param {number} length @returns {Promise<Uint8Array>}
  */
 async function unpackBytes(id, length) {
-  const piece = 1 << 20; // a multiple of 4: each piece is base64 by itself
+  const chunk = 1 << 20; // characters; a multiple of 4, so that each chunk is valid base64
   const element = byId(id);
   const text = element.textContent.trim();
   const { writable, readable } = new DecompressionStream("gzip");
   const feed = async () => {
     const writer = writable.getWriter();
-    for (let at = 0; at < text.length; at += piece) {
-      await writer.write(fromBase64(text.slice(at, at + piece)));
+    for (let at = 0; at < text.length; at += chunk) {
+      await writer.write(fromBase64(text.slice(at, at + chunk)));
     }
     await writer.close();
   };
@@ -58,12 +61,12 @@ async function unpackBytes(id, length) {
     if (at !== length) throw new Error(`${id} holds ${at} of ${length} bytes`);
   };
   await Promise.all([feed(), drain()]);
-  element.remove(); // the text is not needed any more
+  element.remove(); // releases the memory of the text
   return bytes;
 }
 
 /**
- * The codes of an array; of two bytes, the low ones come first.
+ * Read the codes of an array. Of two-byte codes, all low bytes come before all high bytes.
  * @param {Packing} packing @param {number} count
  */
 async function unpack(packing, count) {
@@ -75,7 +78,7 @@ async function unpack(packing, count) {
 }
 
 /**
- * Labels; null where there are none.
+ * Read the labels of a mask or segmentation; null if there is none.
  * @param {?Packing} packing @param {number} count
  */
 async function unpackLabels(packing, count) {

@@ -1,4 +1,4 @@
-"""The table of a model's layers says what `explain` does with each of them."""
+"""The table of a model's layers agrees with what `explain` does for each layer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import nn
 
 import medcam
 from medcam.errors import InputError, NoMapError
-from medcam.explanation.overview import overview
+from medcam.explanation.layer_table import overview
 from support.nets import Classifier, UNet, image
 
 
 @pytest.mark.parametrize("make", [Classifier, UNet])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_map_can_be_made_where_it_says_so_and_nowhere_else(make, dims):
+def test_a_map_can_be_made_of_mappable_layers_only(make, dims):
     net, x = make(dims).eval(), image(dims, batch=1)
-    found = overview(net, x)
-    assert [row.name for row in found.rows] == [name for name, _ in net.named_modules() if name]
+    table = overview(net, x)
+    assert [row.name for row in table.rows] == [name for name, _ in net.named_modules() if name]
     target = medcam.targets.class_score(0)
-    for row in found.rows:
+    for row in table.rows:
         if row.mappable:
             made = medcam.explain(net, x, layer=row.name, target=target, shape=None)
             assert made.map.values.shape[2:] == row.space
@@ -30,17 +30,17 @@ def test_a_map_can_be_made_where_it_says_so_and_nowhere_else(make, dims):
             with pytest.raises(NoMapError) as error:
                 medcam.explain(net, x, layer=row.name, target=target)
             assert row.reason in str(error.value)
-    assert {row.mappable for row in found.rows} == ({True, False} if make is Classifier else {True})
+    assert {row.mappable for row in table.rows} == ({True, False} if make is Classifier else {True})
 
 
 @pytest.mark.parametrize("make", [Classifier, UNet])
 def test_the_automatic_layer_is_that_of_explain(make):
     net, x = make().eval(), image(batch=1)
-    found = overview(net, x)
+    table = overview(net, x)
     taken = medcam.explain(net, x, target=medcam.targets.class_score(0)).layer
-    assert found.automatic == taken
-    assert [row.name for row in found.rows if row.automatic] == [taken]
-    assert found.why_not is None
+    assert table.automatic == taken
+    assert [row.name for row in table.rows if row.automatic] == [taken]
+    assert table.why_not is None
 
 
 def test_shapes_and_parameters():
@@ -58,7 +58,7 @@ def test_shapes_and_parameters():
 
 
 class Branches(nn.Module):
-    """One layer counts, one is detached, one is not run, one puts out a dict."""
+    """Model with a used, a detached and an idle layer."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ def test_the_reasons():
     assert "does not lie on the input" in rows["head"].reason
 
 
-def test_what_counts_is_the_output_that_is_explained():
+def test_only_layers_before_the_explained_output_are_mappable():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -91,9 +91,9 @@ def test_what_counts_is_the_output_that_is_explained():
         def forward(self, x):
             return {"out": self.a(x), "aux": self.b(x)}
 
-    found = overview(Two(), image(batch=1))
-    assert [row.reason for row in found.rows] == [None, "the target does not depend on it"]
-    assert found.automatic == "a"
+    table = overview(Two(), image(batch=1))
+    assert [row.reason for row in table.rows] == [None, "the target does not depend on it"]
+    assert table.automatic == "a"
     blind = overview(Two(), image(batch=1), target=lambda logits: torch.zeros(1))
     assert [row.mappable for row in blind.rows] == [False, False]
     assert "does not depend on any layer" in blind.rows[0].reason
@@ -104,17 +104,17 @@ def test_a_softmax_hides_no_layer():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
                         nn.Linear(4, 3), nn.Softmax(1))  # fmt: skip
     with pytest.warns(medcam.errors.MedcamWarning, match="softmax"):
-        found = overview(net, image(batch=1))
-    assert found.rows[0].mappable
-    assert found.automatic == "0"
+        table = overview(net, image(batch=1))
+    assert table.rows[0].mappable
+    assert table.automatic == "0"
 
 
 def test_a_model_without_any_such_layer():
-    found = overview(nn.Sequential(nn.Flatten(), nn.Linear(144, 2)), image(batch=1))
-    assert found.automatic is None
-    assert "No layer was found automatically" in found.why_not
-    assert all(row.mappable is False and row.reason for row in found.rows)
-    assert found.rows[1].output == "a tensor of shape [1, 2]"
+    table = overview(nn.Sequential(nn.Flatten(), nn.Linear(144, 2)), image(batch=1))
+    assert table.automatic is None
+    assert "No layer was found automatically" in table.why_not
+    assert all(row.mappable is False and row.reason for row in table.rows)
+    assert table.rows[1].output == "a tensor of shape [1, 2]"
 
 
 def test_without_an_input_the_model_does_not_run():
@@ -123,8 +123,8 @@ def test_without_an_input_the_model_does_not_run():
             super().__init__()
             self.layer = nn.Linear(2, 3)
 
-    found = overview(Silent())
-    assert [(row.name, row.parameters, row.mappable, row.reason) for row in found.rows] == [
+    table = overview(Silent())
+    assert [(row.name, row.parameters, row.mappable, row.reason) for row in table.rows] == [
         ("layer", 9, None, None)
     ]
 

@@ -1,4 +1,4 @@
-"""Small cases with nothing symmetric about them."""
+"""Small scenes for tests; none of their arrays has a symmetry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RAS = np.array([[1.5, 0, 0, -8], [0, 1.0, 0, -3], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 
 
 def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> NDArray[np.float32]:
-    """Random values from 0 to 1 in steps of 0.01."""
+    """Return random values from 0 to 1 in steps of 0.01."""
     values = np.random.default_rng(seed).integers(0, 101, shape) / 100
     return values.astype(np.float32)
 
@@ -24,9 +24,9 @@ def map_of(values: NDArray[Any], method: str = "Grad-CAM", **more: Any) -> Scene
     return SceneMap(values.astype(np.float32), method, **more)
 
 
-def case_3d(affine: NDArray[np.float64] | None = RAS, **more: Any) -> Scene:
-    """A volume with a positive map, a signed one and a mask."""
-    given: dict[str, Any] = {
+def scene_3d(affine: NDArray[np.float64] | None = RAS, **more: Any) -> Scene:
+    """Return a volume with a positive map, a signed one and a mask."""
+    defaults: dict[str, Any] = {
         "maps": [
             map_of(volume(1), layer="layer4", target="class 1", units="raw Grad-CAM units"),
             map_of(2 * volume(2) - 1, "Guided Backpropagation", target="class 1", signed=True),
@@ -35,20 +35,20 @@ def case_3d(affine: NDArray[np.float64] | None = RAS, **more: Any) -> Scene:
         "scores": [{"method": "Grad-CAM", "dice": 0.51239}],
         "provenance": {"medcam": "1.0", "model": {"sha256": "ab12"}},
     }
-    return Scene("Case 7", volume(), affine=affine, **{**given, **more})
+    return Scene("Case 7", volume(), affine=affine, **{**defaults, **more})
 
 
-def case_2d(**more: Any) -> Scene:
-    """A picture with a map."""
+def scene_2d(**more: Any) -> Scene:
+    """Return a picture with a map and a mask."""
     shape = (12, 17)
-    given = {"maps": [map_of(volume(1, shape))], "mask": volume(3, shape) > 0.5}
-    return Scene("Picture 7", volume(0, shape), **{**given, **more})
+    defaults = {"maps": [map_of(volume(1, shape))], "mask": volume(3, shape) > 0.5}
+    return Scene("Picture 7", volume(0, shape), **{**defaults, **more})
 
 
 def stored_as(
     codes: tuple[str, str, str], ras: NDArray[Any], affine: NDArray[np.float64] = RAS
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The same volume, stored in another order: the array, and the affine that goes with it."""
+    """Return the same volume stored in another order: its array and its affine."""
     from nibabel.orientations import apply_orientation, axcodes2ornt
 
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
@@ -56,7 +56,7 @@ def stored_as(
 
 
 def rotated(degrees: float, *, left_handed: bool = False) -> NDArray[np.float64]:
-    """RAS turned about the patient's long axis and tilted by half as much; maybe mirrored."""
+    """Return RAS rotated about the patient's long axis, and tilted by half the angle."""
     turn, tilt = np.radians(degrees), np.radians(degrees / 2)
     about_z = np.array(
         [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +22,7 @@ install_import_hook([f"medcam.{name}" for name in SHAPED], "beartype.beartype")
 
 import hypothesis
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 
@@ -42,7 +44,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    """A test, or a doctest, draws the same numbers whatever ran before it."""
     torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  # for libraries that draw from the global state
+    random.seed(0)
 
 
 @pytest.fixture

@@ -1,0 +1,192 @@
+"""The layers of a model as a table, with the layers that a map can be made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from medcam.engine.model import layers, layouts
+from medcam.engine.model.inputs import main_input
+from medcam.engine.model.nested import describe
+from medcam.engine.target.resolution import TargetLike
+from medcam.errors import NoMapError
+from medcam.explanation.call import explain
+
+LayerOutput = tuple[str, int | None, tuple[int, ...] | None]
+"""An output in words, and its channels and spatial extents if it is on the input's grid."""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer of a model.
+
+    Attributes:
+        name: The layer's name, as ``layer=`` takes it.
+        kind: The module's class.
+        parameters: The number of parameters, including those of its children.
+        output: The layer's output in words: "a tensor of shape [1, 8, 16, 16]". None: the layer did
+            not run, or no input was given.
+        channels: The number of channels of the output; None if the output is not on the input's
+            grid.
+        space: The spatial extents of the output; None if it is not on the input's grid.
+        mappable: Whether a map can be made of the layer; None if no input was given.
+        reason: The reason why no map can be made of the layer.
+        automatic: Whether ``layer="auto"`` chooses this layer.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    output: str | None = None
+    channels: int | None = None
+    space: tuple[int, ...] | None = None
+    mappable: bool | None = None
+    reason: str | None = None
+    automatic: bool = False
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The table of a model's layers.
+
+    Attributes:
+        rows: The layers in the order of their registration, so a parent precedes its children.
+        parameters: The number of the model's parameters.
+        automatic: The layer that ``layer="auto"`` chooses; None if there is none, or no input.
+        why_not: The reason why there is no automatic layer.
+    """
+
+    rows: tuple[LayerRow, ...]
+    parameters: int
+    automatic: str | None = None
+    why_not: str | None = None
+
+
+def overview(model: nn.Module, *inputs: Any, target: TargetLike = None) -> Overview:
+    """List a model's layers with their outputs and whether a map can be made of each.
+
+    The model runs twice. The first run keeps the activations of all layers for a backward pass, as
+    ``layer="full"`` does, which needs as much memory as training. The second run chooses the
+    automatic layer. The model is not changed.
+
+    Args:
+        model: The model; wrappers such as DataParallel are removed for the call.
+        *inputs: The model's inputs, as in `medcam.explain`. Without inputs the model does not run,
+            and the table has names and parameters only.
+        target: The target of the maps: no map can be made of a layer that it does not depend on.
+            None: a score that depends on the whole output.
+
+    Raises:
+        InputError: The model cannot be explained on these inputs.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+        >>> for row in overview(net, torch.rand(1, 1, 8, 8)).rows:
+        ...     print(row.name, row.space, row.reason or "a map can be made")
+        0 (3, 3) a map can be made
+        1 (3, 3) a map can be made
+        2 None its output is a tensor of shape [1, 36], which does not lie on the input (8, 8)
+        3 None its output is a tensor of shape [1, 2], which does not lie on the input (8, 8)
+    """
+    model = layers.unwrap(model)
+    modules = {name: module for name, module in model.named_modules() if name}
+    total = _count_parameters(model)
+    if not inputs:
+        rows = [LayerRow(n, type(m).__name__, _count_parameters(m)) for n, m in modules.items()]
+        return Overview(tuple(rows), total)
+    target = _score_of_whole_output if target is None else target
+    _, image = main_input(inputs, {})
+    batch, space = image.shape[0], tuple(image.shape[2:])
+    with _recorded_outputs(modules, batch, space) as outputs:
+        reasons = _reasons_without_map(model, inputs, target)
+    automatic, why_not = _automatic_layer(model, inputs, target)
+    rows = []
+    for name, module in modules.items():
+        output, channels, extents = outputs.get(name, (None, None, None))
+        reason = reasons if isinstance(reasons, str) else reasons.get(name)
+        rows.append(
+            LayerRow(
+                name=name,
+                kind=type(module).__name__,
+                parameters=_count_parameters(module),
+                output=output,
+                channels=channels,
+                space=extents,
+                mappable=reason is None,
+                reason=reason,
+                automatic=name == automatic,
+            )
+        )
+    return Overview(tuple(rows), total, automatic, why_not)
+
+
+def _score_of_whole_output(logits: Tensor) -> Tensor:
+    """Return the mean square of each sample's logits, a score that depends on every logit.
+
+    The sum of the logits is unsuitable: after a softmax it is always 1 and has no gradient.
+    """
+    return logits.flatten(1).square().mean(1)
+
+
+def _reasons_without_map(
+    model: nn.Module, inputs: tuple[Any, ...], target: TargetLike
+) -> Mapping[str, str] | str:
+    """Return the reasons by layer why no map can be made; one text if there is no map at all."""
+    try:
+        return explain(model, inputs, layer="full", target=target, shape=None).skipped
+    except NoMapError as error:
+        return str(error)
+
+
+def _automatic_layer(
+    model: nn.Module, inputs: tuple[Any, ...], target: TargetLike
+) -> tuple[str | None, str | None]:
+    """Return the automatic layer and None; or None and the reason why there is none."""
+    try:
+        (layer,) = explain(model, inputs, target=target, shape=None).maps
+    except NoMapError as error:
+        return None, str(error)
+    return str(layer), None
+
+
+def _count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter))
+
+
+@contextmanager
+def _recorded_outputs(
+    modules: Mapping[str, nn.Module], batch: int, space: tuple[int, ...]
+) -> Iterator[dict[str, LayerOutput]]:
+    """Record the outputs of the modules that run within the context.
+
+    Yields:
+        By layer, the output in words, and its channels and extents if it is on the input's grid.
+    """
+    outputs: dict[str, LayerOutput] = {}
+
+    def record(name: str, module: nn.Module, _: Any, output: Any) -> None:
+        tensor_and_layout = layouts.main_tensor(output, batch, space, module)
+        layout = None if tensor_and_layout is None else tensor_and_layout[1]
+        outputs[name] = (
+            describe(output),
+            None if layout is None else layout.channels,
+            None if layout is None else layout.space,
+        )
+
+    handles = [
+        module.register_forward_hook(partial(record, name))
+        for name, module in modules.items()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

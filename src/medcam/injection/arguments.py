@@ -1,0 +1,174 @@
+"""Arguments of a call: which are the model's, which are medcam's, and whether medcam's fit."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from medcam.engine.model.inputs import first_image
+from medcam.engine.target.resolution import TargetLike
+from medcam.errors import InputError, InputTypeError, warn
+from medcam.injection.settings import Settings
+
+_MEDCAM_NAMES = ("label", "mask", "raw_input")
+
+
+class Parameters(NamedTuple):
+    """The parameters of a model's own forward.
+
+    Attributes:
+        positional: The number of positional inputs; None if there may be any number.
+        names: The names of all parameters.
+    """
+
+    positional: int | None
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class CallArguments:
+    """The arguments of one call that are medcam's, validated.
+
+    Attributes:
+        image: The first image among the model's inputs, ``[batch, channels, *space]``; None if
+            there is none.
+        label: What is explained in this call; None: the target of `medcam.inject`.
+        mask: The ground truth, or None.
+        raw_input: The images that 2D maps are drawn over, one for each sample, or None.
+    """
+
+    image: Tensor | None
+    label: TargetLike = None
+    mask: Any = None
+    raw_input: Any = None
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The spatial shape of the image; empty without an image."""
+        return () if self.image is None else tuple(self.image.shape[2:])
+
+
+def parameters_of(forward: Callable[..., Any], *, bound: bool) -> Parameters:
+    """Return the parameters of a forward method.
+
+    Args:
+        forward: The method, or the function that was put in its place.
+        bound: Whether ``self`` is bound already; if not, the first parameter is left out.
+    """
+    parameters = list(inspect.signature(forward).parameters.values())[0 if bound else 1 :]
+    names = frozenset(parameter.name for parameter in parameters)
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return Parameters(None, names)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return Parameters(len(positional), names)
+
+
+def split(
+    parameters: Parameters, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """Return the model's positional inputs, its keyword inputs, and medcam's arguments by name.
+
+    Raises:
+        InputError: There are too many positional arguments, or one is given twice.
+    """
+    medcam_arguments: dict[str, Any] = {}
+    for name in _MEDCAM_NAMES:
+        for key in (f"medcam_{name}", name):
+            if key in kwargs and key not in parameters.names:
+                medcam_arguments[name] = kwargs[key]
+                kwargs = {k: v for k, v in kwargs.items() if k != key}
+    # The original package accepted its input under this name.
+    if "batch" in kwargs and "batch" not in parameters.names and not args:
+        args = (kwargs["batch"],)
+        kwargs = {k: v for k, v in kwargs.items() if k != "batch"}
+    if parameters.positional != 1 or len(args) <= 1:
+        return args, kwargs, medcam_arguments
+    further = args[1:]
+    if len(further) > len(_MEDCAM_NAMES):
+        raise InputError(
+            f"{len(args)} positional arguments were given: the model takes one, and medcam at most "
+            "three after it (label, mask, raw_input)."
+        )
+    by_position = dict(_named_by_type(further))
+    duplicates = sorted(set(by_position) & set(medcam_arguments))
+    if duplicates:
+        raise InputError(
+            f"{', '.join(duplicates)} was given twice, by position and by name: give it once."
+        )
+    return args[:1], kwargs, {**medcam_arguments, **by_position}
+
+
+def _named_by_type(further: Sequence[Any]) -> Iterable[tuple[str, Any]]:
+    """Return the name of each further positional argument with its value.
+
+    The paper writes ``model.forward(input, mask)``, the original package took
+    ``forward(input, label, mask, raw_input)``: the type of the first argument decides.
+    """
+    is_mask = isinstance(further[0], (Tensor, np.ndarray)) and further[0].ndim > 1
+    return zip(_MEDCAM_NAMES[1:] if is_mask else _MEDCAM_NAMES, further, strict=False)
+
+
+def validate(
+    settings: Settings,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    label: TargetLike,
+    mask: Any,
+    raw_input: Any,
+) -> CallArguments:
+    """Return medcam's arguments of a call, checked before the model runs.
+
+    Args:
+        settings: The options of `medcam.inject`.
+        args: The model's positional inputs.
+        kwargs: The model's keyword inputs.
+        label: What is explained in this call.
+        mask: The ground truth.
+        raw_input: The images that 2D maps are drawn over; for a batch of one, also the image
+            itself.
+
+    Raises:
+        InputError: The mask is missing, or the number of raw inputs is wrong.
+        InputTypeError: ``raw_input`` is a path.
+    """
+    if settings.evaluate and mask is None:
+        raise InputError("evaluate=True needs the ground truth with each call: model(input, mask).")
+    if mask is not None and not settings.scores:
+        warn(
+            "A mask was given, but maps are not scored: use inject(..., evaluate=True, "
+            "output_dir=...)."
+        )
+    path_and_image = first_image(args, kwargs)
+    image = None if path_and_image is None else path_and_image[1]
+    return CallArguments(image, label, mask, _raw_inputs(raw_input, image))
+
+
+def _raw_inputs(raw_input: Any, image: Tensor | None) -> Any:
+    """Return one raw input for each sample.
+
+    Raises:
+        InputError: Their number is not that of the samples.
+        InputTypeError: A path was given.
+    """
+    if isinstance(raw_input, str | os.PathLike):
+        raise InputTypeError(
+            f"raw_input={str(raw_input)!r} is a path: give the image itself, an array or tensor "
+            "with one image for each sample."
+        )
+    if raw_input is None or image is None:
+        return raw_input
+    if len(image) == 1 and (len(raw_input) != 1 or getattr(raw_input, "ndim", 3) == 2):
+        raw_input = [raw_input]  # the image of the only sample, without a batch axis
+    if len(raw_input) != len(image):
+        raise InputError(
+            f"raw_input holds {len(raw_input)} image(s) for {len(image)} sample(s): give one for "
+            "each sample, e.g. [batch, 1, H, W]."
+        )
+    return raw_input

@@ -1,0 +1,226 @@
+"""What an injected model writes: maps as files, the pickle, the layers' names and the scores."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medcam.errors import InputError
+from medcam.explanation.explanation import Explanation
+from medcam.injection.arguments import CallArguments
+from medcam.injection.settings import Settings
+from medcam.maps import AttentionMap, MapKey
+
+if TYPE_CHECKING:
+    from medcam.evaluation.evaluator import Evaluator
+
+
+class Recording:
+    """What the calls of an injected model leave behind in files and in the score table.
+
+    Args:
+        settings: The options of `medcam.inject`.
+        layer_ordering: The order of the layers in the score table.
+
+    Raises:
+        SaveError: The output folder cannot be created.
+    """
+
+    def __init__(self, settings: Settings, layer_ordering: Sequence[str]) -> None:
+        self._settings = settings
+        self._layer_ordering = list(layer_ordering)
+        self._calls = 0
+        self._user_maps = 0
+        self._pickled: list[np.ndarray] = []
+        self._evaluator: Evaluator | None = None
+        if settings.output_dir is not None:
+            from medcam.files.folder import make_folder
+
+            make_folder(settings.output_dir)
+
+    def record(
+        self, explanation: Explanation, arguments: CallArguments
+    ) -> dict[str, list[float]] | None:
+        """Record one call, as far as the settings ask for it.
+
+        Args:
+            explanation: The call's maps.
+            arguments: The call's mask, raw inputs and image.
+
+        Returns:
+            The scores by layer, one for each sample and target; None if nothing is scored.
+
+        Raises:
+            MaskError: The mask does not fit the maps.
+            SaveError: A file could not be written.
+        """
+        settings, scores = self._settings, None
+        if settings.save_pickle:
+            self._collect(explanation)
+        if settings.save_maps:
+            self._save(explanation, arguments)
+        if settings.scores and arguments.mask is not None:
+            scores = self._score(explanation, arguments)
+        self._calls += 1
+        return scores
+
+    def save_user_map(self, attention_map: Any, raw_input: Any, key: MapKey) -> Path:
+        """Save a map ``[H, W]`` or ``[X, Y, Z]`` of the user's own.
+
+        Args:
+            attention_map: The map, numpy or torch.
+            raw_input: The image that a 2D map is drawn over.
+            key: The map of the last call in whose folder the file goes.
+        """
+        from medcam.explanation.single_file import save
+
+        saved = save(
+            attention_map,
+            self._folder(key) / f"attention_map_{self._user_maps}",
+            raw_input=raw_input,
+            reference=self._settings.reference,
+            colormap=self._settings.colormap,
+        )
+        self._user_maps += 1
+        return saved
+
+    def write_layers(self, names: Sequence[str]) -> None:
+        """Write ``registered_layers.txt``, one name a line, if there is an output folder."""
+        if self._settings.output_dir is None:
+            return
+        from medcam.files import write_atomically
+
+        lines = "".join(f"{name}\n" for name in names)
+        write_atomically(
+            self._settings.output_dir / "registered_layers.txt",
+            lambda path: _write(path, lines.encode("utf-8")),
+        )
+
+    def dump(self) -> None:
+        """Write the pickle and the score table with its chart, as far as the settings ask for them.
+
+        Raises:
+            InputError: Scores are to be saved, but no call had a mask.
+            SaveError: A file could not be written.
+        """
+        folder = self._settings.output_dir
+        if self._settings.save_pickle and folder is not None:
+            from medcam.files import write_atomically
+
+            write_atomically(
+                folder / "attention_maps.pkl",
+                lambda path: _write(path, pickle.dumps(self._pickled)),
+            )
+        if folder is not None and self._evaluator is not None:
+            self._evaluator.dump()
+        elif self._settings.scores:
+            raise InputError(
+                "There are no scores to save yet: call the model with a mask first, "
+                "model(input, mask)."
+            )
+
+    def _collect(self, explanation: Explanation) -> None:
+        """Keep the maps ``[*space]`` of all samples and targets for the pickle."""
+        for item in explanation.maps.values():
+            for per_target in self._settings.values_of(item).detach().cpu().numpy():
+                self._pickled.extend(per_target)
+
+    def _save(self, explanation: Explanation, arguments: CallArguments) -> None:
+        """Write a file for each map, sample and target."""
+        for key, item in explanation.maps.items():
+            values = item.values.detach().cpu().numpy()
+            for sample, per_target in enumerate(values):
+                for target, single in enumerate(per_target):
+                    name = f"attention_map_{self._calls}_{sample}_{target}"
+                    self._save_single(single, self._folder(key) / name, item, arguments, sample)
+
+    def _save_single(
+        self,
+        values: np.ndarray,
+        path: Path,
+        item: AttentionMap,
+        arguments: CallArguments,
+        sample: int,
+    ) -> None:
+        """Write one map ``[*space]`` as a PNG (2D) or NIfTI file (3D)."""
+        from medcam.explanation.single_file import save
+        from medcam.files.formats.nifti import reference_for_shape
+
+        is_picture, reference = values.ndim == 2, None
+        if not is_picture:
+            reference = reference_for_shape(
+                self._reference(arguments, sample), values.shape, arguments.space
+            )
+        save(
+            values,
+            path.with_name(path.name + (".png" if is_picture else ".nii.gz")),
+            raw_input=None if arguments.raw_input is None else arguments.raw_input[sample],
+            reference=reference,
+            colormap=self._settings.colormap,
+            signed=item.signed,
+        )
+
+    def _folder(self, key: MapKey) -> Path:
+        """Return a layer's folder; for maps without a layer, the output folder itself.
+
+        Raises:
+            InputError: There is no output folder.
+        """
+        from medcam.files import safe_name
+
+        folder = self._settings.output_dir
+        if folder is None:
+            raise InputError("Nothing can be saved without a folder: inject(..., output_dir=...).")
+        return folder / safe_name(key) if isinstance(key, str) else folder
+
+    def _reference(self, arguments: CallArguments, sample: int) -> Any:
+        """Return the image whose geometry a map takes: the setting, or an input with an affine."""
+        image = arguments.image
+        if self._settings.reference is None and image is not None and hasattr(image, "affine"):
+            return image[sample]
+        return self._settings.reference
+
+    def _score(self, explanation: Explanation, arguments: CallArguments) -> dict[str, list[float]]:
+        """Return the scores of a call by layer; the evaluator keeps them."""
+        from medcam.injection.scoring import score_maps
+
+        image = arguments.image
+        batch = 0 if image is None else len(image)
+        return score_maps(
+            explanation.maps,
+            arguments.mask,
+            self._evaluator_of_all_calls(),
+            call=self._calls,
+            space=arguments.space,
+            spacings=[self._spacing(arguments, sample) for sample in range(batch)] or None,
+        )
+
+    def _spacing(self, arguments: CallArguments, sample: int) -> tuple[float, ...] | None:
+        """Return a sample's voxel size in mm; None for a picture or without a geometry."""
+        from medcam.files.formats.nifti import voxel_sizes
+
+        reference = self._reference(arguments, sample)
+        if reference is None or len(arguments.space) != 3:
+            return None
+        return voxel_sizes(reference)
+
+    def _evaluator_of_all_calls(self) -> Evaluator:
+        """Return the evaluator, made at the first call that is scored."""
+        if self._evaluator is None:
+            from medcam.evaluation.evaluator import Evaluator
+
+            self._evaluator = Evaluator(
+                self._settings.output_dir or Path(),
+                metric=self._settings.metric,
+                threshold=self._settings.threshold,
+                layer_ordering=self._layer_ordering,
+            )
+        return self._evaluator
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
