@@ -13,10 +13,8 @@ from jaxtyping import install_import_hook
 
 # Before medcam is imported anywhere. Where users enter, medcam's own errors speak instead.
 SHAPED = (
-    "engine.assemble", "engine.auto_layer", "engine.capture", "engine.evidence", "engine.gather",
-    "engine.gradients", "engine.guided", "engine.model.layouts", "engine.target",
-    "engine.windows.ensemble", "engine.windows.plan", "engine.windows.prediction",
-    "engine.windows.score_gradient", "engine.windows.shared_weights", "maps", "methods",
+    "engine.auto_layer", "engine.capture", "engine.guided", "engine.model.layouts",
+    "engine.target", "maps", "methods",
 )  # fmt: skip
 install_import_hook([f"medcam.{name}" for name in SHAPED], "beartype.beartype")
 
@@ -67,3 +65,27 @@ def _warned_anew() -> None:
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("MEDCAM_HYPOTHESIS", "same"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each process whole groups of tests, so that costly fixtures are made once.
+
+    A group is a file; the tests of nnU-Net, of the demonstration and of pages in the browser are
+    one group each. These come first, since they take longest.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: _LONG.get(_group(item), len(_LONG)))  # stable: else as collected
+
+
+_LONG = {name: place for place, name in enumerate(("browser", "nnunet", "demo", "snippets"))}
+
+
+def _group(item: pytest.Item) -> str:
+    folder = item.path.parent
+    if folder.name in ("demo", "nnunet") and "tests" in folder.parts:
+        return folder.name
+    if "browser" in getattr(item, "fixturenames", ()):
+        return "browser"
+    return "snippets" if item.path.name == "test_snippets.py" else item.path.as_posix()

@@ -38,6 +38,7 @@ def resident() -> int:
     return pages * 4096
 
 
+@pytest.mark.usefixtures("unchecked")  # as for a user; and checks of types take half the time
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_thousand_calls(name):
     net, x = UNet().eval(), image(batch=1, size=64)

@@ -12,6 +12,7 @@ import typer
 
 import medcam
 from medcam.cli import app
+from medcam.methods import METHODS
 from support.nets import Classifier
 from support.nnunet_toy import make_folder, make_image, oblique, write_case
 
@@ -23,6 +24,15 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 
 def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def _registry():
+    """Restore the registry of methods: a page registers one of its own."""
+    registered = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(registered)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if SNIPPET.search(p.read_text())], ids=_name)
