@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import warnings
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -67,25 +68,21 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000
 hypothesis.settings.load_profile(os.environ.get("MEDCAM_HYPOTHESIS", "same"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each process whole groups of tests, so that costly fixtures are made once.
 
     A group is a file; the tests of nnU-Net, of the demonstration and of pages in the browser are
-    one group each. These come first, since they take longest.
+    one group each.
     """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _LONG.get(_group(item), len(_LONG)))  # stable: else as collected
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return next((group for group in _GROUPS if path.startswith(group)), path)
+
+    return Groups(config, log)
 
 
-_LONG = {name: place for place, name in enumerate(("browser", "nnunet", "demo", "snippets"))}
-
-
-def _group(item: pytest.Item) -> str:
-    folder = item.path.parent
-    if folder.name in ("demo", "nnunet") and "tests" in folder.parts:
-        return folder.name
-    if "browser" in getattr(item, "fixturenames", ()):
-        return "browser"
-    return "snippets" if item.path.name == "test_snippets.py" else item.path.as_posix()
+_GROUPS = ("tests/demo/", "tests/frameworks/nnunet/", "tests/views/report/")
