@@ -68,10 +68,11 @@ def cell(case: Case, maker: Maker | None) -> str:
         def call(x: Tensor) -> None:
             with torch.no_grad():
                 net(x)
-    else:
-        call = quiet(maker, net, case.layer_in_network)
-    run = under_autocast(call, "cuda")
+
     try:
+        if maker is not None:
+            call = quiet(maker, net, case.layer_in_network)
+        run = under_autocast(call, "cuda")
         return f"{timed(run, x):.1f} / {peak(run, x) / 2**20:.0f}"
     except Exception as error:  # noqa: BLE001  # a failing library is a cell of the table
         print(f"{maker}: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ import torch
 from medcam.errors import InputError, InputTypeError, MaskError, UnknownNameError
 from medcam.evaluation import compute_score
 from medcam.evaluation.score import check_metric, check_options
+from medcam.maps import AttentionMap, ResolvedTarget
 
 MAP = np.array([[0.0, 4.0, 1.0], [2.0, 3.0, 0.5]])
 MASK = np.array([[0, 1, 0], [1, 0, 0]])
@@ -131,3 +132,11 @@ def test_tolerance_is_not_negative(tolerance):
 def test_tolerance_is_a_number(tolerance):
     with pytest.raises(InputTypeError, match="give a number of mm, 0 or more"):
         check_options("otsu", None, tolerance)
+
+
+def test_a_map_of_a_batch_is_refused_with_the_way_to_one_sample():
+    target = ResolvedTarget("class 1", "classification")
+    item = AttentionMap(torch.rand(1, 1, 2, 3), "gcam", "layer4", target)
+    with pytest.raises(InputTypeError, match=r"map\.attention\(\)\[0, 0\]"):
+        compute_score(item, MASK)
+    assert 0 <= compute_score(item.attention()[0, 0], MASK, "relevance_mass") <= 1

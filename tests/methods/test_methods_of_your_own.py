@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import medcam
 from medcam import targets
 from medcam.cli import app
-from medcam.errors import InputError
+from medcam.errors import InputError, InputTypeError
 from medcam.maps import resample
 from medcam.methods import METHODS, FromCam, Method, SharedWeights, get
 from support.nets import Classifier, UNet, balanced, image
@@ -215,6 +215,67 @@ def test_the_name_of_another_method_is_not_taken_for_it(channel_weights):
     assert torch.equal(found["gcam", "coarse"].values, explained("hirescam").map.values)
 
 
+def test_parts_that_methods_share_are_made_once():
+    """nnU-Net asks for maps without their ReLU: these are the same part all the same."""
+    windows_explained = []
+    model, x = case()
+    for methods in (["ggcam"], [get("gcam").signed_form(), "ggcam"], ["gcam", "ggcam"]):
+        totals: list[int] = []
+        medcam.explain_volume(
+            model, x, ROI, layer="coarse", target=1, method=methods, channel_weights="volume",
+            progress=lambda done, of, totals=totals: totals.append(of),
+        )  # fmt: skip
+        windows_explained.append(totals[-1])
+    assert len(set(windows_explained)) == 1
+
+
+def test_maps_of_many_layers_with_shared_weights_are_streamed(monkeypatch):
+    from medcam.engine import gather
+
+    streamed = []
+
+    def spied(*args, **options):
+        streamed.append(1)
+        return stream(*args, **options)
+
+    stream = gather.stream_gradients
+    monkeypatch.setattr(gather, "stream_gradients", spied)
+    model, x = case()
+    options = {"target": 1, "channel_weights": "volume"}
+    found = medcam.explain_volume(model, x[:1], ROI, layer=["fine", "coarse"], **options)
+    assert len(streamed) > 0
+    assert found.layer == ("fine", "coarse")
+    for layer in found.layer:
+        alone = medcam.explain_volume(model, x[:1], ROI, layer=layer, **options)
+        torch.testing.assert_close(found.maps[layer].values, alone.map.values)
+
+
+def test_a_callable_that_cannot_be_hashed():
+    class Energy:
+        __hash__ = None
+
+        def __call__(self, activations, gradients, rectify=True):
+            return energy(activations, gradients, rectify)
+
+    own = dataclasses.replace(ENERGY, function=Energy())
+    assert torch.equal(explained(own).map.values, explained(ENERGY).map.values)
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (FromCam(get("ggcam"), lambda input_gradients, cam: cam), "no method of a layer alone"),
+        (FromCam(SUMMED, lambda guided_gradients, cam: cam), "takes cam, guided_gradients, not"),
+        (FromCam(SUMMED, lambda input_gradients: input_gradients), "takes input_gradients, not"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_refused_when_it_is_made(rule, says):
+    with pytest.raises(InputError, match=says):
+        dataclasses.replace(GATED, from_cam=rule)
+    with pytest.raises(InputError, match="a method of the input that uses a layer"):
+        dataclasses.replace(DOUBLED, from_cam=FromCam(SUMMED, lambda input_gradients, cam: cam))
+
+
 def test_a_target_that_no_voxel_has_gives_zeros_of_the_methods_own_kind():
     model, x = case()
     nothing = targets.where(lambda logits: torch.zeros_like(logits[:, 0], dtype=torch.bool), k=1)
@@ -292,7 +353,7 @@ def test_the_command_line(here, option, name, windows):
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("users_method.py:no_method", "is int, not a medcam.methods.Method"),
+        ("users_method.py:no_method", "is a int, not a medcam.methods.Method"),
         ("users_method.py:mien", "Method 'mien' does not exist. Did you mean 'mine'"),
         ("nowhere.py:mine", "of --method does not exist"),
         ("energi", "Method 'energi' does not exist"),
@@ -313,12 +374,23 @@ def test_wrong_methods_are_told_before_anything_runs(here, option, says):
     [
         ({"stitched": "pooled"}, "choose 'mean', 'sum' or 'shared'"),
         ({"stitched": "shared"}, "give shared=SharedWeights"),
-        ({"function": lambda x: x}, "takes no evidence"),
+        ({"function": lambda pool=2: pool}, "takes no evidence"),
+        ({"function": lambda activations, acts: acts}, "takes 'acts', which is no evidence"),
+        ({"function": "energy"}, "is no function"),
     ],
 )
 def test_what_cannot_be_a_method_is_refused_when_it_is_made(options, says, unchecked):
-    with pytest.raises(InputError, match=says):
+    with pytest.raises((InputError, InputTypeError), match=says):
         dataclasses.replace(ENERGY, **options)
+
+
+@pytest.mark.parametrize("volume", [False, True])
+def test_what_is_no_map_is_told_with_both_shapes(volume):
+    method = Method("forgot", lambda activations, gradients: activations * gradients, "Forgot")
+    with pytest.raises(InputError, match=r"'Forgot' returned the shape \[.*has to be \[batch, \*"):
+        explained(method) if volume else medcam.explain(
+            Classifier().eval(), image(), method=method, layer="features.4", target=1
+        )
 
 
 def test_no_file_outside_methods_compares_the_name_of_a_method():

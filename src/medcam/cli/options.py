@@ -47,7 +47,7 @@ def _method_of(name: str) -> Method:
     method = find_object(name, "--method")
     if not isinstance(method, Method):
         raise InputError(
-            f"--method {name} is {type(method).__name__}, not a medcam.methods.Method: write "
+            f"--method {name} is a {type(method).__name__}, not a medcam.methods.Method: write "
             "Method('name', function, 'Title')."
         )
     return method

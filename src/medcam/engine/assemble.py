@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from medcam.engine.evidence import Evidence
 from medcam.engine.notices import Notices, notice_non_finite
 from medcam.engine.request import Request
 from medcam.engine.target.scores import TargetScores
-from medcam.errors import NoMapError
+from medcam.errors import InputError, NoMapError
 from medcam.maps import AttentionMap, MapKey, resample
 from medcam.methods import Method
 
@@ -40,6 +41,8 @@ def assemble(
     maps: dict[MapKey, AttentionMap] = {}
     for method, layer in _pairs(request, evidence):
         per_target = [evidence.map(method, target, layer) for target in range(count)]
+        if shape is not None:
+            _check_shape(method, per_target[0], len(scores.values), len(shape))
         values = torch.stack(per_target, 1) if count > 1 else per_target[0][:, None]
         channels = None
         if method.of_input:
@@ -55,6 +58,22 @@ def assemble(
         key: MapKey = (method.name, layer) if request.several else layer
         maps[key] = method.map_of(values, layer, scores.target, channels)
     return maps
+
+
+def _check_shape(method: Method, values: Tensor, batch: int, axes: int) -> None:
+    """Raise if a method, which may be the user's own, returned something that is no map.
+
+    Raises:
+        InputError: It is not ``[batch, *layer]``, or for a map of the input ``[batch, channels,
+            *space]``.
+    """
+    expected = axes + (2 if method.of_input else 1)
+    if values.ndim != expected or len(values) != batch:
+        kind = "[batch, channels, *space]" if method.of_input else "[batch, *layer]"
+        raise InputError(
+            f"The method {method.title!r} returned the shape {list(values.shape)}; a map has to be "
+            f"{kind}, with {batch} sample(s) and {axes} spatial axes."
+        )
 
 
 def _pairs(request: Request, evidence: Evidence) -> Iterator[tuple[Method, str | None]]:

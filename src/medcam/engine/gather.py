@@ -54,7 +54,7 @@ def gather(
     columns = scores.unbind(1)
     with_gradients = activations if "gradients" in needed else []
     stored = [activation.stored for activation in with_gradients]
-    only_layers = needed == {"activations", "gradients"}
+    only_layers = "gradients" in needed and needed <= {"activations", "gradients"}
     if only_layers and not keep_graph and len(stored) > 1 and can_stream(scores, stored):
         return _stream_maps(request, recorder, activations, columns)
     tensors = [*stored]

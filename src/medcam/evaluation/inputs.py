@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from medcam.errors import InputError, InputTypeError, MaskError, warn
-from medcam.maps import resample_array
+from medcam.maps import AttentionMap, resample_array
 
 _MAX_RESAMPLED_AXES = 3
 _ROUNDING_STEPS = 4  # one more than linear interpolation of a constant map can deviate by
@@ -162,6 +162,11 @@ def _may_be_cropped(map_extent: int, mask_extent: int) -> bool:
 
 def _to_numpy(values: Any, name: str) -> np.ndarray:
     """Return real numbers as an array of their own dtype; bfloat16 becomes float32."""
+    if isinstance(values, AttentionMap):
+        raise InputTypeError(
+            f"The {name} is an AttentionMap of a batch: give one sample and target of it, "
+            "map.attention()[0, 0]."
+        )
     if isinstance(values, torch.Tensor):
         tensor = values.detach().cpu()
         values = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

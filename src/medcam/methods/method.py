@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medcam.errors import InputError
+from medcam.errors import InputError, InputTypeError
 from medcam.maps import AttentionMap, ResolvedTarget
 
 EVIDENCE = ("activations", "gradients", "inputs", "input_gradients", "guided_gradients")
@@ -74,16 +74,18 @@ class Method:
             their weighted mean; "sum" adds them, if each window's map is its share of the whole;
             "shared" uses channel weights that all windows share. A method of the input alone is
             computed from the whole volume's gradients and needs no rule.
+        weights: Function of the gradients that returns the channel weights, for a method whose
+            weights are mean gradients: medcam warns if these cancel.
         shared: How shared weights are computed. Required by ``stitched="shared"``; other methods
             use it on request (``channel_weights="volume"``).
         from_cam: How a method of the input that weighs by a layer's map is composed; with None
             each window's map is computed separately, and ``stitched`` applies.
-        weights: Function of the gradients that returns the channel weights, for a method whose
-            weights are mean gradients: medcam warns if these cancel.
         evidence: The names of the evidence that ``function`` needs.
 
     Raises:
-        InputError: ``stitched`` is not one of the three, or ``shared`` is missing.
+        InputError: ``function`` takes something that is no evidence, ``stitched`` is not one of the
+            three, or ``shared`` is missing.
+        InputTypeError: ``function`` is no function.
 
     Example:
         >>> from medcam.methods import METHODS
@@ -98,14 +100,31 @@ class Method:
     positive_part: bool = False
     reduction: Literal["largest", "magnitude"] = "largest"
     stitched: Literal["mean", "sum", "shared"] = "mean"
+    weights: Callable[[Tensor], Tensor] | None = None
     shared: SharedWeights | None = None
     from_cam: FromCam | None = None
-    weights: Callable[[Tensor], Tensor] | None = None
     evidence: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InputTypeError(
+                f"The function of method {self.name!r} is {self.function!r}, which is no function."
+            )
         parameters = inspect.signature(self.function).parameters
         object.__setattr__(self, "evidence", frozenset(parameters) & frozenset(EVIDENCE))
+        unknown = [
+            name
+            for name, parameter in parameters.items()
+            if name not in EVIDENCE
+            and parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if unknown:
+            listed = ", ".join(map(repr, unknown))
+            raise InputError(
+                f"The function of method {self.name!r} takes {listed}, which is no evidence: "
+                f"choose from {', '.join(EVIDENCE)}; options need a default."
+            )
         if not self.evidence:
             raise InputError(
                 f"The function of method {self.name!r} takes no evidence: give it at least one of "
@@ -120,6 +139,24 @@ class Method:
                 f"Method {self.name!r} is stitched by shared weights, but has no rule to compute "
                 "them: give shared=SharedWeights(...)."
             )
+
+        if self.from_cam is not None:
+            self._check_from_cam(self.from_cam)
+
+    def _check_from_cam(self, from_cam: FromCam) -> None:
+        """Raise if a method of the input cannot be composed with a layer's map as stated."""
+        known = {"cam", *self.evidence} - {"activations", "gradients"}
+        parameters = set(inspect.signature(from_cam.function).parameters)
+        if not (self.of_input and self.of_layer):
+            reason = "it has to be a method of the input that uses a layer"
+        elif from_cam.cam.of_input or not from_cam.cam.of_layer:
+            reason = f"{from_cam.cam.title} is no method of a layer alone"
+        elif "cam" not in parameters or not parameters <= known:
+            reason = f"its function takes {', '.join(sorted(parameters))}, not cam and what the "
+            reason += f"method itself takes of the input ({', '.join(sorted(known - {'cam'}))})"
+        else:
+            return
+        raise InputError(f"from_cam= of method {self.name!r} does not fit: {reason}.")
 
     @property
     def of_layer(self) -> bool:

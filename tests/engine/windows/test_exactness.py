@@ -9,6 +9,8 @@ from monai.inferers import SliceInferer
 
 import medcam
 from medcam import targets
+from medcam.engine.windows.score_gradient import ScoreGradient
+from medcam.maps import ResolvedTarget
 from support.stitched import Sliding, evidence, net, through_monai, windows
 
 CASES = [  # dims, space, roi, options
@@ -262,3 +264,13 @@ def test_slices_are_mirrored_along_axes_of_the_volume():
     close(found.map.channels, (plain.map.channels + turned.map.channels.flip(5)) / 2)
     with pytest.raises(medcam.errors.InputError, match="cannot be mirrored along slice_axis=1"):
         medcam.explain_volume(model, x, -1, mirror_axes=(1,), **options)
+
+
+def test_weights_of_the_windows_follow_the_prediction_to_its_device():
+    """A volume on a GPU failed: the windows' weights stay on the CPU. "meta" is such a device."""
+    values = torch.zeros(1, 1, 8, 8, device="meta")
+    target = ResolvedTarget("class 1", "segmentation")
+    gradient = ScoreGradient(target, [torch.zeros(1, dtype=torch.long, device="meta")], [values])
+    place = (slice(0, 4), slice(0, 4))
+    logits = torch.zeros(1, 2, 4, 4, device="meta")
+    assert gradient.score(logits, [(0, place)], [torch.ones(4, 4)]).shape == (1, 1)

@@ -97,7 +97,9 @@ def score_classes(
     """
     class_logits = two_class_logits(logits)
     checked = [checked_label(label, class_logits.shape[1]) for label in labels]
-    per_sample = torch.tensor(checked, device=class_logits.device).expand(len(class_logits), -1)
+    # filled on the device: a tensor made from a list would be a synchronising copy
+    columns = [class_logits.new_full((len(class_logits),), k, dtype=torch.long) for k in checked]
+    per_sample = torch.stack(columns, 1)
     text = text if len(labels) > 1 else f"class {labels[0]}"
     return _score_labels(class_logits, per_sample, text, notices)
 
@@ -116,7 +118,8 @@ def score_class_per_sample(logits: Tensor, labels: Sequence[int], notices: Notic
         )
     class_logits = two_class_logits(logits)
     checked = [checked_label(label, class_logits.shape[1]) for label in labels]
-    per_sample = torch.tensor(checked, device=class_logits.device)[:, None]
+    labels_of_samples = [class_logits.new_full((1,), k, dtype=torch.long) for k in checked]
+    per_sample = torch.stack(labels_of_samples)
     return _score_labels(class_logits, per_sample, "one class per sample", notices)
 
 

@@ -60,8 +60,10 @@ class Runner:
         request = dataclasses.replace(request, target=target, layer=layer)
         result = run(request, member.model, member.model, (inputs,), {})
         chosen_now = automatic and not self.layers and result.names_run
-        if result.layers and (chosen_now or not automatic):
+        if chosen_now:
             self.layers = result.layers
+        elif not automatic:  # a pass with shared weights records one layer at a time
+            self.layers = tuple(dict.fromkeys((*self.layers, *result.layers)))
         self.skipped.update(result.skipped)
         if request.shape is None:
             return dict(result.maps)

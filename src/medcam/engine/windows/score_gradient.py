@@ -62,7 +62,7 @@ class ScoreGradient:
         columns = []
         for channels, values in zip(self.channels, self.values, strict=True):
             parts = [
-                values[(sample, slice(None), *place)] * weight
+                values[(sample, slice(None), *place)] * weight.to(values.device)
                 for (sample, place), weight in zip(places, weights, strict=True)
             ]
             gradient = torch.stack([part.flip(axes) if axes else part for part in parts])

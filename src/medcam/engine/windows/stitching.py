@@ -22,6 +22,7 @@ skipped.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 
 import torch
@@ -112,7 +113,7 @@ def _means(plan: StitchingPlan, methods: Mapping[str, Method]) -> Totals:
 def _maps_of(plan: StitchingPlan, method: Method, parts: Parts, totals: Totals) -> Maps:
     """Return a method's maps of the volume, cropped to the image."""
     part, target = layer_part(method), plan.runner.gradient.target
-    name = None if part is None else parts.names[part]
+    name = None if part is None else parts.name_of(part)
     maps: Maps = {}
     for layer in [None] if name is None else layers_of(totals, name):
         channels = None
@@ -135,18 +136,20 @@ def _values_of_input_method(
     function, by_name = method.function, dict[str, Tensor]()
     for name in ("input_gradients", "guided_gradients"):
         if name in method.evidence:
-            per_target = totals[name, None].unbind(1)
-            by_name[name] = torch.stack([plan.windows.fold(values) for values in per_target], 1)
+            columns = totals[name, None].unbind(1)
+            by_name[name] = torch.stack([plan.windows.fold(values) for values in columns], 1)
     if method.from_cam is not None:
         function, cam = method.from_cam.function, method.from_cam.cam
-        values = plan.windows.crop(totals[parts.names[cam], layer])
+        values = plan.windows.crop(totals[parts.name_of(cam), layer])
         by_name["cam"] = values.relu() if cam.rectified and not cam.signed else values
+    parameters = inspect.signature(function).parameters
     inputs = {}
-    if "inputs" in method.evidence:
+    if "inputs" in parameters:
         image = plan.windows.crop(plan.runner.volume)
         inputs["inputs"] = image.to(next(iter(by_name.values()), image).device)
+    per_target = {name: values for name, values in by_name.items() if name in parameters}
     maps = [
-        function(**inputs, **{name: values[:, target] for name, values in by_name.items()})
+        function(**inputs, **{name: values[:, target] for name, values in per_target.items()})
         for target in range(len(plan.runner.gradient))
     ]
     return torch.stack(maps, 1)

@@ -21,6 +21,7 @@ from medcam.frameworks.nnunet.console import prints_to_log
 from medcam.frameworks.nnunet.preprocessing import Prepared
 from medcam.maps import AttentionMap
 from medcam.methods import Method
+from medcam.methods import get as get_method
 
 CaseMapKey = tuple[str, str | None]
 """``(method, layer)``; the layer is None for methods without a layer."""
@@ -53,7 +54,7 @@ class CaseExplanation:
     explanation: Explanation = field(repr=False)
     importance: Mapping[CaseMapKey, Mapping[str, float]]
     _prepared: Prepared = field(repr=False)
-    _methods: Sequence[Method] = field(repr=False)
+    _methods: Sequence[Method] = field(default=(), repr=False)
 
     @property
     def map(self) -> NDArray[np.float32]:
@@ -147,5 +148,6 @@ class CaseExplanation:
     def _attention_map(self, key: CaseMapKey, values: NDArray[np.float32]) -> AttentionMap:
         """Return a map on the image's grid as an `AttentionMap` of its method."""
         name, layer = key
-        method = next(method for method in self._methods if method.name == name)
+        method = next((method for method in self._methods if method.name == name), None)
+        method = get_method(name) if method is None else method
         return method.map_of(torch.from_numpy(values)[None, None], layer, self.explanation.target)
