@@ -1,6 +1,6 @@
 """medcam inside nnU-Net, MONAI and TorchIO; it never reimplements what these frameworks do.
 
-Their own code reads, predicts and goes back to the image. Each is imported on first use:
+Their own code reads, predicts and brings results back to the image. Each is imported on first use:
 ``medcam.nnunet``, ``medcam.monai``, ``medcam.torchio``.
 """
 

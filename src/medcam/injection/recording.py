@@ -1,4 +1,4 @@
-"""What an injected model writes: maps as files, the pickle, the layers' names and the scores."""
+"""Recording of an injected model: maps as files, the pickle, the layers' names, the scores."""
 
 from __future__ import annotations
 
