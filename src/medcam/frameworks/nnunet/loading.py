@@ -142,8 +142,10 @@ def _safe_globals(types: list[Any]) -> Iterator[None]:
         with serialization.safe_globals(types):
             yield
         return
+    import _codecs  # bytes are pickled as encoded text, which later versions allow by default
+
     before = serialization.get_safe_globals()
-    serialization.add_safe_globals(types)
+    serialization.add_safe_globals([*types, _codecs.encode])
     try:
         yield
     finally:
