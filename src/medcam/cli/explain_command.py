@@ -19,6 +19,7 @@ from medcam.cli.model import (
 )
 from medcam.cli.numbers import extents
 from medcam.cli.options import (
+    MethodOption,
     methods_of,
     one_or_several,
     preprocessed,
@@ -51,14 +52,7 @@ def explain(
     arg: ArgOption = None,
     weights: WeightsOption = None,
     trust: TrustOption = False,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            help="gcam (default), gbp, ..., or a medcam.methods.Method of your own, "
-            "path/to/file.py:name; may be repeated.",
-        ),
-    ] = None,
+    method: MethodOption = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medcam.cli.errors import in_options, plain_errors
-from medcam.cli.options import methods_of, one_or_several
+from medcam.cli.options import MethodOption, methods_of, one_or_several
 
 if TYPE_CHECKING:
     from medcam.frameworks.nnunet import Case, TrainedModel
@@ -65,14 +65,7 @@ def explain(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the results.")],
     label: Annotated[str, typer.Option("--label", help="The label's name in dataset.json.")],
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            help="gcam (default), gbp, ..., or a medcam.methods.Method of your own, "
-            "path/to/file.py:name; may be repeated.",
-        ),
-    ] = None,
+    method: MethodOption = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(

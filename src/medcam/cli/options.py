@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -12,6 +14,16 @@ if TYPE_CHECKING:
     from medcam.engine.target.resolution import TargetLike
     from medcam.files import Image
     from medcam.methods import Method
+
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="gcam (default), gbp, ..., or a medcam.methods.Method of your own, "
+        "path/to/file.py:name; may be repeated.",
+    ),
+]
+"""``--method``, as every command that explains takes it."""
 
 
 def one_or_several(values: Sequence[str] | None, default: str) -> str | list[str]:

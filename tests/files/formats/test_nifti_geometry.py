@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -13,21 +14,9 @@ import torch
 
 from medcam.errors import InputError, MedcamWarning
 from medcam.files import save_nifti
+from support.images import rotated
 
-
-def affine_of(turn: tuple[float, float, float], spacing: tuple[float, float, float]) -> np.ndarray:
-    """A rotation about z, y and x (degrees), voxel sizes (negative: mirrored) and an origin."""
-    z, y, x = np.deg2rad(turn)
-    rotation = (
-        np.array([[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]])
-        @ np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
-        @ np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
-    )
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * spacing
-    affine[:3, 3] = -91.25, 37.5, 1012.125
-    return affine
-
+affine_of = partial(rotated, origin=(-91.25, 37.5, 1012.125))
 
 AFFINES = {
     "anisotropic": affine_of((0, 0, 0), (0.5, 0.75, 5)),
