@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -12,9 +13,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-MapKey = str | None | tuple[str, str | None]
+ImageName = int | str
+"""The name of an image among a model's inputs: its parameter, its key, or its position."""
+
+MapKey = (
+    str
+    | None
+    | tuple[str, str | None]
+    | tuple[str | None, ImageName]
+    | tuple[str, str | None, ImageName]
+)
 """A layer's name; ``(method, layer)`` if several methods were requested. The layer is None for
-methods without a layer, such as guided backpropagation."""
+methods without a layer, such as guided backpropagation. Where there is a map for each of several
+images, the image's name comes last: ``(layer, image)`` or ``(method, layer, image)``."""
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -40,6 +51,65 @@ class ResolvedTarget:
         return self.description
 
 
+@dataclass(frozen=True)
+class LayerGrid:
+    """Where a layer's cells lie on its input: cell ``i`` is centred at ``start + i·step``.
+
+    The centre of what a cell sees follows from the kernels, strides, paddings and dilations on the
+    way from the input (Dumoulin and Visin, arXiv 1603.07285; Araujo et al., Distill 2019), not from
+    the extents: after five convolutions of kernel 3, stride 2 and padding 1 cell ``i`` is centred
+    at voxel ``32·i``, while stretching the map over the input draws it at ``32·i + 15.5``.
+
+    Attributes:
+        start: The centre of the first cell on each spatial axis, in voxels of the input.
+        step: The distance between neighbouring cells, in voxels of the input.
+        reason: Why the extents were used, as if the layer covered the input exactly; empty if the
+            places are known.
+
+    Example:
+        >>> LayerGrid.of_extents((2,), (8,))
+        LayerGrid(start=(1.5,), step=(4.0,), reason='')
+    """
+
+    start: tuple[float, ...]
+    step: tuple[float, ...]
+    reason: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether the places of the cells are known, not assumed from the extents."""
+        return not self.reason
+
+    @staticmethod
+    def of_extents(shape: Sequence[int], space: Sequence[int], reason: str = "") -> LayerGrid:
+        """Return the grid whose borders lie on the input's borders.
+
+        Args:
+            shape: The extents of the layer.
+            space: The extents of the input.
+            reason: Why the extents are used.
+        """
+        step = tuple(whole / cells for cells, whole in zip(shape, space, strict=True))
+        return LayerGrid(tuple((length - 1) / 2 for length in step), step, reason)
+
+    def affine(self, image_affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
+        """Return the affine of a map of the layer's own shape, from that of the input.
+
+        Args:
+            image_affine: From voxel indices of the input to mm.
+
+        Example:
+            >>> LayerGrid((2.0, 2.0, 1.0), (4.0, 4.0, 1.0)).affine(np.eye(4)).tolist()[0]
+            [4.0, 0.0, 0.0, 2.0]
+        """
+        to_input = np.eye(4)
+        axes = len(self.start)
+        to_input[range(axes), range(axes)] = self.step
+        to_input[:axes, 3] = self.start
+        affine: Float[np.ndarray, "4 4"] = np.asarray(image_affine, float) @ to_input
+        return affine
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
     """Map of one method and one layer, for every sample and target.
@@ -56,6 +126,12 @@ class AttentionMap:
         channels: For maps of the input itself, the signed values of each input channel before
             the reduction to ``values``, ``[batch, targets, channels, *space]``.
         method_title: The method's name in the literature, e.g. ``"Grad-CAM"``; empty if unknown.
+        image: The name of the input that the map lies on, if the model was given several images:
+            its parameter, key or position. None if there was one.
+        grid: Where the layer's cells lie on that input; None for maps of the input itself, and if
+            it is unknown.
+        on_layer: Whether ``values`` have the layer's own shape (``shape=None``), not the input's.
+        input_space: The extents of the input; empty if unknown.
     """
 
     values: Float[Tensor, "batch targets *space"]
@@ -66,6 +142,10 @@ class AttentionMap:
     positive_part: bool = False
     channels: Float[Tensor, "batch targets channels *space"] | None = None
     method_title: str = ""
+    image: int | str | None = None
+    grid: LayerGrid | None = None
+    on_layer: bool = False
+    input_space: tuple[int, ...] = ()
 
     @property
     def title(self) -> str:
@@ -92,6 +172,18 @@ class AttentionMap:
         if not self.signed:
             return self.values
         return self.values.clamp(min=0) if self.positive_part else self.values.abs()
+
+    def at(self, shape: Sequence[int]) -> Float[Tensor, "batch targets *shape"]:
+        """Return the raw values at another spatial shape, which covers the input.
+
+        A map of the layer's own shape is placed where the layer's features lie.
+
+        Args:
+            shape: The extents of the spatial axes.
+        """
+        if self.on_layer and self.grid is not None and self.input_space:
+            return place(self.values, self.grid, self.input_space, shape)
+        return resample(self.values, shape)
 
     def numpy(self) -> Float[np.ndarray, "batch targets *space"]:
         """Return the raw values as a NumPy array on the CPU."""
@@ -132,6 +224,60 @@ def resample(
     if smaller != shape:
         values = F.interpolate(values, shape, mode=_LINEAR[len(shape)], align_corners=False)
     return values
+
+
+def place(
+    values: Float[Tensor, "batch maps *layer"],
+    grid: LayerGrid,
+    space: Sequence[int],
+    shape: Sequence[int],
+) -> Float[Tensor, "batch maps *shape"]:
+    """Return maps of a layer where its features lie on the input, at a spatial shape.
+
+    The map is sampled linearly at ``(x - start) / step``; beyond the centres of its outermost cells
+    it is constant. An axis on which the result is coarser than the layer is averaged instead.
+
+    Args:
+        values: The maps, with 1 to 3 spatial axes.
+        grid: Where the layer's cells lie on the input.
+        space: The extents of the input.
+        shape: The extents of the result, which covers the input.
+
+    Example:
+        >>> grid = LayerGrid((0.0,), (2.0,))  # cells at the voxels 0 and 2
+        >>> place(torch.tensor([[[0.0, 1.0]]]), grid, (4,), (4,))
+        tensor([[[0.0000, 0.5000, 1.0000, 1.0000]]])
+    """
+    for axis in reversed(range(len(shape))):  # the last axis first, while the others are small
+        values = _place_axis(
+            values, axis + 2, grid.start[axis], grid.step[axis], space[axis], shape[axis]
+        )
+    return values
+
+
+def _place_axis(
+    values: Tensor, dim: int, start: float, step: float, whole: int, size: int
+) -> Tensor:
+    """Return `place` along one axis of the tensor."""
+    cells, spacing = values.shape[dim], whole / size
+    if (start, step, spacing, cells) == (0.0, 1.0, 1.0, size):
+        return values
+    parts = max(1, ceil(spacing / abs(step) - 1e-6))  # samples that are averaged per voxel
+    count = size * parts
+    # computed on the device: copying it there would wait for the device
+    device = values.device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    x = (torch.arange(count, dtype=dtype, device=device) + 0.5) * (whole / count) - 0.5
+    at = ((x - start) / step).clamp(0, cells - 1)
+    low = at.floor().clamp(max=max(cells - 2, 0))
+    share, index = (at - low).to(values.dtype), low.long()
+    below = values.index_select(dim, index)
+    if cells > 1:
+        above = values.index_select(dim, index + 1)
+        below = below.lerp_(above, share[(...,) + (None,) * (values.ndim - dim - 1)])
+    if parts == 1:
+        return below
+    return below.unflatten(dim, (size, parts)).mean(dim + 1)
 
 
 def resample_array(

@@ -20,6 +20,7 @@ from medcam.cli.model import (
 from medcam.cli.numbers import extents
 from medcam.cli.options import (
     MethodOption,
+    PlacementOption,
     methods_of,
     one_or_several,
     preprocessed,
@@ -90,6 +91,7 @@ def explain(
             "--channel-weights", help="Grad-CAM's in windows: of each window, or of the volume."
         ),
     ] = "window",
+    placement: PlacementOption = "features",
     slice_axis: Annotated[
         int | None,
         typer.Option(
@@ -159,6 +161,7 @@ def explain(
     options: dict[str, Any] = {
         "method": methods_of(method),
         "layer": layers,
+        "placement": placement,
         "output": int(select) if select is not None and select.lstrip("-").isdigit() else select,
     }
     original = read_image_files(image, volume, as_channels)
@@ -175,7 +178,7 @@ def explain(
     settings = {
         "model": model, "arg": arg, "weights": weights and weights.name, "target": target,
         "method": method, "layer": layer, "select": select, "roi": roi, **stitching,
-        "slice_axis": slice_axis, "scale": scale, "prepare": prepare, "volume": volume,
+        "placement": placement, "slice_axis": slice_axis, "scale": scale, "prepare": prepare, "volume": volume,
         "channels": as_channels,
     }  # fmt: skip
     files = explanation.save(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medcam.cli.errors import in_options, plain_errors
-from medcam.cli.options import MethodOption, methods_of, one_or_several
+from medcam.cli.options import MethodOption, PlacementOption, methods_of, one_or_several
 
 if TYPE_CHECKING:
     from medcam.frameworks.nnunet import Case, TrainedModel
@@ -93,6 +93,7 @@ def explain(
     channel_weights: Annotated[
         str, typer.Option("--channel-weights", help="Grad-CAM's: of each window, or of the volume.")
     ] = "window",
+    placement: PlacementOption = "features",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Windows at once.")] = 1,
     prev_stage: Annotated[
         Path | None,
@@ -129,8 +130,8 @@ def explain(
     cases = framework.find_cases(trained, image, previous=prev_stage)
     options = {
         "label": label, "method": chosen, "layer": one_or_several(layer, "bottleneck"),
-        "target": target, "channel_weights": channel_weights, "batch_size": batch_size,
-        "progress": not as_json,
+        "target": target, "channel_weights": channel_weights, "placement": placement,
+        "batch_size": batch_size, "progress": not as_json,
     }  # fmt: skip
     rows = [_row(trained, case, options, output, report) for case in cases]
     if as_json:

@@ -25,6 +25,16 @@ MethodOption = Annotated[
 ]
 """``--method``, as every command that explains takes it."""
 
+PlacementOption = Annotated[
+    str,
+    typer.Option(
+        "--placement",
+        help="features: a map lies where the layer's features are; resize: it is stretched over "
+        "the image, as other libraries do.",
+    ),
+]
+"""``--placement``, as every command that explains takes it."""
+
 
 def one_or_several(values: Sequence[str] | None, default: str) -> str | list[str]:
     """Return a repeated option: its default, its only value, or all values."""

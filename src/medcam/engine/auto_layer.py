@@ -22,6 +22,7 @@ Exceptions:
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import weakref
 from collections import Counter
@@ -35,13 +36,16 @@ from torch import Tensor, nn
 
 from medcam.engine.capture import (
     Activation,
+    LayerKey,
     Recorder,
     as_evidence,
     copy_for_model,
-    last_connected,
+    in_a_row,
 )
+from medcam.engine.graph import depends_on
 from medcam.engine.model.layouts import Layout
 from medcam.engine.model.nested import tensors
+from medcam.engine.model.placement.placements import MainTensor, Placements
 from medcam.errors import NoMapError
 
 _FEATURELESS = (
@@ -51,8 +55,9 @@ _FEATURELESS = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
 
-_MOST_EXPANSION = 6
-"""The largest factor by which inverted bottlenecks expand their channels."""
+_MOST_EXPANSION = {False: 6, True: 8}
+"""The largest factor by which blocks expand their channels: inverted bottlenecks six times, patch
+merging with channels last eight times in 3D."""
 
 _log = logging.getLogger("medcam")
 
@@ -64,112 +69,205 @@ class AutoRecorder(Recorder):
 
     Args:
         model: The model.
-        batch: The batch size.
-        space: The input's spatial shape.
+        images: As in `Recorder`.
+        placements: As in `Recorder`.
+        chosen: As in `Recorder`.
         restart: Whether the graph restarts at a candidate; not if the caller needs the graph.
     """
 
     def __init__(
-        self, model: nn.Module, *, batch: int, space: Sequence[int], restart: bool
+        self,
+        model: nn.Module,
+        *,
+        images: Sequence[Tensor],
+        placements: Placements,
+        chosen: int | None = None,
+        restart: bool,
     ) -> None:
-        super().__init__({}, batch=batch, space=space)
+        super().__init__({}, images=images, placements=placements, chosen=chosen)
         self._restart = restart
-        self._run_counts: Counter[str] = Counter()
-        self._recorded_run: dict[str, int] = {}
+        self._run_counts: Counter[LayerKey] = Counter()
+        self._recorded_run: dict[LayerKey, int] = {}
         self._modules = {name: module for name, module in model.named_modules() if name}
-        self._candidate: Activation | None = None
-        # of each replaced candidate the name, the layout, and a function that returns its tensor
-        self._replaced: list[tuple[str, Layout, Callable[[], Tensor | None]]] = []
-        self._token_outputs: list[Activation] = []
+        self._chains: dict[int, _Chain] = {}
 
     def _hooked_modules(self) -> Mapping[str, nn.Module]:
         return self._modules
 
     def _record_output(
-        self,
-        name: str,
-        module: nn.Module,
-        inputs: Any,
-        output: Any,
-        tensor: Tensor,
-        layout: Layout,
+        self, name: str, module: nn.Module, inputs: Any, output: Any, main: MainTensor
     ) -> Any:
-        self._run_counts[name] += self._recording
-        is_whole_output = output is tensor
-        if not self._recording or not is_whole_output or _is_featureless(module, inputs, tensor):
+        key = name, main.image
+        tensor, layout = main.tensor, main.layout
+        self._run_counts[key] += 1
+        is_projection = isinstance(module, nn.Linear)  # queries, keys, values; hidden layers
+        if main.tensor is not output or _is_featureless(module, inputs, tensor):
             return None
-        is_projection = isinstance(module, nn.Linear)  # queries, keys or values of an attention
-        if layout.kind == "tokens" and not is_projection and self._is_residual_stream(layout):
-            self._recorded_run[name] = self._run_counts[name]
-            token_output = Activation(name, self._graph_node(tensor), layout)
-            self._token_outputs.append(token_output)
+        chain = self._chains.setdefault(main.image, _Chain(self._images[main.image].shape))
+        if layout.kind == "tokens":
+            if is_projection or not chain.is_residual_stream(layout):
+                return None
+            self._recorded_run[key] = self._run_counts[key]
+            token_output = Activation(name, main.image, self._graph_node(tensor), layout)
+            chain.token_outputs.append(token_output)
             return copy_for_model(token_output.stored)
-        is_better = self._is_deeper(layout) or self._is_block_around(name, inputs, layout)
-        if layout.kind == "channels first" and is_better:
-            return copy_for_model(self._replace_candidate(name, tensor, layout).stored)
+        if layout.kind == "rearranged" or (layout.kind == "channels last" and is_projection):
+            return None
+        if chain.is_deeper(layout) or chain.is_block_around(name, inputs, layout):
+            self._recorded_run[key] = self._run_counts[key]
+            stored = self._start_of_graph(tensor)
+            activation = Activation(name, main.image, stored, layout)
+            for number in {main.image, *main.images}:
+                self._chains.setdefault(number, _Chain(self._images[number].shape)).replace(
+                    activation, restart=self._restart
+                )
+            return copy_for_model(stored)
         return None
 
-    def _replace_candidate(self, name: str, tensor: Tensor, layout: Layout) -> Activation:
-        """Make an output the current candidate, and return it.
+    def _recomputed(self, name: str, module: nn.Module, output: Any) -> Any:
+        return None
+
+    def _start_of_graph(self, tensor: Tensor) -> Tensor:
+        """Return a candidate's tensor as a leaf, or as a node if the graph has to stay whole."""
+        if not self._restart:
+            return self._graph_node(tensor)
+        tensor = tensor.clone() if tensor.is_inference() else tensor
+        return tensor.detach().requires_grad_()
+
+    def chose_last_run(self, key: LayerKey) -> bool:
+        """Return whether the recorded run of a layer was its last, so its name identifies it."""
+        return self._run_counts[key] == self._recorded_run[key]
+
+    def activations(self, scores: Tensor) -> list[Activation]:
+        """Return the activation of the chosen layer, one for each image that it depends on.
+
+        Raises:
+            NoMapError: The model has no layer with spatial features.
+        """
+        chains = {n: chain for n, chain in self._chains.items() if chain.candidate is not None}
+        if not chains:
+            spaces = " or ".join(str(tuple(image.shape[2:])) for image in self._images)
+            raise NoMapError(
+                "No layer was found automatically: no module returns features with at least two "
+                f"spatial axes on the input's grid {spaces}. If the model's blocks are plain "
+                "functions, name a layer: medcam.get_layers(model); methods that need no layer are "
+                "'saliency', 'inputxgradient' and 'gbp'."
+            )
+        chosen: dict[int, Activation] = {}
+        unused: list[Activation] = []
+        for chain in chains.values():
+            runs = chain.connected_runs(scores)
+            if not runs:
+                unused.append(chain.last)
+                continue
+            row = in_a_row(runs)
+            if row is None:
+                self.note_last_run_only(runs)
+            activation = row or runs[-1]
+            if reason := activation.layout.missing_samples:
+                raise NoMapError(
+                    f"No map can be made of layer {activation.layer!r}, which was chosen "
+                    f"automatically: {reason}. Name another layer: medcam.get_layers(model)."
+                )
+            chosen.setdefault(id(runs[-1].stored), activation)
+        for activation in chosen.values():
+            self._log_choice(activation)
+        return list(chosen.values()) or unused[:1]
+
+    def _log_choice(self, chosen: Activation) -> None:
+        space = tuple(self._images[chosen.image].shape[2:])
+        _log.info(
+            "layer chosen automatically: %r, %d channels of %s%s",
+            chosen.layer,
+            chosen.layout.channels,
+            chosen.layout.space,
+            " at the input's own size: without a coarser layer, the map may be little more than "
+            "the logits again"
+            if chosen.layout.space == space
+            else "",
+        )
+
+
+class _Chain:
+    """The candidates on one image, in the order in which they replaced each other.
+
+    Args:
+        shape: The image's shape.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._space = tuple(shape[2:])
+        self._rank = len(shape)
+        self.candidate: Activation | None = None
+        self.token_outputs: list[Activation] = []
+        # of each replaced candidate a function that returns its tensor, and the rest of it
+        self._replaced: list[tuple[Callable[[], Tensor | None], Activation]] = []
+
+    def replace(self, activation: Activation, *, restart: bool) -> None:
+        """Make an output the current candidate.
 
         After a restart the earlier candidate is needed only if a shortcut leads around the new
         one. Then the graph keeps it alive, so a weak reference is enough.
         """
-        self._recorded_run[name] = self._run_counts[name]
-        if self._restart:
-            tensor = tensor.clone() if tensor.is_inference() else tensor
-            stored = tensor.detach().requires_grad_()
-        else:
-            stored = self._graph_node(tensor)
-        if self._candidate is not None:
-            earlier = self._candidate
-            tensor_of = weakref.ref(earlier.stored) if self._restart else partial(_stored, earlier)
-            self._replaced.append((earlier.layer, earlier.layout, tensor_of))
-        self._candidate = Activation(name, stored, layout)
-        self._token_outputs = []
-        return self._candidate
+        earlier = self.candidate
+        if earlier is not None:
+            tensor_of: Callable[[], Tensor | None] = partial(_stored, earlier)
+            if restart:
+                tensor_of = weakref.ref(earlier.stored)
+                earlier = dataclasses.replace(earlier, stored=earlier.stored.new_empty(0))
+            self._replaced.append((tensor_of, earlier))
+        self.candidate = activation
+        self.token_outputs = []
 
-    def _is_deeper(self, layout: Layout) -> bool:
+    def is_deeper(self, layout: Layout) -> bool:
         """Return whether a candidate is not larger than the current one, with no fewer channels."""
-        if sum(extent > 1 for extent in layout.space) < 2:
+        space = layout.space
+        if sum(extent > 1 for extent in space) < 2:
             return False
-        if any(extent > whole for extent, whole in zip(layout.space, self._space, strict=True)):
+        if len(space) == len(self._space) and any(
+            extent > whole for extent, whole in zip(space, self._space, strict=True)
+        ):
             return False
-        candidate = self._candidate
+        candidate = self.candidate
         return candidate is None or (
-            prod(layout.space) <= prod(candidate.layout.space)
+            prod(space) <= prod(candidate.layout.space)
             and layout.channels >= candidate.layout.channels
         )
 
-    def _is_block_around(self, name: str, inputs: Any, layout: Layout) -> bool:
+    def is_block_around(self, name: str, inputs: Any, layout: Layout) -> bool:
         """Return whether this is the block whose expanded hidden layer is the candidate.
 
-        Inverted bottlenecks (MBConv, ConvNeXt, MedNeXt) expand their channels up to six times
-        inside. The block's output has fewer channels, but the network continues with it.
+        Inverted bottlenecks (MBConv, ConvNeXt, MedNeXt) and the blocks of a Swin expand their
+        channels up to six times inside. The block's output has fewer channels, but the network
+        continues with it.
         """
-        candidate = self._candidate
+        candidate = self.candidate
         if candidate is None or not candidate.layer.startswith(f"{name}."):
             return False
-        rank = len(self._space) + 2
-        block_input = next((tensor for _, tensor in tensors(inputs) if tensor.ndim == rank), None)
-        fewest_channels = candidate.layout.channels / _MOST_EXPANSION
+        block_input = next(
+            (tensor for _, tensor in tensors(inputs) if tensor.ndim == self._rank), None
+        )
+        if block_input is None:
+            return False
+        is_last = layout.kind == "channels last"
+        fewest_channels = candidate.layout.channels / _MOST_EXPANSION[is_last]
+        channels = block_input.shape[-1 if is_last else 1]
         return (
-            block_input is not None
-            and fewest_channels <= block_input.shape[1] <= layout.channels
+            fewest_channels <= channels <= layout.channels
             and layout.space == candidate.layout.space != self._space
         )
 
-    def _is_residual_stream(self, layout: Layout) -> bool:
+    def is_residual_stream(self, layout: Layout) -> bool:
         """Return whether tokens have the residual stream's width, not that of a hidden layer.
 
         The width may only grow where the grid shrinks (patch merging).
         """
-        if self._candidate is None or max(layout.space) == 1:
+        if self.candidate is None or max(layout.space) == 1:
             return False
-        embedding, count = self._candidate.layout, prod(layout.space)
-        if not self._token_outputs and count != prod(embedding.space):
+        embedding, count = self.candidate.layout, prod(layout.space)
+        if not self.token_outputs and count != prod(embedding.space):
             return False  # the first tokens are the patches; flattened features are not
-        earlier = [token_output.layout for token_output in self._token_outputs]
+        earlier = [token_output.layout for token_output in self.token_outputs]
         finer = [other for other in earlier if prod(other.space) > count]
         not_finer = [other for other in earlier if prod(other.space) <= count]
         least = finer[-1].channels if finer else embedding.channels
@@ -180,49 +278,25 @@ class AutoRecorder(Recorder):
             most = min(most, embedding.channels)
         return least <= layout.channels <= most
 
-    def chose_last_run(self, name: str) -> bool:
-        """Return whether the recorded run of a layer was its last, so its name identifies it."""
-        return self._run_counts[name] == self._recorded_run[name]
+    @property
+    def last(self) -> Activation:
+        """The current candidate."""
+        assert self.candidate is not None
+        return self.candidate
 
-    def activations(self, scores: Tensor) -> list[Activation]:
-        """Return the activation of the chosen layer, as a list of one.
-
-        Raises:
-            NoMapError: The model has no layer with spatial features.
-        """
-        if self._candidate is None:
-            raise NoMapError(
-                "No layer was found automatically: no module returns features with at least two "
-                f"spatial axes on the input's grid {self._space}. For a token transformer, or a "
-                "model whose blocks are plain functions, name a layer: medcam.get_layers(model); "
-                "methods that need no layer are 'saliency', 'inputxgradient' and 'gbp'."
-            )
-        chosen = (
-            _last_with_gradient(self._token_outputs, scores)
-            if self._token_outputs
-            else self._last_connected_candidate(self._candidate, scores)
-        )
-        has_input_size = chosen.layout.space == self._space
-        _log.info(
-            "layer chosen automatically: %r, %d channels of %s%s",
-            chosen.layer,
-            chosen.layout.channels,
-            chosen.layout.space,
-            " at the input's own size: without a coarser layer, the map may be little more than "
-            "the logits again"
-            if has_input_size
-            else "",
-        )
-        return [chosen]
-
-    def _last_connected_candidate(self, candidate: Activation, scores: Tensor) -> Activation:
-        """Return the current candidate, or an earlier one if the scores do not depend on it."""
+    def connected_runs(self, scores: Tensor) -> list[Activation]:
+        """Return the runs of the chosen layer that the scores depend on; empty if none is."""
+        if self.token_outputs:
+            return [_last_with_gradient(self.token_outputs, scores)]
         alive = [
-            Activation(name, stored, layout)
-            for name, layout, tensor_of in self._replaced
+            dataclasses.replace(earlier, stored=stored)
+            for tensor_of, earlier in self._replaced
             if (stored := tensor_of()) is not None
         ]
-        return last_connected([*alive, candidate], scores) if alive else candidate
+        candidates = [*alive, self.last]
+        is_connected = depends_on(scores, [candidate.stored for candidate in candidates])
+        connected = [c for c, used in zip(candidates, is_connected, strict=True) if used]
+        return [run for run in connected if run.layer == connected[-1].layer]
 
 
 def _stored(activation: Activation) -> Tensor:

@@ -9,6 +9,7 @@ after the layer cannot change it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,49 +21,91 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medcam.engine.graph import depends_on
-from medcam.engine.model import layouts
-from medcam.engine.model.layouts import Layout
-from medcam.engine.model.nested import describe, map_tensors, without_subclass
+from medcam.engine.model.layouts import Layout, stacked
+from medcam.engine.model.nested import map_tensors, tensors, without_subclass
+from medcam.engine.model.placement.placements import MainTensor, Placements
 from medcam.errors import NoMapError
+
+LayerKey = tuple[str, int]
+"""A layer's name and the number of the image that its run saw."""
 
 
 @dataclass(eq=False)
 class Activation:
-    """The output of one layer in one of its runs.
+    """The output of one layer in one of its runs, or in several that see slices of one image.
 
     Attributes:
         layer: The layer's name.
+        image: The number of the image that the run saw.
         stored: The output, attached to the graph; the model continues with a copy.
-        layout: How to read the output as ``[batch, channels, *space]``.
+        layout: How to read the output as ``[samples, channels, *space]``.
+        further: The outputs of further runs, each on the next slice or sample of the image.
+        joins_batch: Whether the runs saw one sample after the other, not one slice.
         version: The version counter of ``stored``, which a later in-place change increases.
+        samples: The extent of the first axis of ``stored``.
     """
 
     layer: str
+    image: int
     stored: Tensor
     layout: Layout
+    further: tuple[Activation, ...] = ()
+    joins_batch: bool = False
     version: int = field(init=False)
+    samples: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.version = self.stored._version
+        self.samples = len(self.stored)
+
+    @property
+    def key(self) -> LayerKey:
+        """The layer and the number of the image."""
+        return self.layer, self.image
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The outputs of all runs."""
+        return [self.stored, *(activation.stored for activation in self.further)]
 
     @property
     def values(self) -> Tensor:
-        """The activations ``[batch, channels, *space]``, without a graph.
+        """The activations ``[samples, channels, *space]``, without a graph.
 
         Raises:
             NoMapError: The model changed the tensor in place after the layer.
         """
-        if self.stored._version != self.version:
-            raise NoMapError(
-                f"The output of layer {self.layer!r} was changed in place after the layer ran, so "
-                "its activations are lost. Choose the layer before or after it."
-            )
-        return as_evidence(self.stored, self.layout)
+        for activation in (self, *self.further):
+            if activation.stored._version != activation.version:
+                raise NoMapError(
+                    f"The output of layer {self.layer!r} was changed in place after the layer ran, "
+                    "so its activations are lost. Choose the layer before or after it."
+                )
+        return self.evidence(self.tensors)
+
+    def evidence(self, values: Sequence[Tensor]) -> Tensor:
+        """Return tensors of the layer's shape, one for each run, as evidence of all runs."""
+        per_run = [as_evidence(tensor, self.layout) for tensor in values]
+        if len(per_run) == 1:
+            return per_run[0]
+        return torch.cat(per_run) if self.joins_batch else torch.stack(per_run, 1).flatten(0, 1)
+
+    @property
+    def evidence_shape(self) -> tuple[int, ...]:
+        """The extents ``[samples, channels, *space]`` of the evidence of all runs."""
+        arrangement = self.layout.arrangement
+        samples = self.samples if arrangement is None else arrangement.evidence[0]
+        return samples * len(self.tensors), self.layout.channels, *self.layout.space
+
+    def as_bag(self) -> Activation:
+        """Return the activation for an input whose first axis is slices of one case."""
+        return dataclasses.replace(self, layout=self.layout.as_bag())
 
     def release(self) -> None:
-        """Release the tensor; `values` is empty afterwards."""
-        self.stored = self.stored.detach().new_empty(0)
-        self.version = self.stored._version
+        """Release the tensors; `values` is empty afterwards."""
+        for activation in (self, *self.further):
+            activation.stored = activation.stored.detach().new_empty(0)
+            activation.version = activation.stored._version
 
 
 def copy_for_model(stored: Tensor) -> Tensor:
@@ -83,13 +126,22 @@ def as_evidence(tensor: Tensor, layout: Layout) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def last_connected(activations: Sequence[Activation], scores: Tensor) -> Activation:
-    """Return the last activation that the scores depend on; the last of all if there is none."""
-    connected = depends_on(scores, [activation.stored for activation in activations])
-    for activation, is_connected in zip(reversed(activations), reversed(connected), strict=True):
-        if is_connected:
-            return activation
-    return activations[-1]
+def in_a_row(runs: Sequence[Activation]) -> Activation | None:
+    """Return runs that see one slice of the image each as one activation.
+
+    Returns:
+        The activation; None if the runs do not lie evenly along one axis of the image.
+    """
+    layout = stacked([activation.layout for activation in runs])
+    if layout is None:
+        return None
+    order = sorted(range(len(runs)), key=lambda number: layout[1][number])
+    first, *further = [runs[number] for number in order]
+    before, after = first.layout.arrangement, layout[0].arrangement
+    joins_batch = before is not None and after is not None and before.batch != after.batch
+    return dataclasses.replace(
+        first, layout=layout[0], further=tuple(further), joins_batch=joins_batch
+    )
 
 
 class Recorder:
@@ -101,25 +153,39 @@ class Recorder:
 
     Args:
         layers: The modules by name.
-        batch: The batch size.
-        space: The input's spatial shape.
+        images: The images among the inputs.
+        placements: The places of the layers in this call.
+        chosen: The number of the only image that maps lie on; None for all.
 
     Attributes:
         on_graph_start: Called before an output becomes a leaf; None by default.
+        features: For each layer on an image its channels and spatial extents.
+        last_run_only: The layers that ran several times on one image, of which only the last run
+            has a map.
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], *, batch: int, space: Sequence[int]
+        self,
+        layers: Mapping[str, nn.Module],
+        *,
+        images: Sequence[Tensor],
+        placements: Placements,
+        chosen: int | None = None,
     ) -> None:
         self.on_graph_start: Callable[[], None] | None = None
+        self.features: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self.last_run_only: list[str] = []
         self._layers = layers
-        self._batch = batch
-        self._space = tuple(space)
+        self._images = images
+        self._placements = placements
+        self._chosen = chosen
         self._handles: list[RemovableHandle] = []
         self._recording = True
         self._thread = threading.get_ident()
         self._runs: dict[str, list[Activation]] = {}
         self._reasons: dict[str, str] = {}
+        # the layer, path and shape of each main tensor, which a recomputation finds again
+        self._places: set[tuple[str, str, tuple[int, ...]]] = set()
         # the most recent output: the model's copy, its version counter, the recorded tensor
         self._latest: tuple[Tensor, int, Tensor] | None = None
 
@@ -158,25 +224,26 @@ class Recorder:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             if threading.get_ident() != self._thread and self._recording:
                 return None  # a call in another thread, of a module shared with this model
-            tensor_and_layout = layouts.main_tensor(output, self._batch, self._space, module)
-            if tensor_and_layout is None:
-                self._reasons[name] = (
-                    f"its output is {describe(output)}, which does not lie on the input "
-                    f"{self._space}"
-                )
+            if not self._recording:
+                return self._recomputed(name, module, output)
+            main = self._placements.main_tensor(name, output, self._chosen, module)
+            if isinstance(main, str):
+                self._reasons[name] = main
                 return None
-            return self._record_output(name, module, inputs, output, *tensor_and_layout)
+            self.features[name] = main.layout.channels, main.layout.space
+            return self._record_output(name, module, inputs, output, main)
 
         return hook
 
+    def _recomputed(self, name: str, module: nn.Module, output: Any) -> Any:
+        """Return the output of a run that is repeated for the backward pass, as the first time."""
+        for path, tensor in tensors(output):
+            if (name, path, tuple(tensor.shape)) in self._places:
+                return self._replaced(module, output, tensor)[1]
+        return None
+
     def _record_output(
-        self,
-        name: str,
-        module: nn.Module,
-        inputs: Any,
-        output: Any,
-        tensor: Tensor,
-        layout: Layout,
+        self, name: str, module: nn.Module, inputs: Any, output: Any, main: MainTensor
     ) -> Any:
         """Record the main tensor of a layer's output.
 
@@ -185,26 +252,34 @@ class Recorder:
             module: The layer.
             inputs: Its positional inputs.
             output: All that it returned.
-            tensor: The tensor in ``output`` that a map can be made of.
-            layout: How to read ``tensor``.
+            main: The tensor in ``output`` that a map can be made of.
 
         Returns:
             The output that the model continues with; None if it is unchanged.
         """
-        if max(layout.space) == 1:
-            self._reasons[name] = "its output is a single voxel"
-            return None
+        self._places.add((name, main.path, tuple(main.tensor.shape)))
+        stored, replaced = self._replaced(module, output, main.tensor)
+        self._runs.setdefault(name, []).append(Activation(name, main.image, stored, main.layout))
+        return replaced
+
+    def _replaced(self, module: nn.Module, output: Any, tensor: Tensor) -> tuple[Tensor, Any]:
+        """Return the tensor to record, and the output with a copy in its place; None if it stays.
+
+        Args:
+            module: The layer.
+            output: All that it returned.
+            tensor: The main tensor in it.
+        """
         stored = self._recorded_of_last_child(module, tensor)
         copy = tensor
         if stored is None:
             stored = self._graph_node(tensor)
             copy = copy_for_model(stored)
         if self._recording:
-            self._runs.setdefault(name, []).append(Activation(name, stored, layout))
             self._latest = copy, copy._version, stored
         if copy is tensor:
-            return None
-        return map_tensors(output, lambda part: copy if part is tensor else part)
+            return stored, None
+        return stored, map_tensors(output, lambda part: copy if part is tensor else part)
 
     def _recorded_of_last_child(self, module: nn.Module, tensor: Tensor) -> Tensor | None:
         """Return what was recorded of a sequence's last child, whose output is the sequence's.
@@ -232,9 +307,10 @@ class Recorder:
         return tensor.detach().requires_grad_()
 
     def activations(self, scores: Tensor) -> list[Activation]:
-        """Return one activation for each layer that ran and lies on the image.
+        """Return for each layer one activation per image that it saw and the scores depend on.
 
-        If a layer ran repeatedly, keep the last run the scores depend on.
+        Runs that see one slice of the image each are one activation. If a layer ran repeatedly on
+        the same part of an image, keep the last run that the scores depend on.
         """
         chosen = []
         for name in self._layers:
@@ -243,9 +319,42 @@ class Recorder:
                 self._reasons.setdefault(name, "it did not run in this call")
                 continue
             if len(runs) > 1:
-                runs[:] = [last_connected(runs, scores)]  # releases the other runs
-            chosen.append(runs[0])
+                runs[:] = self._of_each_image(runs, scores)  # releases the other runs
+            for activation in runs:
+                if reason := activation.layout.missing_samples:
+                    self._reasons[name] = reason
+                else:
+                    chosen.append(activation)
         return chosen
+
+    def _of_each_image(self, runs: Sequence[Activation], scores: Tensor) -> list[Activation]:
+        """Return one activation for each image, of the runs of one layer."""
+        by_image: dict[int, list[Activation]] = {}
+        for activation in runs:
+            by_image.setdefault(activation.image, []).append(activation)
+        connected = {
+            id(activation)
+            for activation, is_connected in zip(
+                runs, depends_on(scores, [run.stored for run in runs]), strict=True
+            )
+            if is_connected
+        }
+        found: list[Activation] = []
+        for items in by_image.values():
+            used = [activation for activation in items if id(activation) in connected]
+            if not used:
+                continue
+            row = in_a_row(used)
+            if row is None:
+                self.note_last_run_only(used)
+            found.append(used[-1] if row is None else row)
+        return found or [runs[-1]]
+
+    def note_last_run_only(self, runs: Sequence[Activation]) -> None:
+        """Note a layer of whose runs on the same part of an image only the last has a map."""
+        last = runs[-1]
+        if sum(run.evidence_shape == last.evidence_shape for run in runs) > 1:
+            self.last_run_only.append(last.layer)
 
     def exclude(self, name: str, reason: str) -> None:
         """Record why no map is made of a layer."""

@@ -94,9 +94,20 @@ def unconnected_message(recorder: Recorder, request: Request) -> str:
     )
 
 
-def notice_zero_gradients(notices: Notices, layer: str, grads: Sequence[Tensor | None]) -> None:
-    """Add a warning for samples whose target has no gradient at the automatic layer."""
-    zero = torch.stack([(grad == 0).flatten(1).all(1) for grad in grads if grad is not None], 1)
+def notice_zero_gradients(
+    notices: Notices, activation: Activation, grads: Sequence[Sequence[Tensor] | None]
+) -> None:
+    """Add a warning for samples whose target has no gradient at the automatic layer.
+
+    Args:
+        notices: Where the warning is added.
+        activation: The layer.
+        grads: For each target the gradients of the layer's runs.
+    """
+    layer, arrangement = activation.layer, activation.layout.arrangement
+    evidence = [activation.evidence(of_runs) for of_runs in grads if of_runs is not None]
+    batch = len(evidence[0]) if arrangement is None else arrangement.batch
+    zero = torch.stack([(grad == 0).reshape(batch, -1).all(1) for grad in evidence], 1)
     notices.add(
         zero,
         f"The target's gradient is zero at layer {layer!r}, which was chosen automatically, for "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
 
 from medcam.engine import guided
 from medcam.engine.auto_layer import AutoRecorder
-from medcam.engine.capture import Activation, Recorder, as_evidence
+from medcam.engine.capture import Activation, LayerKey, Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.failures import (
     connected,
@@ -29,7 +29,7 @@ def gather(
     request: Request,
     recorder: Recorder,
     scores: Tensor,
-    leaf: Tensor | None,
+    leaves: Mapping[int, Tensor],
     keep_graph: bool,
     notices: Notices,
 ) -> Evidence:
@@ -39,7 +39,7 @@ def gather(
         request: What was asked for.
         recorder: The hooks of the run.
         scores: The scores ``[batch, targets]``, attached to the graph.
-        leaf: The main input as a leaf; None if no method needs its gradient.
+        leaves: The images as leaves, by number; empty if no method needs their gradients.
         keep_graph: Whether the caller needs the graph afterwards.
         notices: Where warnings are added.
 
@@ -53,58 +53,82 @@ def gather(
     require_layers(request, recorder, activations)
     columns = scores.unbind(1)
     with_gradients = activations if "gradients" in needed else []
-    stored = [activation.stored for activation in with_gradients]
+    stored = [tensor for activation in with_gradients for tensor in activation.tensors]
     only_layers = "gradients" in needed and needed <= {"activations", "gradients"}
-    if only_layers and not keep_graph and len(stored) > 1 and can_stream(scores, stored):
+    single_runs = not any(activation.further for activation in with_gradients)
+    may_stream = only_layers and not keep_graph and len(stored) > 1 and single_runs
+    if may_stream and can_stream(scores, stored):
         return _stream_maps(request, recorder, activations, columns)
-    tensors = [*stored]
-    if "input_gradients" in needed and leaf is not None:
-        tensors.append(leaf)
     guided_follows = "guided_gradients" in needed
+    plain_leaves = leaves if "input_gradients" in needed else {}
     last = len(columns) - 1
     rows = [
-        gradients(column, tensors, retain_graph=keep_graph or guided_follows or index < last)
+        gradients(
+            column, [*stored, *plain_leaves.values()],
+            retain_graph=keep_graph or guided_follows or index < last,
+        )
         for index, column in enumerate(columns)
-    ]
+    ]  # fmt: skip
     evidence = Evidence()
     if with_gradients:
-        activations = connected(request, recorder, activations, rows)
+        per_run = [_per_activation(with_gradients, row) for row in rows]
+        activations = connected(request, recorder, activations, per_run)
         if isinstance(recorder, AutoRecorder):
-            notice_zero_gradients(notices, activations[0].layer, [row[0] for row in rows])
-        evidence.gradients = [_by_layer(with_gradients, activations, row) for row in rows]
-    if leaf is not None:
-        evidence.inputs = without_subclass(leaf.detach())
-        if "input_gradients" in needed:
-            evidence.input_gradients = [_of_input(row[-1]) for row in rows]
+            for number, activation in enumerate(activations):
+                grads = [row[number] for row in per_run]
+                notice_zero_gradients(notices, activation, grads)
+        evidence.gradients = [_by_layer(with_gradients, activations, row) for row in per_run]
+    if leaves:
+        evidence.inputs = {n: without_subclass(leaf.detach()) for n, leaf in leaves.items()}
+        if plain_leaves:
+            evidence.input_gradients = _of_inputs(leaves, [row[len(stored) :] for row in rows])
         if guided_follows:
-            evidence.guided_gradients = _guided_gradients(scores, leaf, keep_graph)
-    evidence.activations = {activation.layer: activation.values for activation in activations}
+            evidence.guided_gradients = _guided_gradients(scores, leaves, keep_graph)
+    evidence.activations = {activation.key: activation.values for activation in activations}
+    evidence.recorded = {activation.key: activation for activation in activations}
     evidence.layers = list(evidence.activations)
     return evidence
 
 
+def _per_activation(
+    recorded: Sequence[Activation], row: Sequence[Tensor | None]
+) -> list[list[Tensor] | None]:
+    """Return one target's gradients of each activation's runs; None where one is unconnected."""
+    grads = iter(row)
+    result: list[list[Tensor] | None] = []
+    for activation in recorded:
+        of_runs = [next(grads) for _ in activation.tensors]
+        known = [grad for grad in of_runs if grad is not None]
+        result.append(known if len(known) == len(of_runs) else None)
+    return result
+
+
 def _by_layer(
-    recorded: Sequence[Activation], kept: Sequence[Activation], row: Sequence[Tensor | None]
-) -> dict[str, Tensor]:
+    recorded: Sequence[Activation],
+    kept: Sequence[Activation],
+    row: Sequence[list[Tensor] | None],
+) -> dict[LayerKey, Tensor]:
     """Return one target's gradients of the layers that are kept."""
-    layers = {activation.layer for activation in kept}
+    keys = {activation.key for activation in kept}
     return {
-        activation.layer: as_evidence(grad, activation.layout)
-        for activation, grad in zip(recorded, row, strict=False)
-        if activation.layer in layers and grad is not None
+        activation.key: activation.evidence(grads)
+        for activation, grads in zip(recorded, row, strict=True)
+        if activation.key in keys and grads is not None
     }
 
 
-def _guided_gradients(scores: Tensor, leaf: Tensor, keep_graph: bool) -> list[Tensor]:
-    """Return the guided gradient of each target with respect to the input."""
+def _guided_gradients(
+    scores: Tensor, leaves: Mapping[int, Tensor], keep_graph: bool
+) -> list[dict[int, Tensor]]:
+    """Return the guided gradients of each target with respect to the images."""
     columns = scores.unbind(1)
     last = len(columns) - 1
-    guided_gradients = []
     with guided.rectified(scores):
-        for index, column in enumerate(columns):
-            (grad,) = gradients(column, [leaf], retain_graph=keep_graph or index < last)
-            guided_gradients.append(_of_input(grad))
-    return guided_gradients
+        rows = [
+            gradients(column, [*leaves.values()], retain_graph=keep_graph or index < last)
+            for index, column in enumerate(columns)
+        ]
+    return _of_inputs(leaves, rows)
 
 
 def _stream_maps(
@@ -125,13 +149,15 @@ def _stream_maps(
     device = columns[0].device.type
     evidence = Evidence(maps=[{} for _ in columns])
 
-    def use(maps: dict[str, dict[str, Tensor]], is_last: bool, index: int, grad: Tensor) -> None:
+    def use(
+        maps: dict[LayerKey, dict[str, Tensor]], is_last: bool, index: int, grad: Tensor
+    ) -> None:
         with isolation.full_precision(device):
             for activation in groups[index]:
                 by_name = {"activations": activation.values}
-                by_name["gradients"] = as_evidence(grad, activation.layout)
-                maps[activation.layer] = {
-                    method.name: evidence.apply(method, activation.layer, by_name)
+                by_name["gradients"] = activation.evidence([grad])
+                maps[activation.key] = {
+                    method.name: evidence.apply(method, activation.key, by_name)
                     for method in request.methods
                 }
                 if is_last:
@@ -141,17 +167,39 @@ def _stream_maps(
         is_last = index + 1 == len(columns)
         tensors = (group[0].stored for group in groups)
         stream_gradients(column, tensors, partial(use, maps, is_last), retain_graph=not is_last)
-    rows = [[maps.get(activation.layer) for activation in activations] for maps in evidence.maps]
-    evidence.layers = [a.layer for a in connected(request, recorder, activations, rows)]
+    rows = [[maps.get(activation.key) for activation in activations] for maps in evidence.maps]
+    kept = connected(request, recorder, activations, rows)
+    evidence.recorded = {activation.key: activation for activation in kept}
+    evidence.layers = list(evidence.recorded)
     return evidence
 
 
-def _of_input(grad: Tensor | None) -> Tensor:
-    """Return a gradient of the input, plain and at least float32."""
-    if grad is None:
+def _of_inputs(
+    leaves: Mapping[int, Tensor], rows: Sequence[Sequence[Tensor | None]]
+) -> list[dict[int, Tensor]]:
+    """Return each target's gradients of the images that every target depends on.
+
+    The gradients are plain and at least float32.
+    """
+    numbers = [
+        number for index, number in enumerate(leaves) if all(row[index] is not None for row in rows)
+    ]
+    if not numbers:
         raise NoMapError(
             "The target does not depend on the input. Does a part of the model run under no_grad, "
             "or detach its input? Choose a method of a layer after that part."
         )
+    return [
+        {
+            number: _plain(grad)
+            for number, grad in zip(leaves, row, strict=True)
+            if number in numbers and grad is not None
+        }
+        for row in rows
+    ]
+
+
+def _plain(grad: Tensor) -> Tensor:
+    """Return a gradient without its subclass, at least float32."""
     grad = without_subclass(grad)
     return grad.float() if grad.is_floating_point() and grad.element_size() < 4 else grad

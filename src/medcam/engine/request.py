@@ -11,10 +11,17 @@ from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
 from medcam.engine.target.resolution import TargetLike, check_target
 from medcam.errors import InputError, InputTypeError
+from medcam.maps import ImageName
 from medcam.methods import Method, MethodLike
 
 ShapeRequest = Literal["input"] | Sequence[int] | None
 """What ``shape=`` takes: "input", the extents, or None for the layer's own shape."""
+
+Placement = Literal["features", "resize"]
+"""What ``placement=`` takes: maps lie where their features are, or are stretched over the input."""
+
+InputLayout = Literal["auto", "bag"]
+"""What ``layout=`` takes: "bag" if the input's first axis is slices or views of one case."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,9 @@ class Request:
         several: Whether methods were given as a list, so that maps are keyed by ``(method,
             layer)``.
         memory: As ``memory=``.
+        image: As ``image=``.
+        placement: As ``placement=``.
+        layout: As ``layout=``.
     """
 
     methods: tuple[Method, ...]
@@ -41,6 +51,9 @@ class Request:
     cudnn: bool = True
     several: bool = False
     memory: Literal["normal", "low"] = "normal"
+    image: ImageName | None = None
+    placement: Placement = "features"
+    layout: InputLayout = "auto"
 
     @staticmethod
     def of(method: MethodLike | Iterable[MethodLike], **options: Any) -> Request:
@@ -81,10 +94,32 @@ class Request:
                 "network's blocks in the backward pass instead of keeping their activations."
             )
 
+        if self.placement not in ("features", "resize"):
+            raise InputError(
+                f"placement={self.placement!r} is not known: choose 'features', which places maps "
+                "where the layer's features lie, or 'resize', which stretches them over the input."
+            )
+        if self.layout not in ("auto", "bag"):
+            raise InputError(
+                f"layout={self.layout!r} is not known: choose 'auto', or 'bag' if the first axis "
+                "of the input is slices or views of one case, not the batch."
+            )
+
     @property
     def evidence(self) -> frozenset[str]:
         """The names of the evidence that the methods need."""
         return frozenset().union(*(method.evidence for method in self.methods))
+
+
+def check_requested_shape(shape: ShapeRequest, space: Sequence[int]) -> None:
+    """Raise for a ``shape=`` that fits no map; slices in the batch give a map one axis more.
+
+    Raises:
+        InputError: See `requested_shape`.
+    """
+    if isinstance(shape, Sequence) and not isinstance(shape, str) and len(shape) == len(space) + 1:
+        space = (1, *space)
+    requested_shape(shape, space)
 
 
 def requested_shape(shape: ShapeRequest, space: Sequence[int]) -> tuple[int, ...] | None:

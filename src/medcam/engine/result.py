@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from medcam.engine.notices import Notices
-from medcam.maps import AttentionMap, MapKey, ResolvedTarget
+from medcam.maps import AttentionMap, ImageName, MapKey, ResolvedTarget
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,6 +28,8 @@ class Run:
             the layer's last.
         details: Details of the windows over a volume, by name.
         inputs: The main input, ``[batch, channels, *space]``; None if it is not kept.
+        images: The images that the maps lie on, by name.
+        features: For each recorded layer on an image its channels and spatial extents.
     """
 
     output: Any
@@ -39,6 +41,8 @@ class Run:
     names_run: bool = True
     details: Mapping[str, Any] = field(default_factory=dict)
     inputs: Tensor | None = None
+    images: Mapping[ImageName, Tensor] = field(default_factory=dict)
+    features: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
     @property
     def layer(self) -> str | tuple[str, ...] | None:

@@ -14,22 +14,30 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from medcam.engine import guided
-from medcam.engine.assemble import assemble
+from medcam.engine.assemble import Assembled, assemble
 from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.gather import gather
 from medcam.engine.memory import checkpointing, lean
 from medcam.engine.model import isolation, layers, outputs
-from medcam.engine.model.inputs import main_input, with_leaf
+from medcam.engine.model.inputs import (
+    InputImage,
+    chosen_image,
+    find_images,
+    parameter_names,
+    require_images,
+    with_leaves,
+)
 from medcam.engine.model.nested import without_subclass
+from medcam.engine.model.placement.placements import Placements, signature_of
 from medcam.engine.notices import (
     Notices,
     notice_cancelling,
     notice_non_finite,
     warn_of_probabilities,
 )
-from medcam.engine.request import Request, requested_shape
+from medcam.engine.request import Request, check_requested_shape
 from medcam.engine.result import Run
 from medcam.engine.target import resolution
 from medcam.engine.target.scores import TargetScores
@@ -100,9 +108,8 @@ class _Prepared:
         model: The model whose layers are recorded.
         choice: The layers to record.
         modules: Every module of the model once.
-        input_name: The position or the keyword of the main input.
-        image: The main input, ``[batch, channels, *space]``.
-        shape: The spatial shape of the maps; None keeps the layer's own.
+        images: The images among the inputs.
+        chosen: The number of the only image that maps lie on; None for all.
         notices: Warnings and errors whose condition has not been read from the device yet.
     """
 
@@ -110,15 +117,14 @@ class _Prepared:
     model: nn.Module
     choice: layers.LayerChoice
     modules: list[nn.Module]
-    input_name: int | str
-    image: Tensor
-    shape: tuple[int, ...] | None
+    images: list[InputImage]
+    chosen: int | None
     notices: Notices
 
     @property
-    def space(self) -> tuple[int, ...]:
-        """The spatial shape of the main input."""
-        return tuple(self.image.shape[2:])
+    def image(self) -> Tensor:
+        """The main input: the chosen image, or the first."""
+        return self.images[self.chosen or 0].tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +136,14 @@ class _Recorded:
         scores: The resolved target.
         evidence: Activations and gradients.
         recorder: The hooks, with the reasons why layers were left out.
-        maps: The maps by key.
+        assembled: The maps, and the images that they lie on.
     """
 
     output: Any
     scores: TargetScores
     evidence: Evidence
     recorder: Recorder
-    maps: Mapping[Any, Any]
+    assembled: Assembled
 
 
 def _prepare(
@@ -151,16 +157,19 @@ def _prepare(
         )
     choice = _layer_choice(model, request.layer)
     modules = isolation.modules_of(model)
-    name, image = main_input(args, kwargs)
-    shape = requested_shape(request.shape, tuple(image.shape[2:]))
+    images = require_images(args, kwargs, parameter_names(model))
+    chosen = chosen_image(images, request.image)
+    check_requested_shape(request.shape, images[chosen or 0].space)
     notices = Notices()
-    notice_non_finite(notices, without_subclass(image.detach()), InputError(_BAD_INPUT))
+    for image in images:
+        values = without_subclass(image.tensor.detach())
+        notice_non_finite(notices, values, InputError(_BAD_INPUT))
     if model.training and _has_training_batch_norm(modules):
         warn(
             "The model is in training mode: its batch normalisation mixes the samples of a batch, "
             "so each map depends on the whole batch. Call model.eval() first."
         )
-    return _Prepared(request, model, choice, modules, name, image, shape, notices)
+    return _Prepared(request, model, choice, modules, images, chosen, notices)
 
 
 def _record(
@@ -182,32 +191,61 @@ def _record(
             args, kwargs = isolation.detached_inputs((args, dict(kwargs)))
         modes = partial(_forward_modes, request, save_less)
         blocks = _checkpointed_blocks(prepared, args, kwargs, modes)
-        leaf = None
+        leaves: dict[int, Tensor] = {}
         if any(method.of_input for method in request.methods):
-            args, kwargs, leaf = with_leaf(args, dict(kwargs), prepared.input_name)
-        recorder = stack.enter_context(_recorder(prepared, restart=not keep_graph))
+            args, kwargs, leaves = _with_leaves(prepared, args, dict(kwargs))
+        inputs = [image.tensor for image in find_images(args, kwargs)]
+        placements = _placements(prepared, args, kwargs, inputs)
+        recorder = stack.enter_context(
+            _recorder(prepared, inputs, placements, restart=not keep_graph)
+        )
         forward_context: AbstractContextManager[None] = modes()
-        if not prepared.choice.automatic and leaf is None and save_less:
+        if not prepared.choice.automatic and not leaves and save_less:
             forward_context = deferred = lean.DeferredLeanBackward()
             recorder.on_graph_start = deferred.begin
-        with blocks, forward_context:
+        with placements.tracing(), blocks, forward_context:
             output = call(*args, **kwargs)
         recorder.stop()
+        placements.record_output(output)
+        placements.finish()
+        is_bag = request.layout == "bag" or placements.is_bag(output, len(prepared.image))
+        batch = 1 if is_bag else len(prepared.image)
         logits = outputs.select(
-            output, request.output, batch=len(prepared.image), space=prepared.space
+            output, request.output, batch=batch, space=tuple(prepared.image.shape[2:])
         )
         warn_of_probabilities(logits)
         scores = resolution.resolve(request.target, logits, notices)
-        evidence = gather(request, recorder, scores.values, leaf, keep_graph, notices)
+        evidence = gather(request, recorder, scores.values, leaves, keep_graph, notices)
         with isolation.full_precision(prepared.image.device.type):
-            maps = assemble(request, evidence, scores, prepared.shape, notices)
-            notice_cancelling(notices, evidence.zero_weights)
-    return _Recorded(output, scores, evidence, recorder, maps)
+            assembled = assemble(request, evidence, scores, prepared.images, notices, is_bag=is_bag)
+            notice_cancelling(notices, evidence.blank)
+    return _Recorded(output, scores, evidence, recorder, assembled)
+
+
+def _with_leaves(
+    prepared: _Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], dict[int, Tensor]]:
+    """Return the inputs with the images attached to leaves, and the leaves by number."""
+    images = [image.tensor for image in find_images(args, kwargs)]
+    numbers = [n for n in range(len(images)) if prepared.chosen in (None, n)]
+    args, kwargs, leaves = with_leaves(args, kwargs, [images[n] for n in numbers])
+    return args, kwargs, dict(zip(numbers, leaves, strict=True))
+
+
+def _placements(
+    prepared: _Prepared, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
+) -> Placements:
+    """Return the places of the layers in this call."""
+    layers_of_choice = None if prepared.choice.automatic else list(prepared.choice.modules)
+    if not any(method.of_layer for method in prepared.request.methods):
+        layers_of_choice = []
+    return Placements(prepared.model, inputs, signature_of((args, dict(kwargs))), layers_of_choice)
 
 
 def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
     """Return the plain values of the run, and log which layers were left out."""
-    recorder, used_layers = recorded.recorder, recorded.evidence.layers
+    recorder, keys = recorded.recorder, recorded.evidence.layers
+    used_layers = tuple(dict.fromkeys(layer for layer, _ in keys))
     skipped = {
         layer: reason
         for layer in prepared.choice.modules
@@ -215,17 +253,33 @@ def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
     }
     for layer, reason in skipped.items():
         _log.info("layer %r left out: %s", layer, reason)
-    output = recorded.output
+    _notice_last_runs(prepared, recorder)
+    output, assembled = recorded.output, recorded.assembled
     return Run(
         output=output if keep_graph else isolation.detached_output(output),
         target=recorded.scores.target,
-        maps=recorded.maps,
-        layers=tuple(used_layers),
+        maps=assembled.maps,
+        layers=used_layers,
         skipped=skipped,
         notices=prepared.notices,
-        names_run=not isinstance(recorder, AutoRecorder) or recorder.chose_last_run(used_layers[0]),
-        inputs=prepared.image,
+        names_run=not isinstance(recorder, AutoRecorder) or all(map(recorder.chose_last_run, keys)),
+        inputs=next(iter(assembled.images.values())),
+        images={prepared.images[n].name: image for n, image in assembled.images.items()},
+        features=recorder.features,
     )
+
+
+def _notice_last_runs(prepared: _Prepared, recorder: Recorder) -> None:
+    """Say which layers have a map of their last run only."""
+    for layer in recorder.last_run_only:
+        message = (
+            f"Layer {layer!r} ran several times on the same image: its map is that of the last run "
+            "that the target depends on."
+        )
+        if prepared.choice.optional:
+            _log.info(message)
+        else:
+            warn(message)
 
 
 def _layer_choice(model: nn.Module, layer: layers.LayerLike) -> layers.LayerChoice:
@@ -239,22 +293,26 @@ def _layer_choice(model: nn.Module, layer: layers.LayerLike) -> layers.LayerChoi
     return layers.find(model, layer)
 
 
-def _recorder(prepared: _Prepared, *, restart: bool) -> Recorder:
+def _recorder(
+    prepared: _Prepared, inputs: list[Tensor], placements: Placements, *, restart: bool
+) -> Recorder:
     """Return the recorder that a request needs.
 
     Args:
         prepared: The call.
+        inputs: The images as the model gets them.
+        placements: The places of the layers.
         restart: Whether a better candidate of the automatic layer may start the graph anew.
     """
     methods, choice = prepared.request.methods, prepared.choice
-    batch, space = len(prepared.image), prepared.space
+    known = {"images": inputs, "placements": placements, "chosen": prepared.chosen}
     if not any(method.of_layer for method in methods):
-        return Recorder({}, batch=batch, space=space)
+        return Recorder({}, **known)
     if choice.automatic:
         # A graph from the input on has to stay whole.
         restart = restart and not any(method.of_input for method in methods)
-        return AutoRecorder(prepared.model, batch=batch, space=space, restart=restart)
-    return Recorder(choice.modules, batch=batch, space=space)
+        return AutoRecorder(prepared.model, **known, restart=restart)
+    return Recorder(choice.modules, **known)
 
 
 def _checkpointed_blocks(

@@ -12,11 +12,12 @@ from torch import nn
 from medcam.engine.model import layers
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
-from medcam.engine.request import Request, ShapeRequest
+from medcam.engine.request import InputLayout, Placement, Request, ShapeRequest
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputTypeError
 from medcam.explanation.explanation import Explanation, explanation_of
+from medcam.maps import ImageName
 from medcam.methods import MethodLike
 
 _MODEL_PARAMETERS = ("model", "inputs", "args", "kwargs")  # of `explain`; all others are options
@@ -33,6 +34,9 @@ def explain(
     output: Selector = None,
     shape: ShapeRequest = "input",
     memory: Literal["normal", "low"] = "normal",
+    image: ImageName | None = None,
+    placement: Placement = "features",
+    layout: InputLayout = "auto",
     **kwargs: Any,
 ) -> Explanation:
     """Run a model once and return its output with attention maps.
@@ -45,16 +49,18 @@ def explain(
             a compiled model runs eagerly.
         inputs: The model's input ``[batch, channels, *space]`` with 2 or 3 spatial axes, or a tuple
             of several positional inputs. Further ``args`` and ``kwargs`` are passed to the model
-            unchanged. The maps are on the grid of the first floating-point tensor with spatial
-            axes.
+            unchanged. Floating-point tensors with spatial axes are images, also inside dicts, lists
+            and tuples. If the target depends on several, there is a map for each.
         *args: Further positional inputs of the model.
         method: A name in `medcam.methods.METHODS`, a `medcam.methods.Method`, or several, which
             share one forward pass. The names are
             ``gcam``, ``gcampp``, ``gbp``, ``ggcam``, ``hirescam``, ``layercam``, ``xgradcam``,
             ``segxrescam``, ``eigencam``, ``saliency``, ``inputxgradient``.
         layer: A name from `medcam.get_layers`; several names; "full" for every layer that a map can
-            be made of; or "auto" for the deepest feature-rich layer. If a layer runs several times
-            in a call, the last run that the target depends on is used.
+            be made of; or "auto" for the deepest feature-rich layer. If a layer runs on several
+            images, or on the slices of one, each run has its map; if it runs several times on the
+            same part of an image, the map is that of the last run that the target depends on, with
+            a warning.
         target: What to explain. None: the prediction, which is the logit of the predicted class; in
             a segmentation its mean over the predicted foreground. Also "best", "all", a class, one
             class per sample, a callable from the output tensor to scores ``[batch]``, or one of
@@ -67,6 +73,14 @@ def explain(
             costs one more forward pass. Use it for maps of the input (``gbp``, ``ggcam``,
             ``saliency``, ``inputxgradient``) of large volumes, whose graph spans the network. With
             ``layer="full"`` the activations are kept anyway, so little is saved.
+        image: The image that maps are made of, if there are several: the name of its parameter, its
+            key, or its position among the images. None: every image that the target depends on.
+        placement: "features" places a map where the layer's features lie on the input, which
+            follows from the kernels, strides and paddings (`medcam.LayerGrid`); "resize" stretches
+            it over the input, as other libraries do.
+        layout: "bag" if the first axis of the input is slices or views of one case, not the batch;
+            the maps are then ``[1, targets, slices, *space]``. "auto": where the output does not
+            hold the samples of that axis.
         **kwargs: Keyword inputs of the model.
 
     Returns:
@@ -86,8 +100,9 @@ def explain(
     """
     _check_keywords(model, kwargs)
     request = Request.of(
-        method, layer=layer, target=target, output=output, shape=shape, memory=memory
-    )
+        method, layer=layer, target=target, output=output, shape=shape, memory=memory, image=image,
+        placement=placement, layout=layout,
+    )  # fmt: skip
     if isinstance(inputs, tuple):
         args = (*inputs, *args)
     elif inputs is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +16,7 @@ from medcam.engine.notices import Notices
 from medcam.engine.result import Run
 from medcam.errors import InputError
 from medcam.explanation.model_reference import ModelReference
-from medcam.maps import AttentionMap, MapKey, ResolvedTarget
+from medcam.maps import AttentionMap, ImageName, MapKey, ResolvedTarget
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,6 +33,7 @@ class Explanation:
         details: Further facts for the record, e.g. the windows over a volume.
         inputs: The input whose grid the maps are on, ``[batch, channels, *space]``: the caller's
             tensor, not a copy. None if it was not kept, as in an injected model.
+        images: The inputs that maps lie on, by name, if the target depends on several images.
     """
 
     output: Any = field(repr=False)
@@ -41,6 +43,7 @@ class Explanation:
     skipped: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     inputs: Tensor | None = field(default=None, repr=False)
+    images: Mapping[ImageName, Tensor] = field(default_factory=dict, repr=False)
     _notices: Notices = field(default_factory=Notices, repr=False)
     _model: ModelReference = field(default_factory=ModelReference, repr=False)
 
@@ -74,6 +77,28 @@ class Explanation:
             )
         return next(iter(maps.values()))
 
+    def of_image(self, image: ImageName) -> Explanation:
+        """Return the explanation of one of several images: its maps, and itself as ``inputs``.
+
+        Args:
+            image: The name of the image, one of `images`: its parameter, key or position.
+
+        Raises:
+            InputError: No map lies on this image.
+        """
+        maps = {key: item for key, item in self.unchecked.items() if item.image == image}
+        if not maps:
+            names = list(dict.fromkeys(item.image for item in self.unchecked.values()))
+            raise InputError(f"No map lies on the image {image!r}; there are maps on {names}.")
+        return replace(self, unchecked=maps, inputs=self.images.get(image, self.inputs), images={})
+
+    @property
+    def _parts(self) -> dict[ImageName, Explanation]:
+        """The explanations of each image, if there are several."""
+        names = [item.image for item in self.unchecked.values()]
+        several = [name for name in dict.fromkeys(names) if name is not None]
+        return {name: self.of_image(name) for name in several} if len(several) > 1 else {}
+
     def save(
         self,
         prefix: str | os.PathLike[str],
@@ -96,7 +121,9 @@ class Explanation:
         end in ``_LAYER`` if there are several layers, and in ``_classK`` if there are several
         targets. In a batch each sample is a case, ``out/case_0_...``. An image, mask or
         segmentation that is not a file yet is saved, too. The record is written last; ``medcam
-        report out`` makes the pages again from the record and the files that it names.
+        report out`` makes the pages again from the record and the files that it names. If there are
+        maps on several images, each image is a case, ``out/case_IMAGE_...``, and ``image``,
+        ``mask`` and ``segmentation`` are mappings by the image's name.
 
         Args:
             prefix: The path of the files without an ending: ``"out/case"``.
@@ -124,8 +151,13 @@ class Explanation:
             SaveError: A file could not be written. There is no record then, not even an earlier
                 one.
         """
-        from medcam.explanation.case.saving import save_maps
+        from medcam.explanation.case.saving import save_maps, save_of_images
 
+        if parts := self._parts:
+            return save_of_images(
+                parts, prefix, image=image, mask=mask, segmentation=segmentation, model=model,
+                scores=scores, name=name, montage=montage, report=report, extra=extra,
+            )  # fmt: skip
         return save_maps(
             list(self.maps.values()), prefix, inputs=self.inputs, details=self.details,
             model=model or self.model, model_kind=self._model.kind, image=image, mask=mask,
@@ -163,6 +195,11 @@ class Explanation:
         """
         from medcam.explanation.case.showing import show_maps
 
+        if parts := self._parts:
+            raise InputError(
+                f"There are maps on the images {list(parts)}: show one, "
+                f"explanation.of_image({next(iter(parts))!r}).show()."
+            )
         return show_maps(
             list(self.maps.values()), image, inputs=self.inputs, details=self.details,
             model=self.model, model_kind=self._model.kind, browser=browser, mask=mask,
@@ -173,6 +210,11 @@ class Explanation:
         """Return the maps as a picture with a caption, which notebooks display."""
         from medcam.explanation.inline import inline_html
 
+        if parts := self._parts:
+            return "".join(
+                f"<p><b>{escape(str(name))}</b></p>{part._repr_html_()}"
+                for name, part in parts.items()
+            )
         return inline_html(self, str(self.target), self.inputs)
 
 
@@ -201,6 +243,7 @@ def explanation_of(
         skipped=run.skipped,
         details=run.details,
         inputs=run.inputs if inputs is None else inputs,
+        images=run.images if len(run.images) > 1 else {},
         _notices=run.notices,
         _model=ModelReference(model),
     )

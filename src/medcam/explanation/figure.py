@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from medcam.errors import InputError
 from medcam.explanation.explanation import Explanation
 from medcam.methods import MethodLike
 from medcam.views.colors import OPACITY
@@ -97,6 +98,11 @@ def montage(
         'image, axial, S 8.0 mm'
     """
     explanation = explanation_or_maps if isinstance(explanation_or_maps, Explanation) else None
+    if explanation is not None and len(explanation.images) > 1:
+        raise InputError(
+            f"There are maps on the images {list(explanation.images)}: draw one, "
+            f"montage(explanation.of_image({next(iter(explanation.images))!r}))."
+        )
     maps = attention_maps(explanation_or_maps if explanation is None else explanation.maps)
     scene, background = scene_of(
         maps, image, inputs=None if explanation is None else explanation.inputs, affine=affine,

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from medcam.engine.model import layers, layouts
-from medcam.engine.model.inputs import main_input
+from medcam.engine.model import layers
 from medcam.engine.model.nested import describe
+from medcam.engine.request import Request
+from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import NoMapError
 from medcam.explanation.call import explain
-
-LayerOutput = tuple[str, int | None, tuple[int, ...] | None]
-"""An output in words, and its channels and spatial extents if it is on the input's grid."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +100,19 @@ def overview(model: nn.Module, *inputs: Any, target: TargetLike = None) -> Overv
         rows = [LayerRow(n, type(m).__name__, _count_parameters(m)) for n, m in modules.items()]
         return Overview(tuple(rows), total)
     target = _score_of_whole_output if target is None else target
-    _, image = main_input(inputs, {})
-    batch, space = image.shape[0], tuple(image.shape[2:])
-    with _recorded_outputs(modules, batch, space) as outputs:
-        reasons = _reasons_without_map(model, inputs, target)
+    with _described_outputs(modules) as outputs:
+        reasons, features = _reasons_without_map(model, inputs, target)
     automatic, why_not = _automatic_layer(model, inputs, target)
     rows = []
     for name, module in modules.items():
-        output, channels, extents = outputs.get(name, (None, None, None))
+        channels, extents = features.get(name, (None, None))
         reason = reasons if isinstance(reasons, str) else reasons.get(name)
         rows.append(
             LayerRow(
                 name=name,
                 kind=type(module).__name__,
                 parameters=_count_parameters(module),
-                output=output,
+                output=outputs.get(name),
                 channels=channels,
                 space=extents,
                 mappable=reason is None,
@@ -137,12 +133,17 @@ def _score_of_whole_output(logits: Tensor) -> Tensor:
 
 def _reasons_without_map(
     model: nn.Module, inputs: tuple[Any, ...], target: TargetLike
-) -> Mapping[str, str] | str:
-    """Return the reasons by layer why no map can be made; one text if there is no map at all."""
+) -> tuple[Mapping[str, str] | str, Mapping[str, tuple[int, tuple[int, ...]]]]:
+    """Return the reasons by layer why no map can be made, and the features of all others.
+
+    If there is no map at all, the reason is one text.
+    """
+    request = Request.of("gcam", layer="full", target=target, shape=None)
     try:
-        return explain(model, inputs, layer="full", target=target, shape=None).skipped
+        result = run(request, model, model, inputs, {})
     except NoMapError as error:
-        return str(error)
+        return str(error), {}
+    return result.skipped, result.features
 
 
 def _automatic_layer(
@@ -161,24 +162,12 @@ def _count_parameters(module: nn.Module) -> int:
 
 
 @contextmanager
-def _recorded_outputs(
-    modules: Mapping[str, nn.Module], batch: int, space: tuple[int, ...]
-) -> Iterator[dict[str, LayerOutput]]:
-    """Record the outputs of the modules that run within the context.
-
-    Yields:
-        By layer, the output in words, and its channels and extents if it is on the input's grid.
-    """
-    outputs: dict[str, LayerOutput] = {}
+def _described_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, str]]:
+    """Record the outputs of the modules that run within the context, in words."""
+    outputs: dict[str, str] = {}
 
     def record(name: str, module: nn.Module, _: Any, output: Any) -> None:
-        tensor_and_layout = layouts.main_tensor(output, batch, space, module)
-        layout = None if tensor_and_layout is None else tensor_and_layout[1]
-        outputs[name] = (
-            describe(output),
-            None if layout is None else layout.channels,
-            None if layout is None else layout.space,
-        )
+        outputs[name] = describe(output)
 
     handles = [
         module.register_forward_hook(partial(record, name))

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from medcam.engine.model import isolation, layers
 from medcam.engine.model.devices import usable_device
-from medcam.engine.model.inputs import main_input
+from medcam.engine.model.inputs import require_images
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.nested import without_subclass
 from medcam.engine.model.outputs import Selector
-from medcam.engine.request import Request
+from medcam.engine.request import Placement, Request
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrored, mirrorings
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
@@ -46,6 +46,7 @@ def explain_volume(
     mirror_axes: Sequence[int] = (),
     slice_axis: int | None = None,
     channel_weights: ChannelWeights = "window",
+    placement: Placement = "features",
     logits: Float[Tensor, "batch classes *space"] | None = None,
     device: torch.device | str | None = None,
     progress: Progress = False,
@@ -87,6 +88,7 @@ def explain_volume(
         channel_weights: Whether methods whose channel weights are pooled over the image (Grad-CAM)
             pool them in each "window", or once over the "volume". Normalisation layers such as
             InstanceNorm scale each window differently, so weights of the volume may fit no window.
+        placement: As in `medcam.explain`: each window's map is placed where its features lie.
         logits: The stitched prediction, if it is already known. None: it is computed.
         device: The device of the sums. None: that of the volume.
         progress: True for a progress bar, or a function ``(done, total)``.
@@ -111,8 +113,8 @@ def explain_volume(
     if not networks:
         raise InputError("model is an empty sequence: give a network, or a list of networks.")
     check_channel_weights(channel_weights)
-    request = Request.of(method, layer=layer, target=target, output=output)
-    main_input((volume,), {})
+    request = Request.of(method, layer=layer, target=target, output=output, placement=placement)
+    require_images((volume,), {})
     tensor = without_subclass(volume.detach())
     space = tuple(tensor.shape[2:])
     windows = sliding_windows(

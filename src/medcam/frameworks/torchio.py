@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medcam.engine.model import layers
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
-from medcam.engine.request import Request
+from medcam.engine.request import Placement, Request
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrored
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
@@ -58,6 +58,7 @@ def explain_subject(
     slice_axis: int | None = None,
     batch_size: int = 1,
     channel_weights: ChannelWeights = "window",
+    placement: Placement = "features",
     logits: Float[Tensor, "classes *space"] | None = None,
     device: torch.device | str | None = None,
     progress: Progress = False,
@@ -82,6 +83,7 @@ def explain_subject(
         slice_axis: For a 2D network, the axis along which the patches are one voxel thick.
         batch_size: The number of patches that run at once.
         channel_weights: As in `medcam.explain_volume`.
+        placement: As in `medcam.explain`.
         logits: The result of the aggregator's ``get_output_tensor()``; None: it is computed.
         device: The device of the sums; None: the CPU, as in TorchIO.
         progress: As in `medcam.explain_volume`.
@@ -109,7 +111,7 @@ def explain_subject(
     check_channel_weights(channel_weights)
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} has to be at least 1.")
-    request = Request.of(method, layer=layer, target=target, output=output)
+    request = Request.of(method, layer=layer, target=target, output=output, placement=placement)
     network = layers.unwrap(model)
     padded = _input_volume(sampler.subject, images)
     windows = sampler_windows(

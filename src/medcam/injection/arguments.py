@@ -145,8 +145,7 @@ def validate(
             "A mask was given, but maps are not scored: use inject(..., evaluate=True, "
             "output_dir=...)."
         )
-    path_and_image = first_image(args, kwargs)
-    image = None if path_and_image is None else path_and_image[1]
+    image = first_image(args, kwargs)
     return CallArguments(image, label, mask, _raw_inputs(raw_input, image))
 
 

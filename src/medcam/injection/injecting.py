@@ -12,12 +12,13 @@ from torch import nn
 
 from medcam.engine.model.layers import LayerLike, find, get_layers, unwrap
 from medcam.engine.model.outputs import Selector
-from medcam.engine.request import Request
+from medcam.engine.request import InputLayout, Placement, Request
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, InputTypeError
 from medcam.injection.model import rebuild
 from medcam.injection.session import Session
 from medcam.injection.settings import Settings
+from medcam.maps import ImageName
 from medcam.methods import MethodLike
 
 _log = logging.getLogger("medcam")
@@ -49,6 +50,9 @@ def inject(
     colormap: str | None = None,
     reference: Any = None,
     memory: Literal["normal", "low"] = "normal",
+    image: ImageName | None = None,
+    placement: Placement = "features",
+    layout: InputLayout = "auto",
 ) -> Any:
     """Return a model that also makes attention maps in every call.
 
@@ -90,6 +94,9 @@ def inject(
         reference: The image whose geometry saved 3D maps take: a path, nibabel image or 4×4
             affine. None takes the input's own affine if it has one (MONAI's MetaTensor).
         memory: "low" needs less memory and more time (see `medcam.explain`).
+        image: Which of several images maps are made of (see `medcam.explain`).
+        placement: Whether maps lie where their features are (see `medcam.explain`).
+        layout: Whether the input is a bag of slices or views (see `medcam.explain`).
 
     Raises:
         InputError: An option does not exist or does not fit; the message says what is allowed.
@@ -123,6 +130,9 @@ def inject(
             shape="input" if is_default_shape else data_shape,
             cudnn=cudnn,
             memory=memory,
+            image=image,
+            placement=placement,
+            layout=layout,
         ),
         output_dir=None if output_dir is None else Path(output_dir),
         save_maps=save_maps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,15 +43,18 @@ def score_maps(
     scores: dict[str, list[float]] = defaultdict(list)
     for key, item in maps.items():
         layer = key if isinstance(key, str) else ""
-        attention = item.attention().detach().cpu()
-        batch, targets = attention.shape[:2]
-        masks = _masks(mask, batch, targets, attention.ndim - 2)
-        shapes = {tuple(space), tuple(attention.shape[2:])}
+        batch, targets = item.values.shape[:2]
+        masks = _masks(mask, batch, targets, item.values.ndim - 2)
+        shapes = {tuple(space), tuple(item.values.shape[2:]), item.input_space} - {()}
         if tuple(masks.shape[2:]) not in shapes:
             raise MaskError(
                 f"The mask's spatial shape is {tuple(masks.shape[2:])}; it has to be that of the "
                 f"input or of the map: {' or '.join(str(shape) for shape in sorted(shapes))}."
             )
+        if item.on_layer and masks.shape[2:] != item.values.shape[2:]:
+            # where the layer's features lie, as the evaluator knows extents only
+            item = dataclasses.replace(item, values=item.at(masks.shape[2:]), on_layer=False)
+        attention = item.attention().detach().cpu()
         for sample in range(batch):
             for target in range(targets):
                 scores[layer].append(

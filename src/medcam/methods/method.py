@@ -57,6 +57,18 @@ class FromCam:
     cam: Method
     function: Callable[..., Float[Tensor, "batch channels *space"]]
 
+    def of(
+        self, evidence: Mapping[str, Any], cam: Float[Tensor, "batch *space"]
+    ) -> Float[Tensor, "batch channels *space"]:
+        """Return the map of the input's evidence, by name, and of the layer's map on the input."""
+        by_name = {**evidence, "cam": cam}
+        return self.function(**{name: by_name[name] for name in self.parameters})
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of the parameters of ``function``."""
+        return frozenset(inspect.signature(self.function).parameters)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -146,7 +158,7 @@ class Method:
     def _check_from_cam(self, from_cam: FromCam) -> None:
         """Raise if a method of the input cannot be composed with a layer's map as stated."""
         known = {"cam", *self.evidence} - {"activations", "gradients"}
-        parameters = set(inspect.signature(from_cam.function).parameters)
+        parameters = from_cam.parameters
         if not (self.of_input and self.of_layer):
             reason = "it has to be a method of the input that uses a layer"
         elif from_cam.cam.of_input or not from_cam.cam.of_layer:

@@ -1,70 +1,165 @@
-"""Choose the model's main input: the image that the maps lie on."""
+"""Find the images among a model's inputs, and choose those that maps lie on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from medcam.engine.model.nested import children, map_tensors
 from medcam.errors import InputError
+from medcam.maps import ImageName
 
 
-def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
-    """Return the first image among the inputs, with its position or keyword.
+@dataclass(frozen=True, eq=False)
+class InputImage:
+    """An image among a model's inputs.
+
+    Attributes:
+        name: The name of its parameter, its key in a dict, or its position.
+        tensor: The image, ``[batch, channels, *space]``.
+    """
+
+    name: ImageName
+    tensor: Tensor
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The spatial extents."""
+        return tuple(self.tensor.shape[2:])
+
+
+def find_images(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], parameters: Sequence[str] = ()
+) -> list[InputImage]:
+    """Return the floating-point tensors with 2 or 3 spatial axes among the inputs.
+
+    Dicts, lists and tuples are looked into. A tensor that is given twice is one image.
+
+    Args:
+        args: The positional inputs of the model.
+        kwargs: Its keyword inputs.
+        parameters: The names of the forward's positional parameters.
+    """
+    paths: list[tuple[tuple[ImageName, ...], Tensor]] = []
+    known: set[int] = set()
+    for key, value in _by_name(args, kwargs).items():
+        name = parameters[key] if isinstance(key, int) and key < len(parameters) else key
+        for path, tensor in _image_tensors(value, (name,)):
+            if id(tensor) not in known:
+                known.add(id(tensor))
+                paths.append((path, tensor))
+    counts = Counter(path[-1] for path, _ in paths)
+    images = []
+    for path, tensor in paths:
+        name = path[-1]
+        if counts[name] > 1:  # the same key in several dicts
+            name = "".join([str(path[0]), *(f"[{key!r}]" for key in path[1:])])
+        images.append(InputImage(name, tensor))
+    return images
+
+
+def require_images(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], parameters: Sequence[str] = ()
+) -> list[InputImage]:
+    """Return `find_images`, of which there has to be one at least.
 
     Raises:
-        InputError: No input is an image, or the first image is empty.
+        InputError: No input is an image, or an image is empty.
     """
-    position_and_image = first_image(args, kwargs)
-    if position_and_image is None:
+    images = find_images(args, kwargs, parameters)
+    if not images:
         raise InputError(_no_image_message(_by_name(args, kwargs)))
-    _, image = position_and_image
-    if 0 in image.shape:
-        raise InputError(f"The input has shape {list(image.shape)}: it is empty.")
-    return position_and_image
+    for image in images:
+        if 0 in image.tensor.shape:
+            raise InputError(f"The input has shape {list(image.tensor.shape)}: it is empty.")
+    return images
 
 
-def first_image(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[int | str, Tensor] | None:
-    """Return the first floating-point tensor with 2 or 3 spatial axes; None if there is none.
+def parameter_names(model: nn.Module) -> list[str]:
+    """Return the names of the positional parameters of a model's forward."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward without a signature, such as a built-in
+        return []
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+
+
+def chosen_image(images: Sequence[InputImage], image: ImageName | None) -> int | None:
+    """Return the number of the image that ``image=`` names; None for all images.
+
+    Args:
+        images: The images among the inputs.
+        image: The name of a parameter, a key, or the position among the images.
+
+    Raises:
+        InputError: There is no such image.
+    """
+    if image is None:
+        return None
+    names = [item.name for item in images]
+    if image in names and not isinstance(image, bool):
+        return names.index(image)
+    if isinstance(image, int) and not isinstance(image, bool) and 0 <= image < len(images):
+        return image
+    listed = ", ".join(f"{number}: {name!r}" for number, name in enumerate(names))
+    raise InputError(
+        f"image={image!r} is not among the inputs: give the name or the position of one of "
+        f"{listed}."
+    )
+
+
+def first_image(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the first image among the inputs; None if there is none."""
+    images = find_images(args, kwargs)
+    return images[0].tensor if images else None
+
+
+def with_leaves(
+    args: tuple[Any, ...], kwargs: dict[str, Any], images: Sequence[Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
+    """Return the inputs with images attached to leaves, and the leaves.
+
+    The user's tensors keep their ``requires_grad``. The model gets copies of the leaves, which it
+    may change in place.
 
     Args:
         args: The positional inputs of the model.
         kwargs: Its keyword inputs.
-
-    Returns:
-        The tensor ``[batch, channels, *space]``, after its position or keyword.
+        images: The images.
     """
-    for name, value in _by_name(args, kwargs).items():
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (4, 5):
-            return name, value
-    return None
-
-
-def with_leaf(
-    args: tuple[Any, ...], kwargs: dict[str, Any], name: int | str
-) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
-    """Return the inputs with the main one attached to a leaf, and that leaf.
-
-    The user's tensor keeps its ``requires_grad``. The model gets a copy of the leaf, which it may
-    change in place.
-
-    Args:
-        args: The positional inputs of the model.
-        kwargs: Its keyword inputs.
-        name: The position or keyword of the main input.
-    """
-    image = args[name] if isinstance(name, int) else kwargs[name]
-    if image.requires_grad:
+    leaves, copies = [], {}
+    for image in images:
         leaf = image
-    else:
-        leaf = (image.clone() if image.is_inference() else image).detach().requires_grad_()
-    copy = leaf.clone()
-    if isinstance(name, int):
-        return (*args[:name], copy, *args[name + 1 :]), kwargs, leaf
-    return args, {**kwargs, name: copy}, leaf
+        if not image.requires_grad:
+            leaf = (image.clone() if image.is_inference() else image).detach().requires_grad_()
+        leaves.append(leaf)
+        copies[id(image)] = leaf.clone()
+    args, kwargs = map_tensors((args, kwargs), lambda tensor: copies.get(id(tensor), tensor))
+    return args, kwargs, leaves
+
+
+def _image_tensors(
+    value: Any, path: tuple[ImageName, ...]
+) -> list[tuple[tuple[ImageName, ...], Tensor]]:
+    """Return the images inside an input, with the keys that lead to them."""
+    if isinstance(value, Tensor):
+        is_image = value.is_floating_point() and value.ndim in (4, 5)
+        return [(path, value)] if is_image else []
+    found = []
+    if isinstance(value, (Mapping, list, tuple)):
+        for key, part in children(value):
+            name = key if isinstance(key, (int, str)) else str(key)
+            found += _image_tensors(part, (*path, name))
+    return found
 
 
 def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:

@@ -1,155 +1,168 @@
-"""Layout of a layer's output on the image: channels first, channels last, or tokens."""
+"""Layout of a layer's output on the image: channels first, channels last, or tokens.
+
+The layout follows from the operations that made the tensor (`medcam.engine.model.placement`). Only
+where an operation is unknown is it inferred from the shape, and the map's grid says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from math import prod
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from medcam.engine.model.nested import tensors
-
-_PREFIXES = (0, 1, 2, 5)
-"""Numbers of tokens before the patches: none; the class token; class and distillation token; class
-token and four registers."""
+from medcam.engine.model.placement.reading import Arrangement, stack_arrangements
+from medcam.errors import NoMapError
+from medcam.maps import LayerGrid
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a tensor as ``[batch, channels, *space]``.
+    """How to read a tensor as ``[samples, channels, *space]``, and where its cells lie.
 
     Attributes:
-        kind: "channels first", "channels last" or "tokens".
-        space: The spatial extents of the map.
+        kind: As in `medcam.engine.model.placement.reading.Arrangement`.
+        space: The spatial extents of the evidence.
         channels: The number of channels.
-        prefix: The number of tokens before the patches (class token, registers).
+        grid: Where the cells of the map lie on the image.
+        arrangement: How to read the tensor, if that is known from the operations.
     """
 
     kind: str
     space: tuple[int, ...]
     channels: int
-    prefix: int = 0
+    grid: LayerGrid
+    arrangement: Arrangement | None = None
+
+    @staticmethod
+    def of_arrangement(arrangement: Arrangement) -> Layout:
+        """Return the layout of a tensor whose operations are known."""
+        return Layout(
+            arrangement.kind, arrangement.evidence[2:], arrangement.evidence[1], arrangement.grid,
+            arrangement=arrangement,
+        )  # fmt: skip
 
     def channels_first(
         self, values: Shaped[Tensor, "..."]
-    ) -> Shaped[Tensor, "batch channels *space"]:
-        """Return the tensor as ``[batch, channels, *space]``; a view where possible."""
+    ) -> Shaped[Tensor, "samples channels *space"]:
+        """Return the tensor as ``[samples, channels, *space]``; a view where possible."""
+        if self.arrangement is not None:
+            return self.arrangement.of(values)
         if self.kind == "channels first":
             return values
-        if self.kind == "channels last":
-            return values.movedim(-1, 1)
-        tokens = values[:, self.prefix :].transpose(1, 2)
-        return tokens.reshape(len(values), self.channels, *self.space)
+        return values.movedim(-1, 1)
+
+    def map_of(self, values: Shaped[Tensor, "samples *space"]) -> Shaped[Tensor, "batch *map"]:
+        """Return a map of the evidence as a map of the image."""
+        return values if self.arrangement is None else self.arrangement.map_of(values)
+
+    @property
+    def missing_samples(self) -> str:
+        """Why there is no map of all samples; empty if there is."""
+        arrangement = self.arrangement
+        if arrangement is None or arrangement.batch == arrangement.whole_batch:
+            return ""
+        return (
+            f"its output holds {arrangement.batch} of the {arrangement.whole_batch} samples of the "
+            "batch"
+        )
+
+    @property
+    def map_space(self) -> tuple[int, ...]:
+        """The extents of the map of the layer's own shape."""
+        return self.space if self.arrangement is None else self.arrangement.map_space
+
+    def as_bag(self) -> Layout:
+        """Return the layout for an input whose first axis is slices of one case."""
+        if self.arrangement is None:
+            raise NoMapError(
+                "The input's first axis is slices or views of one case, but an operation before "
+                f"the layer is not followed ({self.grid.reason}): choose a layer before it."
+            )
+        bag = self.arrangement.as_bag()
+        return replace(self, arrangement=bag, grid=bag.grid)
 
 
-def layout_of(
+def stacked(layouts: Sequence[Layout]) -> tuple[Layout, list[float]] | None:
+    """Return the layout of several runs, each of which saw one slice of the image.
+
+    Args:
+        layouts: The layouts of the runs.
+
+    Returns:
+        The layout of all runs, in the order of the slices, and the position of each run; None if
+        the runs do not lie evenly along one axis of the image.
+    """
+    arrangements = [layout.arrangement for layout in layouts if layout.arrangement is not None]
+    if len(arrangements) < 2 or len(arrangements) < len(layouts):
+        return None
+    result = stack_arrangements(arrangements)
+    if result is None:
+        return None
+    arrangement, positions = result
+    layout = replace(
+        layouts[0], arrangement=arrangement, grid=arrangement.grid, space=arrangement.evidence[2:]
+    )
+    return layout, positions
+
+
+def inferred_layout(
     shape: Sequence[int],
     batch: int,
     space: Sequence[int],
+    reason: str,
     *,
-    is_channels_last: Callable[[], bool | None] = lambda: None,
+    module: nn.Module | None = None,
 ) -> Layout | None:
-    """Return the layout of a tensor on the input, from its shape; None if it does not lie on it.
+    """Return the layout of a tensor by its shape; None if it does not lie on the input.
 
-    The default is ``[batch, channels, *space]``. Channels last is inferred only if every axis then
-    shrinks by one factor, which it does not with channels first, and if either channels first is
-    impossible or ``is_channels_last`` returns True. ``[batch, tokens, channels]`` is inferred if
-    the tokens, apart from those before the patches, form a grid that divides every axis of the
-    input by one patch size.
+    For tensors after an operation that medcam does not follow. The module's last weights are asked
+    first whether channels are last; extents beyond the input's are refused, and so are tokens,
+    whose grid cannot be seen.
 
     Args:
         shape: The shape of the tensor.
         batch: The batch size of the input.
         space: The spatial extents of the input.
-        is_channels_last: Called if the shape alone is ambiguous: whether the layer puts channels
-            last, or None if that is unknown.
+        reason: Why the operations do not tell.
+        module: The layer.
 
     Example:
-        >>> layout_of((2, 768, 7, 7), 2, (224, 224)).space
-        (7, 7)
-        >>> layout_of((2, 7, 7, 768), 2, (224, 224)).space
-        (7, 7)
-        >>> layout_of((2, 197, 768), 2, (224, 224))
-        Layout(kind='tokens', space=(14, 14), channels=768, prefix=1)
+        >>> inferred_layout((2, 768, 7, 7), 2, (224, 224), "...").kind
+        'channels first'
+        >>> inferred_layout((2, 7, 7, 768), 2, (224, 224), "...").kind
+        'channels last'
     """
     shape, space = tuple(shape), tuple(space)
-    if not shape or shape[0] != batch or 0 in shape:
+    if len(shape) != len(space) + 2 or shape[0] != batch or 0 in shape:
         return None
-    if len(shape) == len(space) + 2:
-        if_first, if_last = shape[2:], shape[1:-1]  # the spatial extents in each case
-        only_last_fits = not _is_isotropic(if_first, space) and _is_isotropic(if_last, space)
-        if only_last_fits and max(if_last) > 1:
-            first_is_possible = all(
-                large % small == 0 for small, large in zip(if_first, space, strict=True)
-            )
-            is_last = is_channels_last()
-            if is_last or (is_last is None and not first_is_possible):
-                return Layout("channels last", if_last, shape[-1])
-        return Layout("channels first", if_first, shape[1])
-    if len(shape) == 3:
-        return _token_layout(shape[1], shape[2], space)
+    is_last = None if module is None else _puts_channels_last(module, shape)
+    for kind, extents, channels in (
+        ("channels last", shape[1:-1], shape[-1]),
+        ("channels first", shape[2:], shape[1]),
+    ):
+        fits = all(small <= large for small, large in zip(extents, space, strict=True))
+        if kind == "channels last" and not is_last:
+            first_fits = all(small <= large for small, large in zip(shape[2:], space, strict=True))
+            fits = fits and is_last is None and not first_fits
+        if fits:
+            return Layout(kind, extents, channels, LayerGrid.of_extents(extents, space, reason))
     return None
 
 
-def _is_isotropic(space: tuple[int, ...], input_space: tuple[int, ...]) -> bool:
-    """Return whether every axis shrinks by one factor, up to rounding at the border."""
-    factors = [large / small for small, large in zip(space, input_space, strict=True)]
-    return min(factors) >= 1 and max(factors) / min(factors) < 1.15
+def _puts_channels_last(module: nn.Module, shape: tuple[int, ...]) -> bool | None:
+    """Return whether a module's last layer with weights puts channels last; None without one.
 
-
-def _token_layout(count: int, channels: int, space: tuple[int, ...]) -> Layout | None:
-    """Return the layout of tokens whose grid divides the input by one patch size."""
-    for prefix in _PREFIXES:
-        if count - prefix < 2:
-            continue
-        patch = round((prod(space) / (count - prefix)) ** (1 / len(space)))
-        for pad in (
-            0,
-            max(patch, 1) - 1,
-        ):  # an incomplete patch at the border is cut off, or padded
-            grid = tuple((extent + pad) // max(patch, 1) for extent in space)
-            if patch >= 1 and prod(grid) == count - prefix:
-                return Layout("tokens", grid, channels, prefix)
-    return None
-
-
-def _puts_channels_last(module: nn.Module) -> bool | None:
-    """Return whether a module's last layer with weights puts channels last; None without one."""
+    A linear layer or a layer norm puts them last if its features are as many as the last axis.
+    """
     for submodule in reversed(list(module.modules())):
         if isinstance(
             submodule, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
         ):
             return False
-        if isinstance(submodule, (nn.Linear, nn.LayerNorm)):
-            return True
-    return None
-
-
-def main_tensor(
-    output: Any, batch: int, space: Sequence[int], module: nn.Module
-) -> tuple[Tensor, Layout] | None:
-    """Return the first tensor of a layer's output that lies on the image, and its layout.
-
-    Tuples (hidden state, attention weights) and dicts are searched, too.
-
-    Args:
-        output: What the layer returned.
-        batch: The batch size of the input.
-        space: The spatial extents of the input.
-        module: The layer.
-
-    Returns:
-        The tensor that maps are made of; None if no tensor lies on the image.
-    """
-    is_channels_last = partial(_puts_channels_last, module)
-    for _, tensor in tensors(output):
-        if not tensor.is_floating_point():
-            continue
-        layout = layout_of(tensor.shape, batch, space, is_channels_last=is_channels_last)
-        if layout is not None:
-            return tensor, layout
+        if isinstance(submodule, nn.Linear):
+            return submodule.out_features == shape[-1]
+        if isinstance(submodule, nn.LayerNorm):
+            return submodule.normalized_shape[-1] == shape[-1]
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -14,9 +14,16 @@ from medcam.errors import InputError
 from medcam.explanation.case.names import append_to_name, safe_prefix
 from medcam.explanation.case.writing import LabelsLike, TableRows, save_case
 from medcam.files.image import Image
-from medcam.maps import AttentionMap
+from medcam.files import safe_name
+from medcam.maps import AttentionMap, ImageName
 from medcam.views.scene.images import image_of, labels_of, mask_of
 from medcam.views.scene.selection import maps_on_grid
+
+
+class Saveable(Protocol):
+    """An explanation that can be saved."""
+
+    def save(self, prefix: Path, **options: Any) -> list[Path]: ...
 
 
 def save_maps(
@@ -94,6 +101,50 @@ def save_maps(
             extra=extra,
         )
     return paths
+
+
+def save_of_images(
+    parts: Mapping[ImageName, Saveable],
+    prefix: str | os.PathLike[str],
+    *,
+    image: object,
+    mask: object,
+    segmentation: object,
+    name: str | None,
+    **options: Any,
+) -> list[Path]:
+    """Write the cases of an explanation with maps on several images, one for each image.
+
+    Args:
+        parts: The explanation of each image.
+        prefix: The path of the files without an ending; the image's name follows.
+        image: The images to draw the maps on, by name; None: the inputs.
+        mask: The masks by name, or None.
+        segmentation: The segmentations by name, or None.
+        name: The title; the image's name follows.
+        **options: Further arguments of `medcam.Explanation.save`.
+
+    Raises:
+        InputError: One of ``image``, ``mask`` and ``segmentation`` is no mapping.
+    """
+    by_name: dict[str, Mapping[Any, object]] = {}
+    for argument, value in (("image", image), ("mask", mask), ("segmentation", segmentation)):
+        if value is not None and not isinstance(value, Mapping):
+            raise InputError(
+                f"There are maps on the images {list(parts)}: give {argument}= as a mapping by "
+                f"these names, or save one, explanation.of_image({next(iter(parts))!r}).save(...)."
+            )
+        by_name[argument] = value or {}
+    title, path = name or Path(prefix).name, safe_prefix(prefix)
+    saved: list[Path] = []
+    for image_name, part in parts.items():
+        saved += part.save(
+            append_to_name(path, f"_{safe_name(str(image_name))}"),
+            name=f"{title}, {image_name}",
+            **{argument: values.get(image_name) for argument, values in by_name.items()},
+            **options,
+        )
+    return saved
 
 
 def unknown_input(call: str) -> InputError:

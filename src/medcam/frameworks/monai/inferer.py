@@ -18,7 +18,7 @@ from medcam.engine.model.isolation import in_eval_mode
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.nested import without_subclass
 from medcam.engine.model.outputs import Selector
-from medcam.engine.request import Request
+from medcam.engine.request import Placement, Request
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, InputTypeError
@@ -58,6 +58,7 @@ class AttentionInferer(Inferer):
         output: Which of the network's outputs is explained, as in `medcam.explain`. With sliding
             windows an item of a dictionary is chosen by key, not by index, as MONAI sorts the keys.
         channel_weights: As in `medcam.explain_volume`; only for windows.
+        placement: As in `medcam.explain`.
         return_attention: Whether a call returns ``(prediction, attention)``.
 
     Attributes:
@@ -91,6 +92,7 @@ class AttentionInferer(Inferer):
         method: MethodLike | Iterable[MethodLike] = "gcam",
         output: Selector = None,
         channel_weights: Literal["window", "volume"] = "window",
+        placement: Placement = "features",
         return_attention: bool = False,
     ) -> None:
         super().__init__()
@@ -100,8 +102,9 @@ class AttentionInferer(Inferer):
         self.channel_weights = channel_weights
         self.return_attention = return_attention
         self.request = Request.of(
-            method, layer=layer, target=label if target is None else target, output=output
-        )
+            method, layer=layer, target=label if target is None else target, output=output,
+            placement=placement,
+        )  # fmt: skip
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the wrapped inferer's prediction, and keep its map.
@@ -188,6 +191,7 @@ class AttentionInferer(Inferer):
                 target=request.target,
                 output=request.output,
                 channel_weights=self.channel_weights,
+                placement=request.placement,
                 logits=_for_autograd(logits),
                 device=logits.device,
                 **explain_volume_options(inferer, space),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
+from medcam.engine.request import Placement
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError
 from medcam.frameworks.monai.inferer import AttentionInferer
@@ -36,6 +37,7 @@ class AttentionMapTransform(Transform):
         method: One method, as in `medcam.explain`.
         output: As in `medcam.explain`.
         channel_weights: As in `medcam.explain_volume`; only for windows.
+        placement: As in `medcam.explain`.
 
     Attributes:
         inferer: The `AttentionInferer`, which keeps the last explanation and prediction.
@@ -57,13 +59,14 @@ class AttentionMapTransform(Transform):
         method: MethodLike = "gcam",
         output: Selector = None,
         channel_weights: Literal["window", "volume"] = "window",
+        placement: Placement = "features",
     ) -> None:
         super().__init__()
         self.network = network
         self.inferer = require_one_map(
             AttentionInferer(
                 inferer, layer=layer, target=target, method=method, output=output,
-                channel_weights=channel_weights,
+                channel_weights=channel_weights, placement=placement,
             )
         )  # fmt: skip
 
@@ -106,6 +109,7 @@ class AttentionMapd(MapTransform):
         method: One method, as in `medcam.explain`.
         output: As in `medcam.explain`.
         channel_weights: As in `medcam.explain_volume`; only for windows.
+        placement: As in `medcam.explain`.
         output_postfix: The last part of the map's key, after an underscore.
         prediction_postfix: The same for the prediction; None: the prediction is not added.
         allow_missing_keys: Whether a key may be missing.
@@ -122,6 +126,7 @@ class AttentionMapd(MapTransform):
         method: MethodLike = "gcam",
         output: Selector = None,
         channel_weights: Literal["window", "volume"] = "window",
+        placement: Placement = "features",
         output_postfix: str = "attention",
         prediction_postfix: str | None = None,
         allow_missing_keys: bool = False,
@@ -131,7 +136,7 @@ class AttentionMapd(MapTransform):
         self.prediction_postfix = prediction_postfix
         self.transform = AttentionMapTransform(
             network, inferer, layer=layer, target=target, method=method, output=output,
-            channel_weights=channel_weights,
+            channel_weights=channel_weights, placement=placement,
         )  # fmt: skip
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

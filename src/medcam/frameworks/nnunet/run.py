@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from medcam.engine.model.layers import LayerLike
-from medcam.engine.request import Request
+from medcam.engine.request import Placement, Request
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
 from medcam.engine.windows.progress import Progress
 from medcam.engine.windows.run import run_windows
@@ -46,6 +46,7 @@ def explain(
     tta: bool = True,
     step_size: float = 0.5,
     channel_weights: ChannelWeights = "window",
+    placement: Placement = "features",
     batch_size: int = 1,
     prev_stage: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
@@ -74,6 +75,7 @@ def explain(
         tta: Mirroring as ``nnUNetv2_predict`` does it, for the prediction and the maps.
         step_size: nnU-Net's tile step size, in window extents.
         channel_weights: As in `medcam.explain_volume`.
+        placement: As in `medcam.explain`.
         batch_size: The number of windows that are explained at once.
         prev_stage: The segmentation from a cascade's first stage, on the image's grid.
         device: The network's device; None: the GPU if there is one.
@@ -94,8 +96,8 @@ def explain(
         )  # fmt: skip
     return explain_case(
         model, case_from_files(model, files, previous=prev_stage), label, method=method,
-        layer=layer, target=target, channel_weights=channel_weights, batch_size=batch_size,
-        progress=progress,
+        layer=layer, target=target, channel_weights=channel_weights, placement=placement,
+        batch_size=batch_size, progress=progress,
     )  # fmt: skip
 
 
@@ -108,6 +110,7 @@ def explain_case(
     layer: LayerLike = "bottleneck",
     target: Part = "predicted",
     channel_weights: ChannelWeights = "window",
+    placement: Placement = "features",
     batch_size: int = 1,
     progress: Progress = False,
 ) -> CaseExplanation:
@@ -121,6 +124,7 @@ def explain_case(
         layer: As in `explain`.
         target: As in `explain`.
         channel_weights: As in `explain`.
+        placement: As in `explain`.
         batch_size: As in `explain`.
         progress: As in `explain`.
 
@@ -128,7 +132,9 @@ def explain_case(
         InputError: An argument or a file of the case does not fit.
     """
     check(model, label, target, channel_weights, batch_size)
-    request = Request.of(method, layer=model.bottleneck if layer == "bottleneck" else layer)
+    request = Request.of(
+        method, layer=model.bottleneck if layer == "bottleneck" else layer, placement=placement
+    )
     prepared = prepare(model, case)
     # Before the prediction, so that a part outside the image is reported at once.
     voxel_target = resolve_fixed(prepared, label, target)

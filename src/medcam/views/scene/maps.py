@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
-from medcam.maps import AttentionMap, resample
+from medcam.maps import AttentionMap
 from medcam.views.scene.values import SceneMap
 
 
@@ -30,9 +31,8 @@ def scene_maps(
     """
     converted = []
     for map_ in maps:
-        values = map_.values[sample : sample + 1].float()
-        if shape is not None:
-            values = resample(values, shape)
+        selected = dataclasses.replace(map_, values=map_.values[sample : sample + 1].float())
+        values = selected.values if shape is None else selected.at(shape)
         converted += [
             SceneMap(
                 values[0, target].cpu().numpy(),

@@ -12,7 +12,7 @@ import torch
 from medcam import methods
 from medcam.errors import InputError, InputTypeError, unknown_name
 from medcam.files.arrays import to_map
-from medcam.maps import AttentionMap, ResolvedTarget, resample
+from medcam.maps import AttentionMap, ResolvedTarget
 from medcam.views.scene.maps import scene_maps
 from medcam.views.scene.values import SceneMap
 
@@ -94,8 +94,8 @@ def maps_on_grid(
             classes=None if target.classes is None else target.classes[selected],
             voxels=None if target.voxels is None else target.voxels[selected],
         )
-        values = resample(map_.values[selected].detach(), space)
-        resampled.append(replace(map_, values=values, target=target, channels=None))
+        single = replace(map_, values=map_.values[selected].detach(), target=target, channels=None)
+        resampled.append(replace(single, values=single.at(space), on_layer=False))
     return resampled
 
 

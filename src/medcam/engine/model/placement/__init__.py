@@ -1,0 +1,1 @@
+"""Placement: where on the image the cells of a tensor lie. Never changes what the model computes."""

@@ -1,0 +1,316 @@
+"""Geometry: which axis of the image each axis of a tensor runs along, and where its cells lie.
+
+An axis of a tensor is a sequence of parts, the first varying slowest. A part runs along one axis of
+the image with a constant step, or along nothing of the image (features, heads). Reshaping regroups
+parts, so tokens, windows of tokens and slices in the batch stay readable: the tokens of a 14 x 14
+grid are one axis with two parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import isclose, prod
+
+
+class UnplacedError(Exception):
+    """An operation after which the places of the cells are unknown."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A factor of a tensor's axis.
+
+    Attributes:
+        size: The number of indices.
+        axis: The axis of the image; None for a part that runs along nothing of the image.
+        step: The distance between neighbours, in voxels of the image.
+        before: The number of indices before the part that ``inner`` describes (a class token).
+        inner: The parts inside a longer axis; empty for a plain part.
+    """
+
+    size: int
+    axis: int | None = None
+    step: float = 0.0
+    before: int = 0
+    inner: tuple[Part, ...] = ()
+
+    @property
+    def axes(self) -> frozenset[int]:
+        """The axes of the image that the part runs along."""
+        if self.inner:
+            return axes_of(self.inner)
+        return frozenset() if self.axis is None else frozenset({self.axis})
+
+
+Parts = tuple[Part, ...]
+"""The parts of one axis of a tensor."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Geometry of a tensor on one image.
+
+    Attributes:
+        dims: The parts of each axis of the tensor.
+        start: For each axis of the image, the position of index 0, in voxels: the centre of what
+            the cell sees.
+        width: For each axis of the image, the width of what a cell sees (its receptive field).
+        rolled: For each axis of the image, the number of cells by which it is rotated.
+    """
+
+    dims: tuple[Parts, ...]
+    start: tuple[float, ...]
+    width: tuple[float, ...]
+    rolled: tuple[int, ...]
+
+    @staticmethod
+    def of_image(shape: Sequence[int]) -> Geometry:
+        """Return the geometry of the image itself.
+
+        Example:
+            >>> Geometry.of_image((2, 1)).dims
+            ((Part(size=2, axis=0, step=1.0, before=0, inner=()),), (Part(size=1, axis=1, step=1.0, before=0, inner=()),))
+        """  # noqa: E501  # the line is what Python prints
+        rank = len(shape)
+        dims = tuple((Part(size, axis, 1.0),) for axis, size in enumerate(shape))
+        return Geometry(dims, (0.0,) * rank, (1.0,) * rank, (0,) * rank)
+
+    @property
+    def axes(self) -> frozenset[int]:
+        """The axes of the image that the tensor runs along."""
+        return frozenset().union(*(axes_of(parts) for parts in self.dims))
+
+    @property
+    def volume(self) -> float:
+        """The number of voxels that a cell sees."""
+        return prod(self.width)
+
+    def with_dims(self, dims: Iterable[Parts]) -> Geometry:
+        """Return the geometry with other axes of the tensor."""
+        return replace(self, dims=tuple(dims))
+
+    def with_dim(self, dim: int, parts: Parts) -> Geometry:
+        """Return the geometry with another axis of the tensor."""
+        dims = list(self.dims)
+        dims[dim] = parts
+        return self.with_dims(dims)
+
+    def moved(self, axis: int | None, offset: float, widening: float = 0.0) -> Geometry:
+        """Return the geometry with index 0 moved along one axis of the image, in voxels."""
+        if axis is None:
+            return self
+        start, width = list(self.start), list(self.width)
+        start[axis] += offset
+        width[axis] += abs(widening)
+        return replace(self, start=tuple(start), width=tuple(width))
+
+    def contracted(self, parts: Parts) -> Geometry:
+        """Return the geometry after a sum over parts: cells then see all of what these see."""
+        geometry = self
+        for part in flat(parts):
+            length = (part.size - 1) * part.step
+            geometry = geometry.moved(part.axis, length / 2, length)
+        return geometry
+
+
+def axes_of(parts: Iterable[Part]) -> frozenset[int]:
+    """Return the axes of the image that parts run along."""
+    return frozenset().union(*(part.axes for part in parts))
+
+
+def size_of(parts: Iterable[Part]) -> int:
+    """Return the number of indices of parts."""
+    return prod(part.size for part in parts)
+
+
+def nothing(size: int) -> Parts:
+    """Return an axis that runs along nothing of the image."""
+    return () if size == 1 else (Part(size),)
+
+
+def flat(parts: Iterable[Part]) -> list[Part]:
+    """Return parts with those inside a longer axis in its place."""
+    return [leaf for part in parts for leaf in (flat(part.inner) if part.inner else [part])]
+
+
+def single(geometry: Geometry, dim: int) -> tuple[Part | None, Geometry]:
+    """Return an axis of a tensor as one part along the image, if it is one.
+
+    A part of the image followed by features divides each cell (pixel shuffle): the step becomes
+    finer, and index 0 moves to the first of the finer cells.
+
+    Returns:
+        The part, or None if the axis runs along nothing of the image; and the geometry in which
+        the axis is that part.
+
+    Raises:
+        UnplacedError: The axis runs along several axes of the image, or not evenly.
+    """
+    parts = merged(geometry.dims[dim])
+    axes = axes_of(parts)
+    if not axes:
+        return None, geometry.with_dim(dim, parts)
+    parts = tuple(part for part in parts if part.size > 1 or part.axis is not None)
+    if len(parts) == 2 and parts[1].axis is None and not parts[0].inner and not parts[1].inner:
+        coarse, count = parts[0], parts[1].size
+        step = coarse.step / count
+        geometry = geometry.moved(coarse.axis, -(count - 1) / 2 * step)
+        parts = (Part(coarse.size * count, coarse.axis, step),)
+    if len(parts) != 1 or parts[0].inner:
+        raise UnplacedError("an axis runs along several axes of the image")
+    return parts[0], geometry.with_dim(dim, parts)
+
+
+def merged(parts: Parts) -> Parts:
+    """Return parts with neighbours joined that run evenly along one axis of the image."""
+    result: list[Part] = []
+    for part in parts:
+        if part.size == 1 and (
+            part.axis is None or any(part.axis in p.axes for p in parts if p.size > 1)
+        ):
+            continue
+        last = result[-1] if result else None
+        if last is not None and not last.inner and not part.inner and last.axis == part.axis:
+            if part.axis is None or isclose(last.step, part.step * part.size, rel_tol=1e-6):
+                result[-1] = Part(last.size * part.size, part.axis, part.step)
+                continue
+        result.append(part)
+    return tuple(result)
+
+
+def regrouped(dims: Sequence[Parts], shape: Sequence[int]) -> tuple[Parts, ...]:
+    """Return the axes of a tensor after a reshape.
+
+    Raises:
+        UnplacedError: A part is divided unevenly.
+
+    Example:
+        >>> [[part.size for part in parts] for parts in regrouped([(Part(6),), (Part(4),)], (2, 12))]
+        [[2], [3, 4]]
+    """
+    waiting = [part for parts in dims for part in parts]
+    result: list[Parts] = []
+    for size in shape:
+        taken: list[Part] = []
+        missing = size
+        while waiting and (missing > 1 or waiting[0].size == 1):
+            part = waiting[0]
+            if part.size == 1 and missing == 1 and taken and size > 1:
+                break  # a later axis of extent 1 takes it
+            if missing % part.size == 0:
+                taken.append(waiting.pop(0))
+                missing //= part.size
+            elif part.size % missing == 0 and not part.inner:
+                rest = part.size // missing
+                taken.append(Part(missing, part.axis, part.step * rest))
+                waiting[0] = Part(rest, part.axis, part.step)
+                missing = 1
+            else:
+                raise UnplacedError("a reshape divides an axis of the image unevenly")
+            if missing == 1 and size == 1:
+                break
+        if missing != 1:
+            raise UnplacedError("a reshape changes the number of values")
+        result.append(tuple(taken))
+    if waiting and result:
+        result[-1] = (*result[-1], *waiting)
+    return tuple(result)
+
+
+def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) -> Geometry:
+    """Return the geometry of every ``stride``-th index from ``low`` on.
+
+    Raises:
+        UnplacedError: A part of several axes of the image is cut.
+    """
+    parts = geometry.dims[dim]
+    total = size_of(parts)
+    if (low, count, stride) == (0, total, 1):
+        return geometry
+    if not axes_of(parts):
+        return geometry.with_dim(dim, nothing(count))
+    if len(parts) == 1 and parts[0].inner:
+        return _sliced_inside(geometry, dim, parts[0], low, count, stride)
+    if stride == 1 and len(merged(parts)) > 1:
+        minor = size_of(parts[1:])
+        if low % minor or count % minor or parts[0].inner:
+            if not axes_of(parts[1:]) and count == 1 and minor > 1:  # one of the features
+                raise UnplacedError("a slice cuts features out of an axis of the image")
+            raise UnplacedError("a slice cuts an axis of several parts")
+        head = replace(parts[0], size=count // minor)
+        if parts[0].axis is not None:
+            geometry = geometry.moved(parts[0].axis, low // minor * parts[0].step)
+        return geometry.with_dim(dim, (head, *parts[1:]))
+    part, geometry = single(geometry, dim)
+    geometry = geometry.moved(part.axis, low * part.step)
+    return geometry.with_dim(dim, (Part(count, part.axis, part.step * stride),))
+
+
+def _sliced_inside(
+    geometry: Geometry, dim: int, part: Part, low: int, count: int, stride: int
+) -> Geometry:
+    """Return `sliced` for an axis with other indices around its parts (a class token)."""
+    inside = size_of(part.inner)
+    first, last = max(low, part.before), min(low + count, part.before + inside)
+    if stride == 1 and last <= first:
+        return geometry.with_dim(dim, nothing(count))
+    if stride == 1 and last - first == inside:
+        if count == inside:
+            return geometry.with_dim(dim, part.inner)
+        return geometry.with_dim(dim, (replace(part, size=count, before=part.before - low),))
+    if stride == 1 and first - low == 0 and last == low + count:
+        inner = geometry.with_dim(dim, part.inner)
+        return sliced(inner, dim, low - part.before, count)
+    raise UnplacedError("a slice cuts an axis with a class token")
+
+
+def selected(geometry: Geometry, dim: int, index: int) -> Geometry:
+    """Return the geometry of one index of an axis, which is removed."""
+    geometry = sliced(geometry, dim, index % max(size_of(geometry.dims[dim]), 1), 1)
+    return geometry.with_dims(parts for i, parts in enumerate(geometry.dims) if i != dim)
+
+
+def combined(
+    geometries: Sequence[Geometry],
+    dims: Sequence[Parts],
+    weight: Callable[[int], float] = lambda _: 1.0,
+) -> Geometry:
+    """Return the geometry of a tensor that several others have been joined to.
+
+    The position is the mean over the tensors that run along the axis. Each counts by how densely
+    it sees the image: its weight over the number of voxels that its cells see. So a skip connection
+    counts more than the coarse features that it is joined to, as it does in the gradients of
+    trained and of freshly initialised networks (docs/decisions.md).
+
+    Args:
+        geometries: The geometries of the tensors.
+        dims: The axes of the result.
+        weight: The weight of each tensor, by its number.
+    """
+    present = axes_of(part for parts in dims for part in parts)
+    start, width, rolled = [], [], []
+    for axis in range(len(geometries[0].start)):
+        along = [i for i, item in enumerate(geometries) if axis in item.axes] or list(
+            range(len(geometries))
+        )
+        longest = max(_extent(geometries[i], axis) for i in along)
+        if axis in present:
+            along = [i for i in along if _extent(geometries[i], axis) == longest]
+        shares = [weight(i) / geometries[i].volume for i in along]
+        items = [geometries[i] for i in along]
+        total = sum(shares)
+        start.append(sum(s * g.start[axis] for s, g in zip(shares, items, strict=True)) / total)
+        low = min(g.start[axis] - g.width[axis] / 2 for g in items)
+        high = max(g.start[axis] + g.width[axis] / 2 for g in items)
+        width.append(high - low)
+        rolled.append(items[0].rolled[axis])
+    return Geometry(tuple(dims), tuple(start), tuple(width), tuple(rolled))
+
+
+def _extent(geometry: Geometry, axis: int) -> int:
+    """Return the largest number of indices along one axis of the image in one axis of a tensor."""
+    sizes = [
+        prod(part.size for part in flat(parts) if part.axis == axis) for parts in geometry.dims
+    ]
+    return max(sizes, default=1)

@@ -1,0 +1,240 @@
+"""The places of layers in one call of a model: traced in the first call, then remembered."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from medcam.engine.model.layouts import Layout, inferred_layout
+from medcam.engine.model.nested import describe, tensors
+from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.reading import NotOnImageError, arrangement_of, holds_samples
+from medcam.engine.model.placement.tracer import ANY_IMAGE, Origins, Tracer
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedTensor:
+    """What is known of one tensor of one run of a layer.
+
+    Attributes:
+        shape: Its shape.
+        origins: The images that it comes from, by number, with its geometry on each or the reason
+            why that is unknown. None if it was not traced.
+    """
+
+    shape: tuple[int, ...]
+    origins: Origins | None
+    _read: dict[int, Layout | str] = field(default_factory=dict)
+
+    def layout(self, image: int, shape: Sequence[int], module: nn.Module) -> Layout | str:
+        """Return the tensor's layout on an image, or the reason why there is none.
+
+        Args:
+            image: The number of the image.
+            shape: The image's shape.
+            module: The layer.
+        """
+        if image not in self._read:
+            self._read[image] = self._layout(image, shape, module)
+        return self._read[image]
+
+    def _layout(self, image: int, shape: Sequence[int], module: nn.Module) -> Layout | str:
+        origin = None if self.origins is None else self.origins.get(image)
+        if isinstance(origin, Geometry):
+            try:
+                return Layout.of_arrangement(arrangement_of(origin, shape))
+            except NotOnImageError as error:
+                return str(error)
+        reason = origin or "the operations of this call were not followed"
+        layout = inferred_layout(self.shape, shape[0], shape[2:], reason, module=module)
+        if layout is None:
+            return (
+                f"its output is a tensor of shape {list(self.shape)}, whose place on the input "
+                f"{tuple(shape[2:])} is unknown: {reason}"
+            )
+        return "its output is a single voxel" if max(layout.space) == 1 else layout
+
+
+@dataclass(frozen=True, eq=False)
+class MainTensor:
+    """The tensor of a layer's output that maps are made of.
+
+    Attributes:
+        tensor: The tensor.
+        path: Its path in the output.
+        image: The number of the image that it lies on.
+        images: The numbers of all images that have entered it.
+        layout: How to read it.
+    """
+
+    tensor: Tensor
+    path: str
+    image: int
+    images: tuple[int, ...]
+    layout: Layout
+
+
+@dataclass(eq=False)
+class _Memory:
+    """What was traced in the first call with inputs of certain shapes.
+
+    Attributes:
+        layers: For each layer the tensors of its outputs, for each of its runs.
+        batched: For each tensor of the output, whether its first axis is the batch; None if that is
+            unknown.
+    """
+
+    layers: dict[str, list[dict[str, PlacedTensor]]] = field(default_factory=dict)
+    batched: dict[str, bool | None] = field(default_factory=dict)
+
+
+_MAX_SHAPES = 16
+"""The number of input shapes, at most, for which a model's places are remembered."""
+
+_memories: weakref.WeakKeyDictionary[nn.Module, dict[Any, _Memory]] = weakref.WeakKeyDictionary()
+
+
+class Placements:
+    """The places of layers in one call.
+
+    Args:
+        model: The model.
+        images: The images among its inputs.
+        signature: What tells calls of other inputs from this one: their structure and shapes.
+        layers: The names of the layers that are recorded; None if any may be.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Sequence[Tensor],
+        signature: object,
+        layers: Sequence[str] | None,
+    ) -> None:
+        self._images = images
+        memories = _memories.setdefault(model, {})
+        memory = memories.get(signature)
+        known = memory is not None and layers is not None and set(layers) <= set(memory.layers)
+        self._tracer = None if known else Tracer(images)
+        self._memory = memory if known and memory is not None else _Memory()
+        self._runs: dict[str, int] = {}
+        self._keep = (memories, signature)
+
+    def tracing(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model runs."""
+        return nullcontext() if self._tracer is None else self._tracer
+
+    def record(self, layer: str, output: Any) -> Mapping[str, PlacedTensor]:
+        """Return the tensors of a layer's output in one run, by their path."""
+        run = self._runs[layer] = self._runs.get(layer, -1) + 1
+        runs = self._memory.layers.setdefault(layer, [])
+        if self._tracer is not None:
+            placed = {
+                path: PlacedTensor(tuple(tensor.shape), self._tracer.origins(tensor))
+                for path, tensor in tensors(output)
+            }
+            runs.append(placed)
+            return placed
+        if run < len(runs):
+            return runs[run]
+        return {}
+
+    def main_tensor(
+        self, layer: str, output: Any, chosen: int | None, module: nn.Module
+    ) -> MainTensor | str:
+        """Return the first tensor of a layer's output that lies on an image.
+
+        Of a tensor that several images have entered, the first image counts. Tuples (hidden state,
+        attention weights) and dicts are searched, too.
+
+        Args:
+            layer: The layer's name.
+            output: What it returned.
+            chosen: The number of the only image that counts; None for all.
+            module: The layer.
+
+        Returns:
+            The tensor, or the reason why there is none.
+        """
+        placed = self.record(layer, output)
+        reason = ""
+        for path, tensor in tensors(output):
+            if not tensor.is_floating_point():
+                continue
+            item = placed.get(path)
+            if item is None or item.shape != tuple(tensor.shape):
+                item = PlacedTensor(tuple(tensor.shape), None)
+            numbers = self._images_of(item, chosen)
+            if not numbers:
+                reason = reason or self._elsewhere(item, tensor, chosen)
+            for number in numbers:
+                layout = item.layout(number, self._images[number].shape, module)
+                if isinstance(layout, Layout):
+                    return MainTensor(tensor, path, number, tuple(numbers), layout)
+                reason = reason or layout
+        return reason or f"its output is {describe(output)}, which is no image"
+
+    def _images_of(self, item: PlacedTensor, chosen: int | None) -> list[int]:
+        """Return the images that a tensor may lie on, those with a known geometry first."""
+        if item.origins is None or ANY_IMAGE in item.origins:
+            numbers = list(range(len(self._images)))[:1]
+        else:
+            numbers = sorted(
+                item.origins, key=lambda n: (not isinstance(item.origins[n], Geometry), n)
+            )
+        return [n for n in numbers if chosen in (None, n)] if chosen is not None else numbers
+
+    def _elsewhere(self, item: PlacedTensor, tensor: Tensor, chosen: int | None) -> str:
+        """Return the reason for a tensor that comes from no image, or from another one."""
+        if chosen is not None and item.origins:
+            return f"it does not depend on the image {chosen} that was chosen with image="
+        return (
+            f"its output is a tensor of shape {list(tensor.shape)} that has no place on the input"
+        )
+
+    def record_output(self, output: Any) -> None:
+        """Record of each tensor of the model's output whether its first axis is the batch."""
+        if self._tracer is None:
+            return
+        for path, tensor in tensors(output):
+            known = [
+                holds_samples(item, len(self._images[number]))
+                for number, item in self._tracer.origins(tensor).items()
+                if isinstance(item, Geometry)
+            ]
+            self._memory.batched[path] = any(known) if known else None
+
+    def is_bag(self, output: Any, batch: int) -> bool:
+        """Return whether no tensor of the output holds the samples of the input's first axis.
+
+        The first axis is then slices or views of one case. False if that cannot be seen.
+
+        Args:
+            output: The model's output.
+            batch: The extent of the input's first axis.
+        """
+        known = [self._memory.batched.get(path) for path, _ in tensors(output)]
+        return batch > 1 and False in known and True not in known
+
+    def finish(self) -> None:
+        """Remember what was traced for later calls."""
+        memories, signature = self._keep
+        if self._tracer is None:
+            return
+        self._tracer = None
+        earlier = memories.get(signature)
+        if earlier is not None:
+            self._memory.layers = {**earlier.layers, **self._memory.layers}
+        while len(memories) >= _MAX_SHAPES:
+            memories.pop(next(iter(memories)))
+        memories[signature] = self._memory
+
+
+def signature_of(inputs: Any) -> object:
+    """Return what tells calls of other inputs apart: the paths and shapes of all tensors."""
+    return tuple((path, tuple(tensor.shape)) for path, tensor in tensors(inputs))

@@ -1,0 +1,384 @@
+"""Read a tensor as ``[samples, channels, *space]`` on an image, by its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isclose, prod
+from typing import Any, Literal
+
+from torch import Tensor
+
+from medcam.engine.model.placement.geometry import Geometry, Part, axes_of, flat, size_of
+from medcam.maps import LayerGrid
+
+_MIN_PICTURE_AXES = 2
+"""The number of axes that slices or views in the batch need besides their own."""
+
+
+class NotOnImageError(Exception):
+    """A tensor that is no picture: it does not run along the axes of the image."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How a tensor becomes ``[samples, channels, *space]``, and its map one on the image.
+
+    Slices or views that the network takes as samples (in its batch) stay samples here, and become
+    an axis of the map.
+
+    Attributes:
+        split: The extents of the tensor's parts, to which it is reshaped.
+        crops: For each of these axes what is kept of it: first index and length.
+        inner: The extents after the crops, with the parts inside.
+        order: The permutation of these axes.
+        evidence: The extents ``[samples, channels, *space]``.
+        batch: The number of samples of the image.
+        slices: The image's axes that are samples here, and their extents.
+        space_axes: The image's axes of the evidence's spatial axes.
+        map_axes: The image's axes of the map.
+        rolls: The shifts that undo circular shifts, for each spatial axis.
+        grid: Where the map's cells lie on the image.
+        centre: The position of the first cell on every axis of the image, in voxels, those that
+            the tensor does not run along included.
+        is_plain: Whether the tensor is the evidence as it is.
+        kind: "channels first", "channels last", "tokens" if axes of the image share one of the
+            tensor before the channels, or "rearranged".
+        absent: The map's axes that the tensor does not run along: it is one cell there.
+        whole_batch: The number of samples of the image; ``batch`` is smaller if the network takes
+            the samples one after the other.
+    """
+
+    split: tuple[int, ...]
+    crops: tuple[tuple[int, int], ...]
+    inner: tuple[int, ...]
+    order: tuple[int, ...]
+    evidence: tuple[int, ...]
+    batch: int
+    slices: tuple[tuple[int, int], ...]
+    space_axes: tuple[int, ...]
+    map_axes: tuple[int, ...]
+    rolls: tuple[int, ...]
+    grid: LayerGrid
+    centre: tuple[float, ...]
+    is_plain: bool
+    kind: Literal["channels first", "channels last", "tokens", "rearranged"]
+    absent: tuple[int, ...]
+    whole_batch: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the layer's shape as ``[samples, channels, *space]``."""
+        if self.is_plain:
+            return tensor
+        values = tensor.reshape(self.split)
+        for axis, (low, length) in enumerate(self.crops):
+            if length != values.shape[axis]:
+                values = values.narrow(axis, low, length)
+        values = values.reshape(self.inner).permute(self.order).reshape(self.evidence)
+        if any(self.rolls):
+            values = values.roll(self.rolls, tuple(range(2, values.ndim)))
+        return values
+
+    def map_of(self, values: Tensor) -> Tensor:
+        """Return a map of the evidence, ``[samples, *space]``, as ``[batch, *map]``."""
+        if not self.slices and self.space_axes == self.map_axes:
+            return values
+        axes = [*(axis for axis, _ in self.slices), *self.space_axes]
+        shape = [self.batch, *(count for _, count in self.slices), *values.shape[1:]]
+        values = values.reshape(shape)
+        order = sorted(range(len(axes)), key=lambda number: axes[number])
+        return values.permute(0, *(number + 1 for number in order))
+
+    @property
+    def map_space(self) -> tuple[int, ...]:
+        """The extents of the map."""
+        extents = dict(zip(self.space_axes, self.evidence[2:], strict=True))
+        extents.update(self.slices)
+        return tuple(extents.get(axis, 1) for axis in self.map_axes)
+
+    def as_bag(self) -> Arrangement:
+        """Return the arrangement for an input whose first axis is slices of one case."""
+        first = LayerGrid((0.0, *self.grid.start), (1.0, *self.grid.step))
+        return replace(
+            self, batch=1, slices=((0, self.batch), *self.slices), grid=first,
+            map_axes=(0, *self.map_axes),
+        )  # fmt: skip
+
+
+def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
+    """Return how to read a tensor on an image.
+
+    Args:
+        geometry: The tensor's geometry on the image.
+        shape: The image's shape, ``[batch, channels, *space]``.
+
+    Raises:
+        NotOnImageError: The tensor is no picture of the image; the message says why.
+    """
+    split, crops, leaves = _split(geometry)
+    parts = [part for _, part in leaves]
+    batch = _batch(parts, shape[0])
+    channels = _channel_numbers(leaves)
+    map_axes = _map_axes(parts, channels, len(shape))
+    by_axis = {axis: _numbers_of(parts, axis) for axis in map_axes}
+    sliced = _slice_axes(leaves, by_axis)
+    spaces = [axis for axis in map_axes if axis not in sliced]
+    if not any(by_axis[axis] for axis in spaces):
+        raise NotOnImageError(
+            f"its output is a tensor of shape {[size_of(p) for p in geometry.dims]}, which does "
+            f"not lie on the input {tuple(shape[2:])}"
+        )
+    if all(prod(parts[n].size for n in by_axis[axis]) == 1 for axis in spaces + sliced):
+        raise NotOnImageError("its output is a single voxel")
+    batch_numbers = [n for n, part in enumerate(parts) if part.axis == 0]
+    order = [
+        *batch_numbers,
+        *(n for axis in sliced for n in by_axis[axis]),
+        *channels,
+        *(n for axis in spaces for n in by_axis[axis]),
+    ]
+    order += [n for n in range(len(parts)) if n not in order and parts[n].size == 1]
+    if len(order) != len(parts):
+        raise NotOnImageError("its output runs along the channels of the input")
+    extents = {axis: prod(parts[n].size for n in by_axis[axis]) for axis in map_axes}
+    count = prod(parts[n].size for n in channels)
+    evidence = (
+        batch * prod(extents[a] for a in sliced), count, *(extents[axis] for axis in spaces)
+    )  # fmt: skip
+    tensor_shape = tuple(prod(p.size for p in dim) for dim in geometry.dims)
+    is_plain = order == sorted(order) and evidence == tensor_shape
+    is_rolled = any(geometry.rolled[axis] for axis in spaces)
+    in_order = [n for n in order if parts[n].size > 1]
+    kind: Any = "channels first" if in_order == sorted(in_order) else None
+    return Arrangement(
+        split=tuple(split),
+        crops=tuple(crops),
+        inner=tuple(part.size for part in parts),
+        order=tuple(order),
+        evidence=evidence,
+        batch=batch,
+        slices=tuple((axis, extents[axis]) for axis in sliced),
+        space_axes=tuple(spaces),
+        map_axes=map_axes,
+        rolls=tuple(-geometry.rolled[axis] for axis in spaces),
+        grid=_grid(geometry, parts, by_axis, shape),
+        centre=geometry.start,
+        is_plain=is_plain and not is_rolled,
+        kind=kind or _kind(leaves, channels, spaces),
+        absent=tuple(axis for axis in map_axes if not by_axis[axis]),
+        whole_batch=shape[0],
+    )
+
+
+def _kind(
+    leaves: Sequence[tuple[int, Part]], channels: Sequence[int], spaces: Sequence[int]
+) -> str:
+    """Return the kind of a tensor that is not the evidence as it is.
+
+    Raises:
+        NotOnImageError: It has no axis for channels.
+    """
+    dims = [{dim for dim, part in leaves if part.axis == axis and part.size > 1} for axis in spaces]
+    of_channels = {leaves[n][0] for n in channels}
+    shares_axis = any(a & b for i, a in enumerate(dims) for b in dims[i + 1 :])
+    if shares_axis and set().union(*dims) & of_channels:
+        raise NotOnImageError("its output has places and channels in one axis (flattened)")
+    if not of_channels or min(of_channels) < max(set().union(*dims)):
+        return "rearranged"
+    return "tokens" if shares_axis else "channels last"
+
+
+def stack_arrangements(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[float]] | None:
+    """Return the arrangement of runs that see one slice, view or sample each, and their positions.
+
+    Returns:
+        None if the runs do not lie evenly along one axis that they do not run along themselves.
+    """
+    first = runs[0]
+    if any((run.evidence, run.map_axes) != (first.evidence, first.map_axes) for run in runs):
+        return None
+    axis = _moving_axis(runs)
+    if axis is None:
+        return None
+    positions = [run.centre[axis] for run in runs]
+    low, high = min(positions), max(positions)
+    step = (high - low) / (len(runs) - 1)
+    if any(abs(p - low - i * step) > 0.01 * step for i, p in enumerate(sorted(positions))):
+        return None
+    if axis == 0:
+        held = first.batch * len(runs)
+        return (replace(first, batch=held), positions) if step == first.batch else None
+    spaces = [
+        (a, n) for a, n in zip(first.space_axes, first.evidence[2:], strict=True) if a != axis
+    ]
+    grids = {
+        a: pair for a, *pair in zip(first.map_axes, first.grid.start, first.grid.step, strict=True)
+    }
+    grids[axis] = [low, step]
+    # views that are the input's channels become an axis; an axis of colours is none of the map
+    map_axes = first.map_axes if axis > 1 else (1, *(a for a, _ in spaces if a not in first.absent))
+    spaces = [(a, n) for a, n in spaces if a in map_axes]
+    if sum(n > 1 for _, n in spaces) < _MIN_PICTURE_AXES:
+        return None
+    arrangement = replace(
+        first,
+        evidence=(*first.evidence[:2], *(n for _, n in spaces)),
+        slices=(*first.slices, (axis, len(runs))),
+        space_axes=tuple(a for a, _ in spaces),
+        map_axes=map_axes,
+        rolls=(0,) * len(spaces) if not any(first.rolls) else first.rolls,
+        grid=LayerGrid(tuple(grids[a][0] for a in map_axes), tuple(grids[a][1] for a in map_axes)),
+        is_plain=False,
+        absent=tuple(a for a in first.absent if a in map_axes and a != axis),
+    )
+    return arrangement, positions
+
+
+def _moving_axis(runs: Sequence[Arrangement]) -> int | None:
+    """Return the only axis of the image along which the runs' positions differ."""
+    centres = [run.centre for run in runs]
+    moving = [axis for axis, along in enumerate(zip(*centres, strict=True)) if len(set(along)) > 1]
+    if len(moving) != 1:
+        return None
+    axis, first = moving[0], runs[0]
+    apart = len({centre[axis] for centre in centres}) == len(runs)
+    if axis > 1:
+        return axis if apart and axis in first.absent else None
+    return axis if apart and (axis == 1 or first.batch < first.whole_batch) else None
+
+
+def _split(
+    geometry: Geometry,
+) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, Part]]]:
+    """Return the parts' extents, what is kept of each, and the plain parts with their axis.
+
+    Features behind a part of the image in one axis divide its cells (see
+    `medcam.engine.model.placement.geometry.single`); they become a part of the same axis.
+    """
+    split, crops, leaves = [], [], []
+    for dim, parts in enumerate(geometry.dims):
+        axes = axes_of(part for part in parts if part.size > 1) - {0, 1}
+        features = [part for part in parts if part.size > 1 and not part.axes]
+        divided = len(axes) == 1 and bool(features) and bool(parts[0].axes & axes)
+        if axes and features and not divided:
+            raise NotOnImageError(
+                f"its output is a tensor of shape {[size_of(p) for p in geometry.dims]}, in which "
+                "places and features share an axis (flattened)"
+            )
+        for number, part in enumerate(parts):
+            if part.inner and any(inner.inner for inner in part.inner):
+                raise NotOnImageError("its tokens are surrounded by others twice")
+            length = prod(inner.size for inner in part.inner) if part.inner else part.size
+            split.append(part.size)
+            crops.append((part.before, length))
+            if divided and not part.axes:
+                coarse = flat(parts[:number])[-1]
+                part = Part(part.size, coarse.axis, coarse.step / part.size)
+            leaves += [(dim, leaf) for leaf in flat([part])]
+    return split, crops, leaves
+
+
+def _batch(parts: Sequence[Part], batch: int) -> int:
+    """Return the number of samples that the tensor holds: all, or those of one run of several.
+
+    Raises:
+        NotOnImageError: The samples are mixed.
+    """
+    along = [part for part in parts if part.axis == 0]
+    held = prod(part.size for part in along)
+    if held != batch and any(part.step != 1 for part in along if part.size > 1):
+        raise NotOnImageError("its output mixes the samples of the batch")
+    return held
+
+
+def _channel_numbers(leaves: Sequence[tuple[int, Part]]) -> list[int]:
+    """Return the numbers of the parts that are channels.
+
+    The input's channels count as channels if there are no others, or beside others in one axis.
+    """
+    features = [n for n, (_, part) in enumerate(leaves) if part.axis is None]
+    dims = {leaves[n][0] for n in features if leaves[n][1].size > 1}
+    of_input = [n for n, (_, part) in enumerate(leaves) if part.axis == 1]
+    beside = [n for n in of_input if leaves[n][0] in dims or not dims or leaves[n][1].size == 1]
+    return sorted([*features, *beside])
+
+
+def _map_axes(parts: Sequence[Part], channels: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Return the image's axes of the map: the spatial ones, or with views as channels those, too.
+
+    Raises:
+        NotOnImageError: The channels are volumes of their own.
+    """
+    spatial = tuple(range(2, rank))
+    views = any(part.axis == 1 and n not in channels for n, part in enumerate(parts))
+    if not views:
+        return spatial
+    present = tuple(axis for axis in spatial if any(part.axis == axis for part in parts))
+    if len(present) > _MIN_PICTURE_AXES:
+        raise NotOnImageError(
+            "the network takes the input's channels as volumes of their own: explain one at a time"
+        )
+    return (1, *present)
+
+
+def _numbers_of(parts: Sequence[Part], axis: int) -> list[int]:
+    """Return the numbers of the parts along one axis, the coarsest first.
+
+    Raises:
+        NotOnImageError: They do not make up an even axis.
+    """
+    numbers = [n for n, part in enumerate(parts) if part.axis == axis]
+    numbers.sort(key=lambda n: (-abs(parts[n].step), -parts[n].size))
+    large = [n for n in numbers if parts[n].size > 1]
+    for coarse, fine in zip(large, large[1:], strict=False):
+        expected = parts[fine].step * parts[fine].size
+        if not isclose(parts[coarse].step, expected, rel_tol=1e-3):
+            raise NotOnImageError("its output runs along an axis of the image more than once")
+    return numbers
+
+
+def _slice_axes(leaves: Sequence[tuple[int, Part]], by_axis: dict[int, list[int]]) -> list[int]:
+    """Return the axes that the network takes as samples: slices, views or time in the batch."""
+    batch_dims = {dim for dim, part in leaves if part.axis == 0} or {0}  # of one sample, removed
+    sliced = [
+        axis
+        for axis, numbers in by_axis.items()
+        if numbers
+        and all(leaves[n][0] in batch_dims for n in numbers)
+        and any(leaves[n][1].size > 1 for n in numbers)
+    ]
+    pictures = [
+        axis
+        for axis, numbers in by_axis.items()
+        if axis not in sliced and prod(leaves[n][1].size for n in numbers) > 1
+    ]
+    return sliced if len(pictures) >= _MIN_PICTURE_AXES else []
+
+
+def _grid(
+    geometry: Geometry,
+    parts: Sequence[Part],
+    by_axis: dict[int, list[int]],
+    shape: Sequence[int],
+) -> LayerGrid:
+    """Return where the cells of the map lie; an axis that was summed over is one cell."""
+    start, step = [], []
+    for axis, numbers in by_axis.items():
+        finest = [part for n in numbers if (part := parts[n]).size > 1]
+        first = geometry.start[axis]
+        for number in numbers:  # features that divide a cell begin before its centre
+            fine = parts[number]
+            if fine.size > 1 and not any(fine is p for dim in geometry.dims for p in flat(dim)):
+                first -= (fine.size - 1) / 2 * fine.step
+        start.append(first)
+        step.append(
+            min(finest, key=lambda part: abs(part.step)).step if finest else float(shape[axis])
+        )
+    return LayerGrid(tuple(start), tuple(step))
+
+
+def holds_samples(geometry: Geometry, batch: int) -> bool:
+    """Return whether the first axis of a tensor holds the samples of the image's first axis."""
+    if not geometry.dims:
+        return False
+    return prod(part.size for part in flat(geometry.dims[0]) if part.axis == 0) == batch

@@ -1,0 +1,219 @@
+"""Rules of operations that rearrange, cut or repeat a tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medcam.engine.model.placement.geometry import (
+    Geometry,
+    Part,
+    UnplacedError,
+    axes_of,
+    nothing,
+    regrouped,
+    selected,
+    single,
+    size_of,
+    sliced,
+)
+from medcam.engine.model.placement.rules.call import Call
+
+
+def reshape(call: Call) -> Geometry:
+    """Rule of views and reshapes."""
+    geometry = call.known("self")
+    return geometry.with_dims(regrouped(geometry.dims, call.shape))
+
+
+def permute(call: Call) -> Geometry:
+    """Rule of a permutation of axes."""
+    geometry = call.known("self")
+    return geometry.with_dims(geometry.dims[dim] for dim in call["dims"])
+
+
+def transpose(call: Call) -> Geometry:
+    """Rule of the exchange of two axes."""
+    geometry = call.known("self")
+    dims = list(geometry.dims)
+    if len(dims) > 1:
+        first, second = call.arguments.get("dim0", 0), call.arguments.get("dim1", 1)
+        dims[first], dims[second] = dims[second], dims[first]
+    return geometry.with_dims(dims)
+
+
+def squeeze(call: Call) -> Geometry:
+    """Rule of the removal of axes of extent 1."""
+    geometry = call.known("self")
+    rank = len(geometry.dims)
+    chosen = call.arguments.get("dim", range(rank))
+    chosen = [chosen] if isinstance(chosen, int) else list(chosen)
+    removed = {dim % rank for dim in chosen if size_of(geometry.dims[dim]) == 1}
+    return geometry.with_dims(p for dim, p in enumerate(geometry.dims) if dim not in removed)
+
+
+def unsqueeze(call: Call) -> Geometry:
+    """Rule of a new axis of extent 1."""
+    geometry = call.known("self")
+    dims = list(geometry.dims)
+    dims.insert(call["dim"] % (len(dims) + 1), ())
+    return geometry.with_dims(dims)
+
+
+def expand(call: Call) -> Geometry:
+    """Rule of repetition along axes of extent 1."""
+    geometry = call.known("self")
+    shape = call.shape
+    new = len(shape) - len(geometry.dims)
+    dims = [nothing(size) for size in shape[:new]]
+    for parts, size in zip(geometry.dims, shape[new:], strict=True):
+        dims.append(parts if size_of(parts) == size else nothing(size))
+    return geometry.with_dims(dims)
+
+
+def repeat(call: Call) -> Geometry:
+    """Rule of repetition along whole axes."""
+    geometry = call.known("self")
+    times = list(call["repeats"])
+    new = len(times) - len(geometry.dims)
+    dims = [nothing(count) for count in times[:new]]
+    for parts, count in zip(geometry.dims, times[new:], strict=True):
+        dims.append((*nothing(count), *parts))
+    return geometry.with_dims(dims)
+
+
+def slicing(call: Call) -> Geometry:
+    """Rule of a slice along one axis."""
+    geometry, dim = call.known("self"), call["dim"]
+    extent = size_of(geometry.dims[dim])
+    start = call["start"] or 0
+    low = min(max(start + extent if start < 0 else start, 0), extent)
+    return sliced(geometry, dim, low, call.shape[dim], call["step"])
+
+
+def select(call: Call) -> Geometry:
+    """Rule of one index along an axis."""
+    geometry = call.known("self")
+    dim = call["dim"] % len(geometry.dims)
+    index = call["index"]
+    if index < 0:
+        index += size_of(geometry.dims[dim])
+    return selected(geometry, dim, index)
+
+
+def split(call: Call) -> list[Geometry | None]:
+    """Rule of splits and chunks along one axis."""
+    geometry = call.known("self")
+    dim = call["dim"] % len(geometry.dims)
+    results: list[Geometry | None] = []
+    low = 0
+    for shape in call.shapes:
+        results.append(sliced(geometry, dim, low, shape[dim]))
+        low += shape[dim]
+    return results
+
+
+def unbind(call: Call) -> list[Geometry | None]:
+    """Rule of all indices of one axis."""
+    geometry = call.known("self")
+    dim = call["dim"] % len(geometry.dims)
+    return [selected(geometry, dim, index) for index in range(len(call.shapes))]
+
+
+def roll(call: Call) -> Geometry:
+    """Rule of a circular shift; shifts of windows of tokens are undone when a map is read."""
+    geometry = call.known("self")
+    if not len(call["dims"]):
+        raise UnplacedError("a circular shift of all axes")
+    for shift, dim in zip(call["shifts"], call["dims"], strict=True):
+        part, geometry = single(geometry, dim)
+        if part is None or part.axis is None:
+            continue
+        rolled = list(geometry.rolled)
+        rolled[part.axis] = (rolled[part.axis] + shift) % part.size
+        geometry = Geometry(geometry.dims, geometry.start, geometry.width, tuple(rolled))
+    return geometry
+
+
+def flip(call: Call) -> Geometry:
+    """Rule of mirrored axes."""
+    geometry = call.known("self")
+    for dim in call["dims"]:
+        part, geometry = single(geometry, dim % len(geometry.dims))
+        if part is None or part.axis is None:
+            continue
+        geometry = geometry.moved(part.axis, (part.size - 1) * part.step)
+        geometry = geometry.with_dim(
+            dim % len(geometry.dims), (Part(part.size, part.axis, -part.step),)
+        )
+    return geometry
+
+
+def index_select(call: Call) -> Geometry:
+    """Rule of chosen indices along one axis: places are known if they are evenly spaced."""
+    geometry = call.known("self")
+    return _indexed(geometry, call["dim"] % len(geometry.dims), call["index"])
+
+
+def index(call: Call) -> Geometry:
+    """Rule of indexing by one tensor of integers."""
+    geometry, indices = call.known("self"), call["indices"]
+    chosen = [(dim, item) for dim, item in enumerate(indices) if item is not None]
+    if len(chosen) != 1 or chosen[0][1].ndim != 1 or chosen[0][1].dtype == torch.bool:
+        raise UnplacedError("indexing by several tensors")
+    return _indexed(geometry, *chosen[0])
+
+
+def _indexed(geometry: Geometry, dim: int, chosen: Tensor) -> Geometry:
+    """Return the geometry of chosen indices of an axis."""
+    if not axes_of(geometry.dims[dim]):
+        return geometry.with_dim(dim, nothing(chosen.numel()))
+    numbers = chosen.flatten().tolist()
+    if len(numbers) == 1:
+        return sliced(geometry, dim, numbers[0] % size_of(geometry.dims[dim]), 1)
+    stride = numbers[1] - numbers[0]
+    if stride < 1 or numbers != list(range(numbers[0], numbers[-1] + 1, stride)):
+        raise UnplacedError("indices that are not evenly spaced")
+    return sliced(geometry, dim, numbers[0], len(numbers), stride)
+
+
+def unfold(call: Call) -> Geometry:
+    """Rule of sliding windows along one axis (``Tensor.unfold``)."""
+    geometry = call.known("self")
+    dim = call["dimension"] % len(geometry.dims)
+    part, geometry = single(geometry, dim)
+    if part is None or part.axis is None:
+        return geometry.with_dims(
+            [*geometry.with_dim(dim, nothing(call.shape[dim])).dims, nothing(call["size"])]
+        )
+    coarse = Part(call.shape[dim], part.axis, part.step * call["step"])
+    fine = Part(call["size"], part.axis, part.step)
+    return geometry.with_dims([*geometry.with_dim(dim, (coarse,)).dims, (fine,)])
+
+
+def im2col(call: Call) -> Geometry:
+    """Rule of ``torch.nn.functional.unfold``: the patches of a picture as columns."""
+    geometry = call.known("self")
+    kernel, dilation = call["kernel_size"], call["dilation"]
+    pad, stride = call["padding"], call["stride"]
+    inner: list[Part] = []
+    outer: list[Part] = []
+    for number in range(2):
+        dim = len(geometry.dims) - 2 + number
+        part, geometry = single(geometry, dim)
+        if part is None or part.axis is None:
+            raise UnplacedError("patches of features")
+        geometry = geometry.moved(part.axis, -pad[number] * part.step)
+        reach = dilation[number] * (kernel[number] - 1) + 1
+        count = (part.size + 2 * pad[number] - reach) // stride[number] + 1
+        outer.append(Part(count, part.axis, part.step * stride[number]))
+        inner.append(Part(kernel[number], part.axis, part.step * dilation[number]))
+    leading = geometry.dims[: len(geometry.dims) - 3]
+    return geometry.with_dims([*leading, (*geometry.dims[-3], *inner), tuple(outer)])
+
+
+def halves(call: Call) -> Geometry:
+    """Rule of gated linear units: one half of an axis gates the other."""
+    geometry = call.known("self")
+    dim = call["dim"] % len(geometry.dims)
+    return sliced(geometry, dim, 0, call.shape[dim])

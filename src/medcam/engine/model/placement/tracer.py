@@ -1,0 +1,222 @@
+"""Follow tensors through a forward pass: from which image they come, and where their cells lie.
+
+`Tracer` is a torch-dispatch mode: it sees every operation of PyTorch, whatever Python function
+called it, runs it unchanged, and computes the geometry of the result. Tensors are known by their
+memory (storage, offset, shape and strides), so views, copies of Python objects and tensor
+subclasses are no obstacle.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from medcam.engine.model.placement.geometry import Geometry, UnplacedError
+from medcam.engine.model.placement.rules.call import Call, elementwise
+from medcam.engine.model.placement.rules.registry import RULES
+
+_log = logging.getLogger("medcam")
+
+Origins = dict[int, "Geometry | str"]
+"""For each image that a tensor comes from its geometry, or the reason why that is unknown."""
+
+_UNWRITTEN = "memory that an operation unknown to medcam may have written"
+_CREATES_UNWRITTEN = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+
+
+@dataclass(eq=False)
+class _Storage:
+    """What is known of one piece of memory.
+
+    Attributes:
+        alive: Weak reference, which keeps the address from being used again.
+        views: The origins of each tensor in it, by offset, shape and strides.
+        whole: The images that something in it comes from, with the reason why a view that is not
+            in ``views`` has no geometry.
+    """
+
+    alive: StorageWeakRef
+    views: dict[tuple[Any, ...], Origins] = field(default_factory=dict)
+    whole: dict[int, str] = field(default_factory=dict)
+
+
+class Tracer(TorchDispatchMode):
+    """Mode that follows the images through the operations of a forward pass.
+
+    Args:
+        images: The images, in the order of their numbers.
+    """
+
+    def __init__(self, images: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._storages: dict[int, _Storage] = {}
+        for number, image in enumerate(images):
+            self._add(image, {number: Geometry.of_image(image.shape)})
+
+    def origins(self, tensor: Tensor) -> Origins:
+        """Return the images that a tensor comes from, with its geometry on each.
+
+        Empty for a tensor that comes from no image.
+        """
+        storage = self._storage_of(tensor)
+        if storage is None:
+            return {}
+        known = storage.views.get(_view_key(tensor))
+        return dict(storage.whole) if known is None else known
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and follow its result."""
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            before = self._inputs(func, args, kwargs)
+            result = func(*args, **kwargs)
+            self._follow(func, before, result)
+        return result
+
+    def _inputs(
+        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[int, Origins]]:
+        """Return the arguments by name, and the origins of the tensors among them by id.
+
+        They are read before the operation runs, because it may work in place.
+        """
+        arguments = {
+            argument.name: argument.default_value
+            for argument in func._schema.arguments
+            if argument.has_default_value()
+        }
+        names = [argument.name for argument in func._schema.arguments]
+        arguments.update(zip(names, args, strict=False))
+        arguments.update(kwargs)
+        origins: dict[int, Origins] = {}
+        for value in arguments.values():
+            for tensor in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(tensor, Tensor) and (found := self.origins(tensor)):
+                    origins[id(tensor)] = found
+        return arguments, origins
+
+    def _follow(
+        self, func: Any, before: tuple[dict[str, Any], dict[int, Origins]], result: Any
+    ) -> None:
+        """Record the origins of an operation's results."""
+        arguments, origins = before
+        results = list(result) if isinstance(result, (list, tuple)) else [result]
+        tensors = [value if isinstance(value, Tensor) else None for value in results]
+        name = func._schema.name.removeprefix("aten::")
+        if not origins:
+            if name in _CREATES_UNWRITTEN and tensors[0] is not None:
+                self._add(tensors[0], {ANY_IMAGE: _UNWRITTEN})
+            elif func._schema.is_mutable:
+                self._overwrite(tensors)
+            return
+        if name in _CREATES_UNWRITTEN and tensors[0] is not None:
+            self._add(tensors[0], {ANY_IMAGE: _UNWRITTEN})
+            return
+        images = sorted(set().union(*origins.values()))
+        shapes = [tuple(tensor.shape) for tensor in tensors if tensor is not None]
+        found: list[Origins] = [{} for _ in tensors]
+        for image in images:
+            geometries = _geometries(
+                func, name, arguments, {i: o[image] for i, o in origins.items() if image in o},
+                shapes,
+            )  # fmt: skip
+            for item, geometry in zip(found, geometries, strict=False):
+                if geometry is not None:
+                    item[image] = geometry
+        mutated = func._schema.is_mutable
+        for tensor, item in zip(tensors, found, strict=True):
+            if tensor is not None:
+                self._add(tensor, item, overwrites=mutated)
+
+    def _overwrite(self, tensors: Sequence[Tensor | None]) -> None:
+        """Record that memory has been written with values of no image."""
+        for tensor in tensors:
+            storage = None if tensor is None else self._storage_of(tensor)
+            if storage is not None and tensor is not None:
+                storage.views[_view_key(tensor)] = {}
+                if tensor.numel() == tensor.untyped_storage().nbytes() // tensor.element_size():
+                    storage.whole.pop(ANY_IMAGE, None)
+
+    def _add(self, tensor: Tensor, origins: Origins, *, overwrites: bool = False) -> None:
+        """Record the origins of a tensor."""
+        if tensor.layout != torch.strided:
+            return
+        memory = tensor.untyped_storage()
+        storage = self._storage_of(tensor)
+        if storage is None:
+            storage = self._storages[memory._cdata] = _Storage(StorageWeakRef(memory))
+        elif overwrites and tensor.numel() * tensor.element_size() != memory.nbytes():
+            storage.views.clear()  # a part of it was written: the whole is of several origins
+        for image in origins:
+            storage.whole.setdefault(image, "a part of a tensor was written in place")
+        if origins == {ANY_IMAGE: _UNWRITTEN}:
+            storage.whole[ANY_IMAGE] = _UNWRITTEN
+            return
+        storage.views[_view_key(tensor)] = origins
+
+    def _storage_of(self, tensor: Tensor) -> _Storage | None:
+        """Return what is known of a tensor's memory; None if it is nothing."""
+        if tensor.layout != torch.strided:
+            return None
+        address = tensor.untyped_storage()._cdata
+        storage = self._storages.get(address)
+        if storage is not None and storage.alive.expired():
+            del self._storages[address]
+            return None
+        return storage
+
+
+ANY_IMAGE = -1
+"""The number of an image in place of "it may be any"."""
+
+
+def _view_key(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what tells a tensor from others in the same memory."""
+    strides = tuple(
+        stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1
+    )
+    return tensor.storage_offset(), tuple(tensor.shape), strides
+
+
+def _geometries(
+    func: Any,
+    name: str,
+    arguments: Mapping[str, Any],
+    origins: Mapping[int, Geometry | str],
+    shapes: Sequence[tuple[int, ...]],
+) -> list[Geometry | str | None]:
+    """Return the geometry of each result on one image, or the reason why it is unknown.
+
+    Args:
+        func: The operation.
+        name: Its name.
+        arguments: The arguments by name.
+        origins: The geometry of each tensor of the image, by id, or the reason.
+        shapes: The shapes of the results.
+    """
+    geometries = {key: item for key, item in origins.items() if isinstance(item, Geometry)}
+    reasons = [item for item in origins.values() if isinstance(item, str)]
+    if not geometries:
+        return [reasons[0]] * len(shapes)
+    rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
+    if rule is None and torch.Tag.pointwise in func.tags:
+        rule = elementwise
+    if rule is None:
+        return [f"the operation {name!r} is not followed"] * len(shapes)
+    try:
+        unknown = frozenset(key for key, item in origins.items() if isinstance(item, str))
+        result = rule(Call(arguments, geometries, unknown, shapes))
+    except UnplacedError as error:
+        return [f"{error} (operation {name!r})"] * len(shapes)
+    except Exception:  # noqa: BLE001  # rules see any program's arguments; see below
+        # a rule that fails must not cost the caller the prediction: the place is then unknown
+        _log.debug("the rule of %r failed", name, exc_info=True)
+        return [f"the operation {name!r} is not followed"] * len(shapes)
+    return list(result) if isinstance(result, list) else [result] * max(len(shapes), 1)
