@@ -1,7 +1,7 @@
 """Automatic choice of the layer: the deepest features, found during the forward pass.
 
 A module's output is a candidate when it is a floating tensor of the input's rank, at least two of
-its spatial extents exceed 1 and none exceeds the input's. A new candidate replaces the current one
+its spatial extents (of a signal, its one extent) exceed 1 and none exceeds the input's. A new candidate replaces the current one
 when its spatial volume is not larger **and** its channels are not fewer. So the deepest features
 win, the outermost module that returns the same tensor gives the name, and neither a decoder
 (larger) nor a head (fewer channels) replaces a bottleneck.
@@ -131,7 +131,7 @@ class AutoRecorder(Recorder):
 
     def _is_deeper(self, layout: Layout) -> bool:
         """Return whether a candidate is not larger than the current one, with no fewer channels."""
-        if sum(extent > 1 for extent in layout.space) < 2:
+        if sum(extent > 1 for extent in layout.space) < min(len(layout.space), 2):
             return False
         if any(extent > whole for extent, whole in zip(layout.space, self._space, strict=True)):
             return False
@@ -192,8 +192,9 @@ class AutoRecorder(Recorder):
         """
         if self._candidate is None:
             raise NoMapError(
-                "No layer was found automatically: no module returns features with at least two "
-                f"spatial axes on the input's grid {self._space}. For a token transformer, or a "
+                "No layer was found automatically: no module returns features with "
+                f"{'at least two spatial axes' if len(self._space) > 1 else 'a time axis'} on the "
+                f"input's grid {self._space}. For a token transformer, or a "
                 "model whose blocks are plain functions, name a layer: medcam.get_layers(model); "
                 "methods that need no layer are 'saliency', 'inputxgradient' and 'gbp'."
             )

@@ -110,5 +110,5 @@ def requested_shape(shape: ShapeRequest, space: Sequence[int]) -> tuple[int, ...
         return tuple(int(extent) for extent in shape)
     raise InputError(
         f"shape={shape!r} is not a map's shape: give 'input', None for the layer's own shape, or "
-        f"{len(space)} positive extents, as the input has {len(space)} spatial axes."
+        f"{len(space)} positive extents, one for each spatial axis of the input."
     )

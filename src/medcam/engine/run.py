@@ -151,7 +151,7 @@ def _prepare(
         )
     choice = _layer_choice(model, request.layer)
     modules = isolation.modules_of(model)
-    name, image = main_input(args, kwargs)
+    name, image = main_input(args, kwargs, model)
     shape = requested_shape(request.shape, tuple(image.shape[2:]))
     notices = Notices()
     notice_non_finite(notices, without_subclass(image.detach()), InputError(_BAD_INPUT))
@@ -197,7 +197,9 @@ def _record(
             output, request.output, batch=len(prepared.image), space=prepared.space
         )
         warn_of_probabilities(logits)
-        scores = resolution.resolve(request.target, logits, notices)
+        scores = resolution.resolve(
+            request.target, logits, notices, axes=len(prepared.space)
+        )
         evidence = gather(request, recorder, scores.values, leaf, keep_graph, notices)
         with isolation.full_precision(prepared.image.device.type):
             maps = assemble(request, evidence, scores, prepared.shape, notices)

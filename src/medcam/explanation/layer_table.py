@@ -102,7 +102,7 @@ def overview(model: nn.Module, *inputs: Any, target: TargetLike = None) -> Overv
         rows = [LayerRow(n, type(m).__name__, _count_parameters(m)) for n, m in modules.items()]
         return Overview(tuple(rows), total)
     target = _score_of_whole_output if target is None else target
-    _, image = main_input(inputs, {})
+    _, image = main_input(inputs, {}, model)
     batch, space = image.shape[0], tuple(image.shape[2:])
     with _recorded_outputs(modules, batch, space) as outputs:
         reasons = _reasons_without_map(model, inputs, target)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from medcam.engine.model.signals import has_channels_last, is_signal, reads_signals
 from medcam.errors import InputError
 
 
-def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
-    """Return the first image among the inputs, with its position or keyword.
+def main_input(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module
+) -> tuple[int | str, Tensor]:
+    """Return the first image or signal among the inputs, with its position or keyword.
+
+    Args:
+        args: As in `first_image`.
+        kwargs: As in `first_image`.
+        model: As in `first_image`.
 
     Raises:
         InputError: No input is an image, or the first image is empty.
     """
-    position_and_image = first_image(args, kwargs)
+    position_and_image = first_image(args, kwargs, model)
     if position_and_image is None:
-        raise InputError(_no_image_message(_by_name(args, kwargs)))
+        raise InputError(_no_image_message(_by_name(args, kwargs), model))
     _, image = position_and_image
     if 0 in image.shape:
         raise InputError(f"The input has shape {list(image.shape)}: it is empty.")
@@ -26,19 +34,26 @@ def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | 
 
 
 def first_image(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module
 ) -> tuple[int | str, Tensor] | None:
     """Return the first floating-point tensor with 2 or 3 spatial axes; None if there is none.
+
+    Without such an image, a tensor ``[batch, channels, time]`` is returned if the model reads 1D
+    signals (`medcam.engine.model.signals`).
 
     Args:
         args: The positional inputs of the model.
         kwargs: Its keyword inputs.
+        model: The model.
 
     Returns:
         The tensor ``[batch, channels, *space]``, after its position or keyword.
     """
     for name, value in _by_name(args, kwargs).items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (4, 5):
+            return name, value
+    for name, value in _by_name(args, kwargs).items():
+        if is_signal(value, model):
             return name, value
     return None
 
@@ -74,7 +89,7 @@ def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int | str
     return inputs
 
 
-def _no_image_message(inputs: Mapping[int | str, Any]) -> str:
+def _no_image_message(inputs: Mapping[int | str, Any], model: nn.Module) -> str:
     """Return the error message for inputs of which none is an image, with a likely remedy."""
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
@@ -88,6 +103,7 @@ def _no_image_message(inputs: Mapping[int | str, Any]) -> str:
         remedy = f" Input {integer_images[0]!r} is a tensor of integers: convert it with .float()."
     elif any(tensor.ndim in (2, 3) for tensor in floating.values()):
         remedy = " Is the batch axis missing (add it: x[None]), or the channel axis (x[:, None])?"
+        remedy += _signal_remedy(list(floating.values()), model)
     if inputs and not floating and not integer_images:
         kinds = ", ".join(type(value).__name__ for value in inputs.values())
         remedy = (
@@ -100,3 +116,19 @@ def _no_image_message(inputs: Mapping[int | str, Any]) -> str:
         "No input has the shape [batch, channels, *space] with 2 or 3 spatial axes; given: "
         f"{shapes or 'no floating-point tensor'}.{remedy}"
     )
+
+
+def _signal_remedy(tensors: Sequence[Tensor], model: nn.Module) -> str:
+    """Return what to do if an input of three axes was meant as a batch of 1D signals."""
+    triples = [tensor for tensor in tensors if tensor.ndim == 3]
+    if reads_signals(model) and any(has_channels_last(tensor, model) for tensor in triples):
+        return (
+            " A signal has its channels before its time, [batch, channels, time]: give a model "
+            "that takes it so, without a transpose before the first convolution."
+        )
+    if triples and not reads_signals(model):
+        return (
+            " 1D signals [batch, channels, time] are explained if the model has 1D convolutions "
+            "(nn.Conv1d) or poolings, and no 2D or 3D ones."
+        )
+    return ""

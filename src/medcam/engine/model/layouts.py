@@ -17,6 +17,9 @@ _PREFIXES = (0, 1, 2, 5)
 """Numbers of tokens before the patches: none; the class token; class and distillation token; class
 token and four registers."""
 
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+"""Layers that put channels first."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -59,7 +62,7 @@ def layout_of(
     shrinks by one factor, which it does not with channels first, and if either channels first is
     impossible or ``is_channels_last`` returns True. ``[batch, tokens, channels]`` is inferred if
     the tokens, apart from those before the patches, form a grid that divides every axis of the
-    input by one patch size.
+    input by one patch size. On a signal, only ``is_channels_last`` can tell the axes apart.
 
     Args:
         shape: The shape of the tensor.
@@ -79,6 +82,8 @@ def layout_of(
     shape, space = tuple(shape), tuple(space)
     if not shape or shape[0] != batch or 0 in shape:
         return None
+    if len(shape) == 3 and len(space) == 1:
+        return _signal_layout(shape, space, is_channels_last)
     if len(shape) == len(space) + 2:
         if_first, if_last = shape[2:], shape[1:-1]  # the spatial extents in each case
         only_last_fits = not _is_isotropic(if_first, space) and _is_isotropic(if_last, space)
@@ -93,6 +98,19 @@ def layout_of(
     if len(shape) == 3:
         return _token_layout(shape[1], shape[2], space)
     return None
+
+
+def _signal_layout(
+    shape: tuple[int, ...], space: tuple[int, ...], is_channels_last: Callable[[], bool | None]
+) -> Layout:
+    """Return the layout of ``[batch, channels, time]`` or ``[batch, time, channels]``.
+
+    The shape fits both readings, so only the layer can tell.
+    """
+    if not is_channels_last() or shape[1] > space[0] + max(_PREFIXES):
+        return Layout("channels first", shape[2:], shape[1])
+    tokens = _token_layout(shape[1], shape[2], space)
+    return tokens or Layout("channels last", shape[1:-1], shape[-1])
 
 
 def _is_isotropic(space: tuple[int, ...], input_space: tuple[int, ...]) -> bool:
@@ -120,12 +138,29 @@ def _token_layout(count: int, channels: int, space: tuple[int, ...]) -> Layout |
 def _puts_channels_last(module: nn.Module) -> bool | None:
     """Return whether a module's last layer with weights puts channels last; None without one."""
     for submodule in reversed(list(module.modules())):
-        if isinstance(
-            submodule, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-        ):
+        if isinstance(submodule, _CHANNELS_FIRST):
             return False
         if isinstance(submodule, (nn.Linear, nn.LayerNorm)):
             return True
+    return None
+
+
+def _puts_features_last(module: nn.Module, extent: int) -> bool | None:
+    """Return whether the last layer with weights has as many features as the last axis.
+
+    Of a signal ``[batch, channels, time]`` that is read by its shape alone. A linear layer inside a
+    squeeze-and-excitation block has other features, so its block is not taken for tokens.
+    """
+    for submodule in reversed(list(module.modules())):
+        if isinstance(submodule, _CHANNELS_FIRST):
+            return False
+        if isinstance(submodule, nn.Linear):
+            return submodule.out_features == extent
+        if isinstance(submodule, nn.LayerNorm):
+            return tuple(submodule.normalized_shape) == (extent,)
+        if isinstance(submodule, nn.RNNBase):
+            features = submodule.proj_size or submodule.hidden_size
+            return features * (1 + submodule.bidirectional) == extent
     return None
 
 
@@ -145,10 +180,12 @@ def main_tensor(
     Returns:
         The tensor that maps are made of; None if no tensor lies on the image.
     """
-    is_channels_last = partial(_puts_channels_last, module)
     for _, tensor in tensors(output):
         if not tensor.is_floating_point():
             continue
+        is_channels_last = partial(_puts_channels_last, module)
+        if len(space) == 1 and tensor.ndim:
+            is_channels_last = partial(_puts_features_last, module, tensor.shape[-1])
         layout = layout_of(tensor.shape, batch, space, is_channels_last=is_channels_last)
         if layout is not None:
             return tensor, layout

@@ -36,7 +36,11 @@ TargetLike = (
 
 
 def resolve(
-    target: TargetLike, logits: Float[Tensor, "batch *any"], notices: Notices
+    target: TargetLike,
+    logits: Float[Tensor, "batch *any"],
+    notices: Notices,
+    *,
+    axes: int | None = None,
 ) -> TargetScores:
     """Return the scores of a target for the output tensor of a model.
 
@@ -46,6 +50,7 @@ def resolve(
         logits: ``[batch, classes]`` or ``[batch, classes, *space]``; without a class axis there
             is a single class.
         notices: Receives warnings about samples without a voxel of the target.
+        axes: The number of spatial axes of the model's input. None: 2 or 3.
 
     Raises:
         TargetError: The target does not fit the output.
@@ -57,7 +62,7 @@ def resolve(
             logits = logits[:, None]
         if logits.ndim > 2 and all(extent == 1 for extent in logits.shape[2:]):
             logits = logits.flatten(1)
-        if logits.ndim == 3:
+        if logits.ndim == 3 and axes != 1:
             raise TargetError(
                 f"The output has shape {list(logits.shape)}, which is neither [batch, classes] nor "
                 "[batch, classes, *space]: choose a tensor with output=, or pass a callable target."
