@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -92,6 +92,23 @@ class AttentionMap:
         if not self.signed:
             return self.values
         return self.values.clamp(min=0) if self.positive_part else self.values.abs()
+
+    def single(self, sample: int, target: int) -> AttentionMap:
+        """Return the map of one sample and one target, ``[1, 1, *space]``.
+
+        Args:
+            sample: The index of the sample.
+            target: The index of the target.
+        """
+        here = (slice(sample, sample + 1), slice(target, target + 1))
+        classes, voxels = self.target.classes, self.target.voxels
+        resolved = replace(
+            self.target,
+            classes=None if classes is None else classes[here],
+            voxels=None if voxels is None else voxels[here],
+        )
+        channels = None if self.channels is None else self.channels[here]
+        return replace(self, values=self.values[here], target=resolved, channels=channels)
 
     def numpy(self) -> Float[np.ndarray, "batch targets *space"]:
         """Return the raw values as a NumPy array on the CPU."""

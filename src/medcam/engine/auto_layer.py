@@ -1,10 +1,10 @@
 """Automatic choice of the layer: the deepest features, found during the forward pass.
 
 A module's output is a candidate when it is a floating tensor of the input's rank, at least two of
-its spatial extents (of a signal, its one extent) exceed 1 and none exceeds the input's. A new candidate replaces the current one
-when its spatial volume is not larger **and** its channels are not fewer. So the deepest features
-win, the outermost module that returns the same tensor gives the name, and neither a decoder
-(larger) nor a head (fewer channels) replaces a bottleneck.
+its spatial extents (of a signal, its one extent) exceed 1 and none exceeds the input's. A new
+candidate replaces the current one when its spatial volume is not larger **and** its channels are
+not fewer. So the deepest features win, the outermost module that returns the same tensor gives the
+name, and neither a decoder (larger) nor a head (fewer channels) replaces a bottleneck.
 
 Exceptions:
 

@@ -197,9 +197,7 @@ def _record(
             output, request.output, batch=len(prepared.image), space=prepared.space
         )
         warn_of_probabilities(logits)
-        scores = resolution.resolve(
-            request.target, logits, notices, axes=len(prepared.space)
-        )
+        scores = resolution.resolve(request.target, logits, notices, axes=len(prepared.space))
         evidence = gather(request, recorder, scores.values, leaf, keep_graph, notices)
         with isolation.full_precision(prepared.image.device.type):
             maps = assemble(request, evidence, scores, prepared.shape, notices)
