@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcam.views.colors import OPACITY
-from medcam.views.montage.panels import one_line, short_number
 from medcam.views.scene.values import Scene, SceneMap
 from medcam.views.signals.curve import INK, blended, colours_of, strength_of, thinned
+from medcam.views.texts import one_line, short_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
