@@ -46,7 +46,8 @@ def explain(
         inputs: The model's input ``[batch, channels, *space]`` with 2 or 3 spatial axes, or a tuple
             of several positional inputs. Further ``args`` and ``kwargs`` are passed to the model
             unchanged. The maps are on the grid of the first floating-point tensor with spatial
-            axes.
+            axes; without one, on the first signal ``[batch, channels, time]`` of a model with 1D
+            convolutions or poolings.
         *args: Further positional inputs of the model.
         method: A name in `medcam.methods.METHODS`, a `medcam.methods.Method`, or several, which
             share one forward pass. The names are

@@ -183,7 +183,8 @@ def _finish_axes(axes: Axes, scene: Scene, name: str, *, last: bool) -> None:
     """Draw the ticks, the grid and the labels of a strip; only the last has a time axis."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=scene.sampling_rate is None))
+    in_samples = scene.sampling_rate is None
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=in_samples, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     axes.grid(axis="x", color=_PALE, linewidth=0.6, zorder=1)
