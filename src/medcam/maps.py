@@ -25,14 +25,15 @@ class ResolvedTarget:
 
     Attributes:
         description: The target in words.
-        task: "classification" or "segmentation", by the shape of the output.
+        task: "classification" or "segmentation", by the shape of the output; "detection" for
+            boxes.
         classes: The class of each map, ``[batch, targets]``; None if the target is not a class.
         voxels: The number of voxels that the score is the mean over, ``[batch, targets]``; None
             in a classification.
     """
 
     description: str
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "segmentation", "detection"]
     classes: Int[Tensor, "batch targets"] | None = None
     voxels: Int[Tensor, "batch targets"] | None = None
 

@@ -38,7 +38,6 @@ from medcam.engine.capture import (
     Recorder,
     as_evidence,
     copy_for_model,
-    last_connected,
 )
 from medcam.engine.model.layouts import Layout
 from medcam.engine.model.nested import tensors
@@ -223,7 +222,7 @@ class AutoRecorder(Recorder):
             for name, layout, tensor_of in self._replaced
             if (stored := tensor_of()) is not None
         ]
-        return last_connected([*alive, candidate], scores) if alive else candidate
+        return self.choose_run([*alive, candidate], scores) if alive else candidate
 
 
 def _stored(activation: Activation) -> Tensor:

@@ -92,6 +92,24 @@ def last_connected(activations: Sequence[Activation], scores: Tensor) -> Activat
     return activations[-1]
 
 
+def last_with_gradient(activations: Sequence[Activation], scores: Tensor) -> Activation:
+    """Return the last activation whose gradient is not zero; as `last_connected` if all are zero.
+
+    The head of a pyramid runs at every level, and the scores of all levels are joined. So each run
+    is connected with the score of a detection, but only its own level has a gradient.
+    """
+    grads = torch.autograd.grad(
+        scores.sum(),
+        [activation.stored for activation in activations],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    for activation, grad in zip(reversed(activations), reversed(grads), strict=True):
+        if grad is not None and bool(grad.any()):
+            return activation
+    return last_connected(activations, scores)
+
+
 class Recorder:
     """Context manager that hooks layers during one call and records their outputs.
 
@@ -106,12 +124,14 @@ class Recorder:
 
     Attributes:
         on_graph_start: Called before an output becomes a leaf; None by default.
+        choose_run: Chooses one of several runs of a layer for the scores.
     """
 
     def __init__(
         self, layers: Mapping[str, nn.Module], *, batch: int, space: Sequence[int]
     ) -> None:
         self.on_graph_start: Callable[[], None] | None = None
+        self.choose_run: Callable[[Sequence[Activation], Tensor], Activation] = last_connected
         self._layers = layers
         self._batch = batch
         self._space = tuple(space)
@@ -243,7 +263,7 @@ class Recorder:
                 self._reasons.setdefault(name, "it did not run in this call")
                 continue
             if len(runs) > 1:
-                runs[:] = [last_connected(runs, scores)]  # releases the other runs
+                runs[:] = [self.choose_run(runs, scores)]  # releases the other runs
             chosen.append(runs[0])
         return chosen
 

@@ -16,7 +16,7 @@ from torch.jit import ScriptModule
 from medcam.engine import guided
 from medcam.engine.assemble import assemble
 from medcam.engine.auto_layer import AutoRecorder
-from medcam.engine.capture import Recorder
+from medcam.engine.capture import Recorder, last_with_gradient
 from medcam.engine.evidence import Evidence
 from medcam.engine.gather import gather
 from medcam.engine.memory import checkpointing, lean
@@ -193,16 +193,25 @@ def _record(
         with blocks, forward_context:
             output = call(*args, **kwargs)
         recorder.stop()
-        logits = outputs.select(
-            output, request.output, batch=len(prepared.image), space=prepared.space
-        )
-        warn_of_probabilities(logits)
-        scores = resolution.resolve(request.target, logits, notices, axes=len(prepared.space))
+        scores = _scores(prepared, output)
+        if scores.target.task == "detection":
+            recorder.choose_run = last_with_gradient
         evidence = gather(request, recorder, scores.values, leaf, keep_graph, notices)
         with isolation.full_precision(prepared.image.device.type):
             maps = assemble(request, evidence, scores, prepared.shape, notices)
             notice_cancelling(notices, evidence.zero_weights)
     return _Recorded(output, scores, evidence, recorder, maps)
+
+
+def _scores(prepared: _Prepared, output: Any) -> TargetScores:
+    """Return the scores of the target: of a detector's boxes, or of the output's logits."""
+    request, batch = prepared.request, len(prepared.image)
+    selected = outputs.select_detections(output, request.output, batch=batch)
+    if selected is not None:
+        return resolution.resolve_detections(request.target, *selected)
+    logits = outputs.select(output, request.output, batch=batch, space=prepared.space)
+    warn_of_probabilities(logits)
+    return resolution.resolve(request.target, logits, prepared.notices, axes=len(prepared.space))
 
 
 def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
