@@ -153,3 +153,15 @@ def test_the_suppression_of_the_tests_by_hand():
     assert nms(boxes, scores, 0.5).tolist() == [1, 3, 2]  # 0 overlaps with 1 by 0.9
     assert nms(boxes, scores, 0.4).tolist() == [1, 2]
     assert nms(boxes, scores, 0.95).tolist() == [1, 0, 3, 2]
+
+
+def test_the_logits_of_monais_network():
+    """What docs/how-to/detection.md says of scores that are 1 up to rounding."""
+    detector, x = monai_detector(2), torch.rand(1, 1, 32, 32)
+    found = medcam.explain(
+        detector.network, x, method="saliency", output=lambda out: out["classification"][0],
+        target=lambda logits: logits[:, 1, 5, 7],
+    )  # fmt: skip
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(detector.network(leaf)["classification"][0][0, 1, 5, 7], leaf)
+    close(found.map.values[:, 0], grad.abs()[:, 0])

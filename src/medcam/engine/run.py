@@ -208,7 +208,7 @@ def _scores(prepared: _Prepared, output: Any) -> TargetScores:
     request, batch = prepared.request, len(prepared.image)
     selected = outputs.select_detections(output, request.output, batch=batch)
     if selected is not None:
-        return resolution.resolve_detections(request.target, *selected)
+        return resolution.resolve_detections(request.target, *selected, prepared.notices)
     logits = outputs.select(output, request.output, batch=batch, space=prepared.space)
     warn_of_probabilities(logits)
     return resolution.resolve(request.target, logits, prepared.notices, axes=len(prepared.space))

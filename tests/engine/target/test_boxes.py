@@ -8,7 +8,7 @@ from torch import nn
 
 import medcam
 from medcam.engine.model.detections import detections_of
-from medcam.errors import InputTypeError, TargetError
+from medcam.errors import InputTypeError, MedcamWarning, TargetError
 from medcam.methods import METHODS
 from medcam.targets import box
 from support.detectors import CellDetector
@@ -192,6 +192,23 @@ def test_the_keys_of_torchvision_and_monai(keys):
 )
 def test_what_holds_no_detections(output):
     assert detections_of(output, 2) is None
+
+
+class Certain(nn.Module):
+    """A detector whose first image has scores of 1 up to rounding."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        first, second = self.net(x)
+        return [{**first, "scores": 1 - 1e-9 * first["scores"]}, second]
+
+
+def test_scores_without_a_gradient_are_told(net, x):
+    with pytest.warns(MedcamWarning, match=r"is 1 up to rounding in sample\(s\) 0: its gradient"):
+        medcam.explain(Certain(net), x, method="saliency")
 
 
 # ----------------------------------------------------------------------------------- what is wrong

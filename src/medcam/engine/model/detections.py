@@ -51,9 +51,9 @@ def detections_of(output: Any, batch: int) -> list[Detections] | None:
     images = [output] if isinstance(output, Mapping) else output
     if not isinstance(images, (list, tuple)) or not images or len(images) != batch:
         return None
-    detections = [_of_image(image) for image in images]
-    found = [image for image in detections if image is not None]
-    return found if len(found) == batch else None
+    read = [_of_image(image) for image in images]
+    detections = [image for image in read if image is not None]
+    return detections if len(detections) == batch else None
 
 
 def _of_image(image: Any) -> Detections | None:

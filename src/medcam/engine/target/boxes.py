@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medcam.engine.model.detections import Detections
+from medcam.engine.notices import Notices
 from medcam.engine.target.arguments import describe_value, name_of
 from medcam.engine.target.scores import TargetScores, at_least_float32
 from medcam.errors import TargetError
@@ -23,6 +24,12 @@ Number = int | float
 Corners = tuple[Number, ...]
 """A box: the lowest coordinate along each axis, then the highest."""
 
+_SATURATED = 1e-6  # below this, the gradient of a float32 probability is mostly rounding
+_NO_GRADIENT = (
+    "The score of the explained detection is 1 up to rounding in sample(s) {samples}: its gradient "
+    "vanishes, so the map is zero or shows rounding errors. Explain the network's logits: choose "
+    "them with output=, and a target that is a function of them."
+)
 _MOST_LISTED = 5  # detections in an error
 
 
@@ -86,8 +93,15 @@ def box(
     return BoxTarget(text, boxes, labels)
 
 
-def score_detections(target: BoxTarget, detections: Sequence[Detections]) -> TargetScores:
+def score_detections(
+    target: BoxTarget, detections: Sequence[Detections], notices: Notices
+) -> TargetScores:
     """Return the score of one detection in each image.
+
+    Args:
+        target: The target.
+        detections: The detections in each image.
+        notices: Receives a warning about scores whose gradient vanishes.
 
     Raises:
         TargetError: No detection fits; the message lists those that there are.
@@ -102,7 +116,9 @@ def score_detections(target: BoxTarget, detections: Sequence[Detections]) -> Tar
     ]
     classes = torch.stack(labels)[:, None] if len(labels) == len(detections) else None
     resolved = ResolvedTarget(target.description, "detection", classes)
-    return TargetScores(resolved, at_least_float32(torch.stack(scores))[:, None])
+    values = at_least_float32(torch.stack(scores))[:, None]
+    notices.add((1 - values[:, 0].detach()).abs() < _SATURATED, _NO_GRADIENT)
+    return TargetScores(resolved, values)
 
 
 def score_detections_by(function: Callable[[Any], Any], output: Any, batch: int) -> TargetScores:

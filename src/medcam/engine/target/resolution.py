@@ -87,7 +87,7 @@ def resolve(
 
 
 def resolve_detections(
-    target: TargetLike, output: Any, detections: Sequence[Detections]
+    target: TargetLike, output: Any, detections: Sequence[Detections], notices: Notices
 ) -> TargetScores:
     """Return the scores of a target for the detections of a model.
 
@@ -95,6 +95,7 @@ def resolve_detections(
         target: As in `resolve`.
         output: What a callable target takes: the detections as the model returned them.
         detections: The detections in each image.
+        notices: Receives a warning about scores whose gradient vanishes.
 
     Raises:
         TargetError: The target does not fit the detections.
@@ -102,7 +103,7 @@ def resolve_detections(
     if callable(target):
         result = score_detections_by(target, output, len(detections))
     else:
-        result = score_detections(_as_box_target(target), detections)
+        result = score_detections(_as_box_target(target), detections, notices)
     _log.info("explained: %s", result.target.description)
     return result
 
@@ -132,9 +133,9 @@ def _as_box_target(target: TargetLike) -> BoxTarget:
     if target is None or (isinstance(target, str) and target == "best"):
         return box()
     if isinstance(target, (str, ClassTarget)):
-        given = repr(target) if isinstance(target, str) else target.description
+        name = repr(target) if isinstance(target, str) else target.description
         raise TargetError(
-            f"The model returns detections, for which target={given} has no meaning: use "
+            f"The model returns detections, for which target={name} has no meaning: use "
             "medcam.targets.box(...), a class, or a callable from the detections to scores [batch]."
         )
     return box(label=target)  # type: ignore[arg-type]  # a class, or one per sample: box checks it
