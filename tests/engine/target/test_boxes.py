@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -146,6 +148,16 @@ def test_a_function_of_the_detections(net, x):
     total = sum(sample["scores"][:2].sum() for sample in net(x))
     (grad,) = torch.autograd.grad(total, x)
     torch.testing.assert_close(found.map.values[:, 0], grad.abs()[:, 0], rtol=0, atol=1e-14)
+
+
+def test_the_record_of_a_detection(net, x, tmp_path):
+    label = int(net(x[:1])[0]["labels"][1])
+    explanation = medcam.explain(net, x[:1], target=box(index=1))
+    record = json.loads(explanation.save(tmp_path / "case", report=False)[-1].read_text())
+    (entry,) = record["maps"]
+    assert entry["target"]["description"] == "detection 1"
+    assert entry["target"]["class"] == label
+    assert entry["target"]["task"] == "detection"
 
 
 class WithLosses(nn.Module):
