@@ -14,8 +14,8 @@ from jaxtyping import install_import_hook
 
 # Before medcam is imported anywhere. Where users enter, medcam's own errors speak instead.
 SHAPED = (
-    "engine.auto_layer", "engine.capture", "engine.guided", "engine.model.layouts",
-    "engine.target", "maps", "methods",
+    "engine.auto_layer", "engine.capture", "engine.guided", "engine.model.detections",
+    "engine.model.layouts", "engine.target", "maps", "methods",
 )  # fmt: skip
 install_import_hook([f"medcam.{name}" for name in SHAPED], "beartype.beartype")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
@@ -36,14 +36,15 @@ class ResolvedTarget:
 
     Attributes:
         description: The target in words.
-        task: "classification" or "segmentation", by the shape of the output.
+        task: "classification" or "segmentation", by the shape of the output; "detection" for
+            boxes.
         classes: The class of each map, ``[batch, targets]``; None if the target is not a class.
         voxels: The number of voxels that the score is the mean over, ``[batch, targets]``; None
             in a classification.
     """
 
     description: str
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "segmentation", "detection"]
     classes: Int[Tensor, "batch targets"] | None = None
     voxels: Int[Tensor, "batch targets"] | None = None
 
@@ -172,6 +173,23 @@ class AttentionMap:
         if not self.signed:
             return self.values
         return self.values.clamp(min=0) if self.positive_part else self.values.abs()
+
+    def single(self, sample: int, target: int) -> AttentionMap:
+        """Return the map of one sample and one target, ``[1, 1, *space]``.
+
+        Args:
+            sample: The index of the sample.
+            target: The index of the target.
+        """
+        here = (slice(sample, sample + 1), slice(target, target + 1))
+        classes, voxels = self.target.classes, self.target.voxels
+        resolved = replace(
+            self.target,
+            classes=None if classes is None else classes[here],
+            voxels=None if voxels is None else voxels[here],
+        )
+        channels = None if self.channels is None else self.channels[here]
+        return replace(self, values=self.values[here], target=resolved, channels=channels)
 
     def at(self, shape: Sequence[int]) -> Float[Tensor, "batch targets *shape"]:
         """Return the raw values at another spatial shape, which covers the input.

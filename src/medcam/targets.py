@@ -2,11 +2,13 @@
 
 A target is any callable from the output tensor to scores ``[batch]`` or ``[batch, targets]``, or
 to a boolean mask over the output. The targets built here also record which class they explain. In a
-segmentation the score is the **mean** logit over a set of voxels.
+segmentation the score is the **mean** logit over a set of voxels. For detectors, `box` is the score
+of one detection.
 """
 
 from __future__ import annotations
 
+from medcam.engine.target.boxes import BoxTarget, box
 from medcam.engine.target.resolution import TargetLike, resolve
 from medcam.engine.target.targets import (
     ClassTarget,
@@ -20,10 +22,12 @@ from medcam.engine.target.targets import (
 from medcam.maps import ResolvedTarget
 
 __all__ = [
+    "BoxTarget",
     "ClassTarget",
     "ResolvedTarget",
     "TargetLike",
     "best",
+    "box",
     "class_score",
     "classes",
     "region",

@@ -11,11 +11,11 @@ import medcam
 from medcam.errors import InputError
 
 
-
-
 def encoder(rank: int = 2) -> nn.Module:
     convolution = getattr(nn, f"Conv{rank}d")
-    return nn.Sequential(convolution(1, 8, 3, 2, 1), nn.ReLU(), convolution(8, 8, 3, 2, 1), nn.ReLU())
+    return nn.Sequential(
+        convolution(1, 8, 3, 2, 1), nn.ReLU(), convolution(8, 8, 3, 2, 1), nn.ReLU()
+    )
 
 
 class Siamese(nn.Module):
@@ -145,9 +145,7 @@ def test_images_inside_a_dict_have_the_names_of_their_keys(scans):
         assert {item.image for item in both.maps.values()} == {"cc", "mlo"}
         one = medcam.explain(net, batch, method=method, target=1, image="mlo")
         assert one.inputs is scans[1]
-        torch.testing.assert_close(
-            one.map.values, both.of_image("mlo").map.values, rtol=0, atol=0
-        )
+        torch.testing.assert_close(one.map.values, both.of_image("mlo").map.values, rtol=0, atol=0)
 
 
 def test_gradients_of_each_image_are_those_of_autograd(scans):
@@ -213,7 +211,8 @@ def test_maps_are_saved_on_the_grid_of_their_own_image(tmp_path):
 
 
 def test_a_mapping_by_name_is_needed_to_save_maps_of_several_images(tmp_path, scans):
-    explanation = medcam.explain(Siamese().double().eval(), *scans, target=1)
+    net = Siamese().double().eval()
+    explanation = medcam.explain(net, *scans, target=1)
     with pytest.raises(InputError, match=r"give image= as a mapping"):
         explanation.save(tmp_path / "case", image=scans[0])
     with pytest.raises(InputError, match=r"of_image\('prior'\)\.show"):

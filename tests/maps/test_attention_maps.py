@@ -161,3 +161,17 @@ def test_explanations_and_maps_cannot_be_changed():
         repr(found.map)
         == "AttentionMap(gcam of layer 'features', [2, 1, 12, 12], the predicted class)"
     )
+
+
+def test_the_map_of_one_sample_and_one_target():
+    classes, voxels = torch.arange(6).reshape(2, 3), torch.arange(6, 12).reshape(2, 3)
+    target = ResolvedTarget("every class", "segmentation", classes, voxels)
+    item = AttentionMap(
+        torch.arange(24.0).reshape(2, 3, 4), "saliency", None, target,
+        channels=torch.arange(48.0).reshape(2, 3, 2, 4),
+    )  # fmt: skip
+    single = item.single(1, 2)
+    assert single.values.tolist() == [[[20.0, 21.0, 22.0, 23.0]]]
+    assert single.channels[0, 0, 1].tolist() == [44.0, 45.0, 46.0, 47.0]
+    assert (single.target.classes.tolist(), single.target.voxels.tolist()) == ([[5]], [[11]])
+    assert single.target.description == "every class"

@@ -16,7 +16,7 @@ from support.nets import Classifier, UNet, conv, image
 OF_LAYER = [name for name, method in METHODS.items() if method.of_layer]
 CAM_FAMILY = [n for n, m in METHODS.items() if m.evidence == {"activations", "gradients"}]
 AT_LAYER = [*CAM_FAMILY, "eigencam"]  # one map at the layer's size, a function of A (and G) alone
-SPACES = [(4, 6), (4, 2, 6)]
+SPACES = [(6,), (4, 6), (4, 2, 6)]
 
 
 def evidence(space, batch=3, dtype=torch.float64):

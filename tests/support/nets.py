@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 def conv(dims: int, *args: object, **kwargs: object) -> nn.Module:
-    return {2: nn.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs)
+    return {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs)
 
 
 def max_pool(dims: int) -> nn.Module:
-    return {2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims](2)
+    return {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims](2)
 
 
 class Classifier(nn.Module):

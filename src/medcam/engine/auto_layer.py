@@ -1,7 +1,7 @@
 """Automatic choice of the layer: the deepest features, found during the forward pass.
 
-A module's output is a candidate when it is a floating tensor of the input's rank, at least two of
-its spatial extents exceed 1 and none exceeds the input's. A new candidate replaces the current one
+A module's output is a candidate when it is a floating tensor on the input, at least two of its
+spatial extents (of a signal, its one extent) exceed 1 and none exceeds the input's. A new candidate replaces the current one
 when its spatial volume is not larger **and** its channels are not fewer. So the deepest features
 win, the outermost module that returns the same tensor gives the name, and neither a decoder
 (larger) nor a head (fewer channels) replaces a bottleneck.
@@ -41,8 +41,8 @@ from medcam.engine.capture import (
     as_evidence,
     copy_for_model,
     in_a_row,
+    used,
 )
-from medcam.engine.graph import depends_on
 from medcam.engine.model.layouts import Layout
 from medcam.engine.model.nested import tensors
 from medcam.engine.model.placement.placements import MainTensor, Placements
@@ -95,34 +95,43 @@ class AutoRecorder(Recorder):
         return self._modules
 
     def _record_output(
-        self, name: str, module: nn.Module, inputs: Any, output: Any, main: MainTensor
+        self,
+        name: str,
+        module: nn.Module,
+        inputs: Any,
+        output: Any,
+        mains: Sequence[MainTensor],
     ) -> Any:
-        key = name, main.image
+        main = mains[0]
         tensor, layout = main.tensor, main.layout
-        self._run_counts[key] += 1
+        self._run_counts.update((name, item.image) for item in mains)
         is_projection = isinstance(module, nn.Linear)  # queries, keys, values; hidden layers
-        if main.tensor is not output or _is_featureless(module, inputs, tensor):
+        if tensor is not output or _is_featureless(module, inputs, tensor):
             return None
-        chain = self._chains.setdefault(main.image, _Chain(self._images[main.image].shape))
+        chain = self._chain(main.image)
         if layout.kind == "tokens":
             if is_projection or not chain.is_residual_stream(layout):
                 return None
-            self._recorded_run[key] = self._run_counts[key]
-            token_output = Activation(name, main.image, self._graph_node(tensor), layout)
-            chain.token_outputs.append(token_output)
-            return copy_for_model(token_output.stored)
-        if layout.kind == "rearranged" or (layout.kind == "channels last" and is_projection):
+        elif layout.kind == "rearranged" or (layout.kind == "channels last" and is_projection):
             return None
-        if chain.is_deeper(layout) or chain.is_block_around(name, inputs, layout):
+        elif not (chain.is_deeper(layout) or chain.is_block_around(name, inputs, layout)):
+            return None
+        is_token_output = layout.kind == "tokens"
+        stored = self._graph_node(tensor) if is_token_output else self._start_of_graph(tensor)
+        for item in mains:
+            key = name, item.image
             self._recorded_run[key] = self._run_counts[key]
-            stored = self._start_of_graph(tensor)
-            activation = Activation(name, main.image, stored, layout)
-            for number in {main.image, *main.images}:
-                self._chains.setdefault(number, _Chain(self._images[number].shape)).replace(
-                    activation, restart=self._restart
-                )
-            return copy_for_model(stored)
-        return None
+            activation = Activation(name, item.image, stored, item.layout)
+            if is_token_output:
+                self._chain(item.image).token_outputs.append(activation)
+                continue
+            for number in {item.image, *item.images}:
+                self._chain(number).replace(activation, restart=self._restart)
+        return copy_for_model(stored)
+
+    def _chain(self, image: int) -> _Chain:
+        """Return the candidates on an image."""
+        return self._chains.setdefault(image, _Chain(self._images[image].shape))
 
     def _recomputed(self, name: str, module: nn.Module, output: Any) -> Any:
         return None
@@ -147,16 +156,17 @@ class AutoRecorder(Recorder):
         chains = {n: chain for n, chain in self._chains.items() if chain.candidate is not None}
         if not chains:
             spaces = " or ".join(str(tuple(image.shape[2:])) for image in self._images)
+            axes = "at least two spatial axes" if self._images[0].ndim > 3 else "a time axis"
             raise NoMapError(
-                "No layer was found automatically: no module returns features with at least two "
-                f"spatial axes on the input's grid {spaces}. If the model's blocks are plain "
+                f"No layer was found automatically: no module returns features with {axes} on the "
+                f"input's grid {spaces}. If the model's blocks are plain "
                 "functions, name a layer: medcam.get_layers(model); methods that need no layer are "
                 "'saliency', 'inputxgradient' and 'gbp'."
             )
-        chosen: dict[int, Activation] = {}
+        chosen: dict[tuple[int, int], Activation] = {}
         unused: list[Activation] = []
         for chain in chains.values():
-            runs = chain.connected_runs(scores)
+            runs = chain.used_runs(scores, by_gradient=self.by_gradient)
             if not runs:
                 unused.append(chain.last)
                 continue
@@ -169,7 +179,7 @@ class AutoRecorder(Recorder):
                     f"No map can be made of layer {activation.layer!r}, which was chosen "
                     f"automatically: {reason}. Name another layer: medcam.get_layers(model)."
                 )
-            chosen.setdefault(id(runs[-1].stored), activation)
+            chosen.setdefault((id(runs[-1].stored), activation.image), activation)
         for activation in chosen.values():
             self._log_choice(activation)
         return list(chosen.values()) or unused[:1]
@@ -214,7 +224,7 @@ class _Chain:
             tensor_of: Callable[[], Tensor | None] = partial(_stored, earlier)
             if restart:
                 tensor_of = weakref.ref(earlier.stored)
-                earlier = dataclasses.replace(earlier, stored=earlier.stored.new_empty(0))
+                earlier = dataclasses.replace(earlier, stored=torch.empty(0))
             self._replaced.append((tensor_of, earlier))
         self.candidate = activation
         self.token_outputs = []
@@ -222,7 +232,7 @@ class _Chain:
     def is_deeper(self, layout: Layout) -> bool:
         """Return whether a candidate is not larger than the current one, with no fewer channels."""
         space = layout.space
-        if sum(extent > 1 for extent in space) < 2:
+        if sum(extent > 1 for extent in space) < min(len(space), 2):
             return False
         if len(space) == len(self._space) and any(
             extent > whole for extent, whole in zip(space, self._space, strict=True)
@@ -284,8 +294,13 @@ class _Chain:
         assert self.candidate is not None
         return self.candidate
 
-    def connected_runs(self, scores: Tensor) -> list[Activation]:
-        """Return the runs of the chosen layer that the scores depend on; empty if none is."""
+    def used_runs(self, scores: Tensor, *, by_gradient: bool) -> list[Activation]:
+        """Return the runs of the chosen layer that the scores depend on; empty if none is.
+
+        Args:
+            scores: The scores.
+            by_gradient: As in `medcam.engine.capture.used`.
+        """
         if self.token_outputs:
             return [_last_with_gradient(self.token_outputs, scores)]
         alive = [
@@ -293,9 +308,7 @@ class _Chain:
             for tensor_of, earlier in self._replaced
             if (stored := tensor_of()) is not None
         ]
-        candidates = [*alive, self.last]
-        is_connected = depends_on(scores, [candidate.stored for candidate in candidates])
-        connected = [c for c, used in zip(candidates, is_connected, strict=True) if used]
+        connected = used([*alive, self.last], scores, by_gradient=by_gradient)
         return [run for run in connected if run.layer == connected[-1].layer]
 
 

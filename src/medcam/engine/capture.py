@@ -104,7 +104,7 @@ class Activation:
     def release(self) -> None:
         """Release the tensors; `values` is empty afterwards."""
         for activation in (self, *self.further):
-            activation.stored = activation.stored.detach().new_empty(0)
+            activation.stored = torch.empty(0)
             activation.version = activation.stored._version
 
 
@@ -124,6 +124,37 @@ def as_evidence(tensor: Tensor, layout: Layout) -> Tensor:
     """Return a plain tensor ``[batch, channels, *space]``, detached, at least float32."""
     values = layout.channels_first(without_subclass(tensor.detach()))
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def used(
+    activations: Sequence[Activation], scores: Tensor, *, by_gradient: bool = False
+) -> list[Activation]:
+    """Return the activations that the scores depend on.
+
+    The head of a detector's pyramid runs at every level, and the scores of all levels are joined.
+    So each run is connected with the score of a detection, but only its own level has a gradient.
+
+    Args:
+        activations: Runs of a layer.
+        scores: The scores.
+        by_gradient: Whether only runs with a gradient other than zero count, if there is one.
+    """
+    stored = [activation.stored for activation in activations]
+    connected = [
+        activation
+        for activation, is_connected in zip(activations, depends_on(scores, stored), strict=True)
+        if is_connected
+    ]
+    if not by_gradient or len(connected) < 2:
+        return connected
+    grads = torch.autograd.grad(
+        scores.sum(), [run.stored for run in connected], retain_graph=True, allow_unused=True
+    )
+    with_gradient = [
+        run for run, grad in zip(connected, grads, strict=True)
+        if grad is not None and bool(grad.any())
+    ]  # fmt: skip
+    return with_gradient or connected
 
 
 def in_a_row(runs: Sequence[Activation]) -> Activation | None:
@@ -159,6 +190,7 @@ class Recorder:
 
     Attributes:
         on_graph_start: Called before an output becomes a leaf; None by default.
+        by_gradient: Whether runs without a gradient are passed over, see `used`.
         features: For each layer on an image its channels and spatial extents.
         last_run_only: The layers that ran several times on one image, of which only the last run
             has a map.
@@ -173,6 +205,7 @@ class Recorder:
         chosen: int | None = None,
     ) -> None:
         self.on_graph_start: Callable[[], None] | None = None
+        self.by_gradient = False
         self.features: dict[str, tuple[int, tuple[int, ...]]] = {}
         self.last_run_only: list[str] = []
         self._layers = layers
@@ -226,12 +259,13 @@ class Recorder:
                 return None  # a call in another thread, of a module shared with this model
             if not self._recording:
                 return self._recomputed(name, module, output)
-            main = self._placements.main_tensor(name, output, self._chosen, module)
-            if isinstance(main, str):
-                self._reasons[name] = main
+            mains = self._placements.main_tensor(name, output, self._chosen, module)
+            if isinstance(mains, str):
+                self._reasons[name] = mains
                 return None
-            self.features[name] = main.layout.channels, main.layout.space
-            return self._record_output(name, module, inputs, output, main)
+            layout = mains[0].layout
+            self.features[name] = layout.channels, layout.space
+            return self._record_output(name, module, inputs, output, mains)
 
         return hook
 
@@ -243,7 +277,12 @@ class Recorder:
         return None
 
     def _record_output(
-        self, name: str, module: nn.Module, inputs: Any, output: Any, main: MainTensor
+        self,
+        name: str,
+        module: nn.Module,
+        inputs: Any,
+        output: Any,
+        mains: Sequence[MainTensor],
     ) -> Any:
         """Record the main tensor of a layer's output.
 
@@ -252,14 +291,17 @@ class Recorder:
             module: The layer.
             inputs: Its positional inputs.
             output: All that it returned.
-            main: The tensor in ``output`` that a map can be made of.
+            mains: The tensor in ``output`` that a map can be made of, for each image on it.
 
         Returns:
             The output that the model continues with; None if it is unchanged.
         """
-        self._places.add((name, main.path, tuple(main.tensor.shape)))
-        stored, replaced = self._replaced(module, output, main.tensor)
-        self._runs.setdefault(name, []).append(Activation(name, main.image, stored, main.layout))
+        first = mains[0]
+        self._places.add((name, first.path, tuple(first.tensor.shape)))
+        stored, replaced = self._replaced(module, output, first.tensor)
+        self._runs.setdefault(name, []).extend(
+            Activation(name, main.image, stored, main.layout) for main in mains
+        )
         return replaced
 
     def _replaced(self, module: nn.Module, output: Any, tensor: Tensor) -> tuple[Tensor, Any]:
@@ -332,23 +374,16 @@ class Recorder:
         by_image: dict[int, list[Activation]] = {}
         for activation in runs:
             by_image.setdefault(activation.image, []).append(activation)
-        connected = {
-            id(activation)
-            for activation, is_connected in zip(
-                runs, depends_on(scores, [run.stored for run in runs]), strict=True
-            )
-            if is_connected
-        }
-        found: list[Activation] = []
-        for items in by_image.values():
-            used = [activation for activation in items if id(activation) in connected]
-            if not used:
+        chosen: list[Activation] = []
+        for of_image in by_image.values():
+            connected = used(of_image, scores, by_gradient=self.by_gradient)
+            if not connected:
                 continue
-            row = in_a_row(used)
+            row = in_a_row(connected)
             if row is None:
-                self.note_last_run_only(used)
-            found.append(used[-1] if row is None else row)
-        return found or [runs[-1]]
+                self.note_last_run_only(connected)
+            chosen.append(connected[-1] if row is None else row)
+        return chosen or [runs[-1]]
 
     def note_last_run_only(self, runs: Sequence[Activation]) -> None:
         """Note a layer of whose runs on the same part of an image only the last has a map."""

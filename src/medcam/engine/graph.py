@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 
 
 def nodes(root: Any) -> set[Any]:
@@ -31,4 +30,9 @@ def depends_on(result: Tensor, tensors: Sequence[Tensor]) -> list[bool]:
     if result.grad_fn is None:
         return [False] * len(tensors)
     below = nodes(result.grad_fn)
-    return [tensor.requires_grad and get_gradient_edge(tensor).node in below for tensor in tensors]
+    # a leaf is found by identity: a MetaTensor's gradient edge leads to an alias of it
+    leaves_below = {id(node.variable) for node in below if hasattr(node, "variable")}
+    return [
+        id(tensor) in leaves_below if tensor.grad_fn is None else tensor.grad_fn in below
+        for tensor in tensors
+    ]

@@ -145,5 +145,6 @@ def requested_shape(shape: ShapeRequest, space: Sequence[int]) -> tuple[int, ...
         return tuple(int(extent) for extent in shape)
     raise InputError(
         f"shape={shape!r} is not a map's shape: give 'input', None for the layer's own shape, or "
-        f"{len(space)} positive extents, as the input has {len(space)} spatial axes."
+        f"{len(space)} positive extents, as the input has {len(space)} spatial "
+        f"ax{'i' if len(space) == 1 else 'e'}s."
     )

@@ -25,7 +25,6 @@ from medcam.engine.model.inputs import (
     InputImage,
     chosen_image,
     find_images,
-    parameter_names,
     require_images,
     with_leaves,
 )
@@ -157,7 +156,7 @@ def _prepare(
         )
     choice = _layer_choice(model, request.layer)
     modules = isolation.modules_of(model)
-    images = require_images(args, kwargs, parameter_names(model))
+    images = require_images(args, kwargs, model)
     chosen = chosen_image(images, request.image)
     check_requested_shape(request.shape, images[chosen or 0].space)
     notices = Notices()
@@ -194,7 +193,7 @@ def _record(
         leaves: dict[int, Tensor] = {}
         if any(method.of_input for method in request.methods):
             args, kwargs, leaves = _with_leaves(prepared, args, dict(kwargs))
-        inputs = [image.tensor for image in find_images(args, kwargs)]
+        inputs = [image.tensor for image in find_images(args, kwargs, prepared.model)]
         placements = _placements(prepared, args, kwargs, inputs)
         recorder = stack.enter_context(
             _recorder(prepared, inputs, placements, restart=not keep_graph)
@@ -203,18 +202,14 @@ def _record(
         if not prepared.choice.automatic and not leaves and save_less:
             forward_context = deferred = lean.DeferredLeanBackward()
             recorder.on_graph_start = deferred.begin
-        with placements.tracing(), blocks, forward_context:
+        with placements.tracing(prepared.modules), blocks, forward_context:
             output = call(*args, **kwargs)
         recorder.stop()
         placements.record_output(output)
         placements.finish()
         is_bag = request.layout == "bag" or placements.is_bag(output, len(prepared.image))
-        batch = 1 if is_bag else len(prepared.image)
-        logits = outputs.select(
-            output, request.output, batch=batch, space=tuple(prepared.image.shape[2:])
-        )
-        warn_of_probabilities(logits)
-        scores = resolution.resolve(request.target, logits, notices)
+        scores = _scores(prepared, output, batch=1 if is_bag else len(prepared.image))
+        recorder.by_gradient = scores.target.task == "detection"
         evidence = gather(request, recorder, scores.values, leaves, keep_graph, notices)
         with isolation.full_precision(prepared.image.device.type):
             assembled = assemble(request, evidence, scores, prepared.images, notices, is_bag=is_bag)
@@ -222,11 +217,22 @@ def _record(
     return _Recorded(output, scores, evidence, recorder, assembled)
 
 
+def _scores(prepared: _Prepared, output: Any, *, batch: int) -> TargetScores:
+    """Return the scores of the target: of a detector's boxes, or of the output's logits."""
+    request, space = prepared.request, tuple(prepared.image.shape[2:])
+    selected = outputs.select_detections(output, request.output, batch=batch)
+    if selected is not None:
+        return resolution.resolve_detections(request.target, *selected, prepared.notices)
+    logits = outputs.select(output, request.output, batch=batch, space=space)
+    warn_of_probabilities(logits)
+    return resolution.resolve(request.target, logits, prepared.notices, axes=len(space))
+
+
 def _with_leaves(
     prepared: _Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any], dict[int, Tensor]]:
     """Return the inputs with the images attached to leaves, and the leaves by number."""
-    images = [image.tensor for image in find_images(args, kwargs)]
+    images = [image.tensor for image in find_images(args, kwargs, prepared.model)]
     numbers = [n for n in range(len(images)) if prepared.chosen in (None, n)]
     args, kwargs, leaves = with_leaves(args, kwargs, [images[n] for n in numbers])
     return args, kwargs, dict(zip(numbers, leaves, strict=True))

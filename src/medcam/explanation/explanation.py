@@ -117,7 +117,8 @@ class Explanation:
 
         The files of a volume are ``out/case_gcam.nii.gz`` (float32, raw), ``out/case_montage.png``,
         ``out/case.html`` and ``out/case.json``. A picture has ``out/case_gcam.tif`` (float32, raw),
-        ``out/case_gcam.png`` (the map over the image), and the same last three. The names of maps
+        ``out/case_gcam.png`` (the map over the image), and the same last three. A 1D signal has
+        ``out/case_gcam.npy`` (float32, raw) and curves as its pictures. The names of maps
         end in ``_LAYER`` if there are several layers, and in ``_classK`` if there are several
         targets. In a batch each sample is a case, ``out/case_0_...``. An image, mask or
         segmentation that is not a file yet is saved, too. The record is written last; ``medcam
@@ -141,7 +142,7 @@ class Explanation:
             montage: Whether to write the montage.
             report: Whether to write the report.
             extra: Further entries of the record. A "modality" such as "CT" sets the units of the
-                image.
+                image, a "sampling_rate" in Hz makes the time axis of a signal one of seconds.
 
         Returns:
             The paths of the files, the record last.
@@ -175,6 +176,7 @@ class Explanation:
         scores: Sequence[Mapping[str, Any]] = (),
         name: str = "Explanation",
         sample: int = 0,
+        sampling_rate: float | None = None,
     ) -> Path:
         """Open a report in the browser: image and maps in linked planes, and the record.
 
@@ -186,6 +188,7 @@ class Explanation:
             scores: As in `save`.
             name: The title.
             sample: The index of the sample in the batch.
+            sampling_rate: Of a 1D signal, the number of samples in a second.
 
         Returns:
             The path of the page, in a temporary folder.
@@ -204,6 +207,7 @@ class Explanation:
             list(self.maps.values()), image, inputs=self.inputs, details=self.details,
             model=self.model, model_kind=self._model.kind, browser=browser, mask=mask,
             segmentation=segmentation, scores=scores, name=name, sample=sample,
+            sampling_rate=sampling_rate,
         )  # fmt: skip
 
     def _repr_html_(self) -> str:

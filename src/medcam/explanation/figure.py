@@ -36,6 +36,7 @@ def montage(
     threshold: float = 0.0,
     columns: int | None = None,
     title: str | None = None,
+    sampling_rate: float | None = None,
 ) -> Figure:
     """Return the maps of one sample as a figure: rows of maps, columns of slices.
 
@@ -43,6 +44,8 @@ def montage(
     over the region of the maps, and labelled with their position in mm. They have the radiological
     orientation (the patient's right is on the left) and the voxels' true proportions; empty margins
     are cropped. A picture is drawn as image, map and overlay side by side.
+
+    A 1D signal is drawn as curves, a strip for each channel, coloured by the attention.
 
     More than six maps (``layer="full"``), or ``slices=1``, are drawn as one tile per map, in the
     order of the layers in the model. All tiles show the slice with the most attention, and each has
@@ -77,6 +80,8 @@ def montage(
         threshold: The share of the strongest colour below which maps are hidden, in [0, 1].
         columns: The number of panels side by side; longer rows are wrapped.
         title: The title of the figure.
+        sampling_rate: Of a 1D signal, the number of samples in a second, for the time axis. None:
+            the axis counts samples.
 
     Returns:
         A matplotlib figure on an Agg canvas, to be restyled or saved. The same maps give the same
@@ -107,6 +112,7 @@ def montage(
     scene, background = scene_of(
         maps, image, inputs=None if explanation is None else explanation.inputs, affine=affine,
         mask=mask, sample=sample, target=target, method=method, layer=layer,
+        sampling_rate=sampling_rate,
     )  # fmt: skip
     return draw_montage(
         scene, maps_only=background is None,

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medcam.errors import InputError
 from medcam.files.arrays import to_map
+from medcam.files.atomic import write_atomically
 from medcam.files.formats.nifti import save_nifti
+from medcam.files.formats.npy import save_npy
 from medcam.files.formats.png import save_png
-from medcam.maps import AttentionMap
+from medcam.maps import AttentionMap, resample_array
+from medcam.views.figures import save_figure
 from medcam.views.overlays import grey_picture, overlay
+from medcam.views.scene.images import image_of
+from medcam.views.scene.maps import scene_maps
+from medcam.views.scene.values import Scene, SceneMap
+from medcam.views.signals.drawing import draw_curves
 
 _PICTURE_ENDINGS = (".png",)
 _VOLUME_ENDINGS = (".nii.gz", ".nii")
+_SIGNAL_ENDINGS = (".png", ".npy")
 # Endings of file formats, which are refused unless they are one of the above. Any other text after
 # a dot is part of the name, as in 'layer4.0'.
 _FORMATS = (
@@ -38,28 +48,32 @@ def save(
 ) -> Path:
     """Save one map: a 2D map as a PNG picture, a 3D map as float32 NIfTI with its raw values.
 
+    A map of a 1D signal is saved as a PNG curve, or with its raw values as ``.npy``.
+
     Args:
-        attention_map: ``[H, W]`` or ``[X, Y, Z]``, or an `AttentionMap` of one sample and one
-            target. Leading axes of size 1 are dropped; one is kept as X if the filename or a
-            reference marks the map as a volume.
+        attention_map: ``[H, W]``, ``[X, Y, Z]`` or ``[time]``, or an `AttentionMap` of one sample
+            and one target. Leading axes of size 1 are dropped; one is kept as X if the filename or
+            a reference marks the map as a volume.
         filename: The path of the file; folders are created. ``.png`` or ``.nii.gz`` is added if
             missing.
         heatmap: 2D: True draws the map in colour, over the raw input if there is one. False draws
             the map alone in grey: from black to white, or with zero at mid-grey if it is signed. An
             array here is used as the raw input, as in some versions of the original package.
         raw_input: The image under a 2D map, as in `medcam.views.overlay`. 3D: the reference, if
-            none is given and the image has an affine and the map's shape.
+            none is given and the image has an affine and the map's shape. 1D: the signal ``[time]``
+            or ``[channels, time]``.
         reference: 3D: the position of the voxels, as in `medcam.files.save_nifti`.
-        colormap: 2D: the name of a matplotlib colormap, for heatmaps.
-        signed: 2D: whether the sign of the values has a meaning. None: that of an `AttentionMap`,
-            otherwise whether there is a negative value.
+        colormap: 1D and 2D: the name of a matplotlib colormap, for heatmaps.
+        signed: 1D and 2D: whether the sign of the values has a meaning. None: that of an
+            `AttentionMap`, otherwise whether there is a negative value.
 
     Returns:
         The path of the file.
 
     Raises:
         InputError: The map has another number of axes or NaN, the filename has another ending than
-            ``.png`` (2D) or ``.nii.gz``, ``.nii`` (3D), or the reference has another shape.
+            ``.png`` (2D), ``.nii.gz``, ``.nii`` (3D) or ``.png``, ``.npy`` (1D), or the reference
+            has another shape.
         SaveError: The file could not be written.
 
     Example:
@@ -71,6 +85,7 @@ def save(
     path = Path(filename)
     if raw_input is None and not isinstance(heatmap, bool | int | np.bool_):
         heatmap, raw_input = True, heatmap
+    source = attention_map
     if isinstance(attention_map, AttentionMap):
         signed = attention_map.signed if signed is None else signed
         attention_map = _only_values(attention_map)
@@ -78,6 +93,11 @@ def save(
     volume = reference is not None or path.name.lower().endswith(_VOLUME_ENDINGS)
     while values.ndim > (3 if volume else 2) and values.shape[0] == 1:
         values = values[0]
+    if values.ndim == 1:
+        path = _with_ending(path, _SIGNAL_ENDINGS, "1D")
+        if path.suffix.lower() == ".npy":
+            return save_npy(path, values)
+        return _save_curve(path, _named_map(source, values, signed), raw_input, colormap)
     if values.ndim == 2:
         path = _with_ending(path, _PICTURE_ENDINGS, "2D")
         if heatmap:
@@ -89,8 +109,8 @@ def save(
             reference = raw_input
         return save_nifti(path, values, reference)
     raise InputError(
-        f"A map to save is [H, W] or [X, Y, Z], not {list(values.shape)}: save each sample and "
-        "channel by itself (a 1D map: numpy.save)."
+        f"A map to save is [time], [H, W] or [X, Y, Z], not {list(values.shape)}: save each sample "
+        "and channel by itself."
     )
 
 
@@ -104,6 +124,24 @@ def _with_ending(path: Path, allowed: tuple[str, ...], kind: str) -> Path:
             f"not '{path.suffix}'. Name it so, or leave the ending out."
         )
     return path.with_name(path.name + allowed[0])
+
+
+def _save_curve(path: Path, scene_map: SceneMap, raw_input: object, colormap: str | None) -> Path:
+    """Write the map of a signal as a curve; without the signal, the curve is the map itself."""
+    values = scene_map.values
+    signal = values[None] if raw_input is None else image_of(raw_input, 1).array
+    on_signal = replace(scene_map, values=resample_array(values, signal.shape[1:]))
+    scene = Scene("", signal, [on_signal], is_signal=True)
+    figure = draw_curves(scene, maps_only=raw_input is None, colormap=colormap)
+    return write_atomically(path, lambda temporary: save_figure(figure, temporary))
+
+
+def _named_map(attention_map: object, values: NDArray[np.float32], signed: bool | None) -> SceneMap:
+    """Return a map to draw, with the method, layer and target of an `AttentionMap`."""
+    if isinstance(attention_map, AttentionMap):
+        return replace(scene_maps([attention_map])[0], values=values, signed=bool(signed))
+    is_signed = bool((values < 0).any()) if signed is None else signed
+    return SceneMap(values, "Attention map", signed=is_signed)
 
 
 def _shares_grid(raw_input: object, shape: tuple[int, ...]) -> bool:

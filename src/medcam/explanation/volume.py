@@ -67,7 +67,8 @@ def explain_volume(
     Args:
         model: A segmentation network, or several (folds), whose predictions are averaged. Its
             output for a window must have the window's spatial shape.
-        volume: ``[batch, channels, *space]``, 2 or 3 spatial axes; may be a MetaTensor.
+        volume: ``[batch, channels, *space]``, 2 or 3 spatial axes, or 1 for signals; may be a
+            MetaTensor.
         roi_size: The windows' extents; one number for all axes, 0 or -1 for a whole axis.
         method: As in `medcam.explain`.
         layer: As in `medcam.explain`; "auto" is resolved in the first window.
@@ -114,7 +115,7 @@ def explain_volume(
         raise InputError("model is an empty sequence: give a network, or a list of networks.")
     check_channel_weights(channel_weights)
     request = Request.of(method, layer=layer, target=target, output=output, placement=placement)
-    require_images((volume,), {})
+    require_images((volume,), {}, networks[0])
     tensor = without_subclass(volume.detach())
     space = tuple(tensor.shape[2:])
     windows = sliding_windows(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcam.engine.model.inputs import first_image
 from medcam.engine.target.resolution import TargetLike
@@ -116,6 +116,7 @@ def _named_by_type(further: Sequence[Any]) -> Iterable[tuple[str, Any]]:
 
 def validate(
     settings: Settings,
+    model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
@@ -127,6 +128,7 @@ def validate(
 
     Args:
         settings: The options of `medcam.inject`.
+        model: The injected model.
         args: The model's positional inputs.
         kwargs: The model's keyword inputs.
         label: What is explained in this call.
@@ -145,7 +147,7 @@ def validate(
             "A mask was given, but maps are not scored: use inject(..., evaluate=True, "
             "output_dir=...)."
         )
-    image = first_image(args, kwargs)
+    image = first_image(args, kwargs, model)
     return CallArguments(image, label, mask, _raw_inputs(raw_input, image))
 
 

@@ -73,7 +73,8 @@ def inject(
             or the extents.
         save_maps: Save each call's maps: ``{output_dir}/{layer}/attention_map_{call}_{sample}_
             {target}`` as ``.png`` (2D, over ``raw_input``) or ``.nii.gz`` (3D, float32, raw
-            units). Methods without a layer have no layer folder.
+            units); of a 1D signal as ``.png`` (a curve) and ``.npy`` (float32, raw units). Methods
+            without a layer have no layer folder.
         save_pickle: On `dump`, write ``attention_maps.pkl``, a list of maps ``[*space]``.
         save_scores: On `dump`, write ``scores.xlsx`` and ``mean_scores.png``; implies ``evaluate``
             for calls that come with a mask.

@@ -135,8 +135,38 @@ class Recording:
             values = item.values.detach().cpu().numpy()
             for sample, per_target in enumerate(values):
                 for target, single in enumerate(per_target):
-                    name = f"attention_map_{self._calls}_{sample}_{target}"
-                    self._save_single(single, self._folder(key) / name, item, arguments, sample)
+                    path = self._folder(key) / f"attention_map_{self._calls}_{sample}_{target}"
+                    if single.ndim == 1:
+                        self._save_curve(path, item, arguments, (sample, target))
+                    else:
+                        self._save_single(single, path, item, arguments, sample)
+
+    def _save_curve(
+        self,
+        path: Path,
+        item: AttentionMap,
+        arguments: CallArguments,
+        index: tuple[int, int],
+    ) -> None:
+        """Write the map of a signal as a PNG curve over the signal, and its raw values (.npy).
+
+        Args:
+            path: The path without an ending.
+            item: The map.
+            arguments: The arguments of the call.
+            index: The sample and the target.
+        """
+        from medcam.explanation.single_file import save
+
+        single, (sample, _) = item.single(*index), index
+        signals = arguments.image if arguments.raw_input is None else arguments.raw_input
+        save(single, path.with_name(f"{path.name}.npy"))
+        save(
+            single,
+            path.with_name(f"{path.name}.png"),
+            raw_input=None if signals is None else signals[sample],
+            colormap=self._settings.colormap,
+        )
 
     def _save_single(
         self,

@@ -78,7 +78,7 @@ class Session:
         """
         self._report_earlier_calls()
         arguments = validate(
-            self.settings, args, kwargs, label=label, mask=mask, raw_input=raw_input
+            self.settings, model, args, kwargs, label=label, mask=mask, raw_input=raw_input
         )
         explanation = self._explain(model, forward, args, kwargs, arguments)
         self._remember(explanation)

@@ -16,6 +16,8 @@ _POOL: dict[tuple[str, int], Callable[..., Tensor]] = {
     ("mean", 3): F.avg_pool3d,
     ("max", 2): F.max_pool2d,
     ("max", 3): F.max_pool3d,
+    ("mean", 1): F.avg_pool1d,
+    ("max", 1): F.max_pool1d,
 }
 
 

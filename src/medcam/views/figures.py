@@ -1,7 +1,8 @@
-"""Write matplotlib figures as PNG files."""
+"""Write matplotlib figures as PNG, to files and into pages."""
 
 from __future__ import annotations
 
+import base64
 import io
 import warnings
 from pathlib import Path
@@ -30,3 +31,16 @@ def save_figure(figure: Figure, path: Path | io.BytesIO) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         figure.savefig(path, format="png")
+
+
+def to_data_uri(figure: Figure) -> str:
+    """Return a figure as a PNG data URI, which a page can embed.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> to_data_uri(Figure())[:22]
+        'data:image/png;base64,'
+    """
+    stream = io.BytesIO()
+    save_figure(figure, stream)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -632,7 +632,7 @@ def test_what_is_no_map():
         ("map.nii.gz", "not of str"),
         (3, "not of int"),
         ([], "no map to draw"),
-        (np.ones(3), r"\[\*space\] or \[batch, targets, \*space\]"),
+        (np.ones([1] * 6), r"\[\*space\] or \[batch, targets, \*space\]"),
         (np.array([[np.nan]]), "NaN"),
         ([np.ones((3, 3)), np.ones((3, 3, 3))], "differ in their samples or axes"),
     ):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from medcam.engine.model.nested import children, map_tensors
+from medcam.engine.model.signals import has_channels_last, is_signal, reads_signals
 from medcam.errors import InputError
 from medcam.maps import ImageName
 
@@ -34,22 +36,36 @@ class InputImage:
 
 
 def find_images(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], parameters: Sequence[str] = ()
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module
 ) -> list[InputImage]:
     """Return the floating-point tensors with 2 or 3 spatial axes among the inputs.
 
-    Dicts, lists and tuples are looked into. A tensor that is given twice is one image.
+    Dicts, lists and tuples are looked into. A tensor that is given twice is one image. Without an
+    image, the tensors ``[batch, channels, time]`` are returned if the model reads 1D signals
+    (`medcam.engine.model.signals`).
 
     Args:
         args: The positional inputs of the model.
         kwargs: Its keyword inputs.
-        parameters: The names of the forward's positional parameters.
+        model: The model.
     """
+    images = _find(args, kwargs, model, _is_image)
+    return images or _find(args, kwargs, model, partial(is_signal, model=model))
+
+
+def _find(
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    model: nn.Module,
+    fits: Callable[[Tensor], bool],
+) -> list[InputImage]:
+    """Return the tensors among the inputs that fit, with their names."""
+    parameters = _parameter_names(model) if args else []
     paths: list[tuple[tuple[ImageName, ...], Tensor]] = []
     known: set[int] = set()
     for key, value in _by_name(args, kwargs).items():
         name = parameters[key] if isinstance(key, int) and key < len(parameters) else key
-        for path, tensor in _image_tensors(value, (name,)):
+        for path, tensor in _tensors(value, (name,), fits):
             if id(tensor) not in known:
                 known.add(id(tensor))
                 paths.append((path, tensor))
@@ -64,23 +80,23 @@ def find_images(
 
 
 def require_images(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], parameters: Sequence[str] = ()
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module
 ) -> list[InputImage]:
     """Return `find_images`, of which there has to be one at least.
 
     Raises:
         InputError: No input is an image, or an image is empty.
     """
-    images = find_images(args, kwargs, parameters)
+    images = find_images(args, kwargs, model)
     if not images:
-        raise InputError(_no_image_message(_by_name(args, kwargs)))
+        raise InputError(_no_image_message(_by_name(args, kwargs), model))
     for image in images:
         if 0 in image.tensor.shape:
             raise InputError(f"The input has shape {list(image.tensor.shape)}: it is empty.")
     return images
 
 
-def parameter_names(model: nn.Module) -> list[str]:
+def _parameter_names(model: nn.Module) -> list[str]:
     """Return the names of the positional parameters of a model's forward."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
@@ -117,9 +133,11 @@ def chosen_image(images: Sequence[InputImage], image: ImageName | None) -> int |
     )
 
 
-def first_image(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Return the first image among the inputs; None if there is none."""
-    images = find_images(args, kwargs)
+def first_image(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module
+) -> Tensor | None:
+    """Return the first of `find_images`; None if there is none."""
+    images = find_images(args, kwargs, model)
     return images[0].tensor if images else None
 
 
@@ -147,19 +165,22 @@ def with_leaves(
     return args, kwargs, leaves
 
 
-def _image_tensors(
-    value: Any, path: tuple[ImageName, ...]
+def _is_image(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.ndim in (4, 5)
+
+
+def _tensors(
+    value: Any, path: tuple[ImageName, ...], fits: Callable[[Tensor], bool]
 ) -> list[tuple[tuple[ImageName, ...], Tensor]]:
-    """Return the images inside an input, with the keys that lead to them."""
+    """Return the tensors inside an input that fit, with the keys that lead to them."""
     if isinstance(value, Tensor):
-        is_image = value.is_floating_point() and value.ndim in (4, 5)
-        return [(path, value)] if is_image else []
-    found = []
+        return [(path, value)] if fits(value) else []
+    inside = []
     if isinstance(value, (Mapping, list, tuple)):
         for key, part in children(value):
             name = key if isinstance(key, (int, str)) else str(key)
-            found += _image_tensors(part, (*path, name))
-    return found
+            inside += _tensors(part, (*path, name), fits)
+    return inside
 
 
 def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int | str, Any]:
@@ -169,7 +190,7 @@ def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int | str
     return inputs
 
 
-def _no_image_message(inputs: Mapping[int | str, Any]) -> str:
+def _no_image_message(inputs: Mapping[int | str, Any], model: nn.Module) -> str:
     """Return the error message for inputs of which none is an image, with a likely remedy."""
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
@@ -183,6 +204,7 @@ def _no_image_message(inputs: Mapping[int | str, Any]) -> str:
         remedy = f" Input {integer_images[0]!r} is a tensor of integers: convert it with .float()."
     elif any(tensor.ndim in (2, 3) for tensor in floating.values()):
         remedy = " Is the batch axis missing (add it: x[None]), or the channel axis (x[:, None])?"
+        remedy += _signal_remedy(list(floating.values()), model)
     if inputs and not floating and not integer_images:
         kinds = ", ".join(type(value).__name__ for value in inputs.values())
         remedy = (
@@ -195,3 +217,19 @@ def _no_image_message(inputs: Mapping[int | str, Any]) -> str:
         "No input has the shape [batch, channels, *space] with 2 or 3 spatial axes; given: "
         f"{shapes or 'no floating-point tensor'}.{remedy}"
     )
+
+
+def _signal_remedy(tensors: Sequence[Tensor], model: nn.Module) -> str:
+    """Return what to do if an input of three axes was meant as a batch of 1D signals."""
+    triples = [tensor for tensor in tensors if tensor.ndim == 3]
+    if reads_signals(model) and any(has_channels_last(tensor, model) for tensor in triples):
+        return (
+            " A signal has its channels before its time, [batch, channels, time]: give a model "
+            "that takes it so, without a transpose before the first convolution."
+        )
+    if triples and not reads_signals(model):
+        return (
+            " 1D signals [batch, channels, time] are explained if the model has 1D convolutions "
+            "(nn.Conv1d) or poolings, and no 2D or 3D ones."
+        )
+    return ""

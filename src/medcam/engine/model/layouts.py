@@ -69,6 +69,11 @@ class Layout:
         )
 
     @property
+    def is_beside(self) -> bool:
+        """Whether the tensor also holds features of other images, beside these."""
+        return self.arrangement is not None and self.arrangement.is_beside
+
+    @property
     def map_space(self) -> tuple[int, ...]:
         """The extents of the map of the layer's own shape."""
         return self.space if self.arrangement is None else self.arrangement.map_space
@@ -165,4 +170,7 @@ def _puts_channels_last(module: nn.Module, shape: tuple[int, ...]) -> bool | Non
             return submodule.out_features == shape[-1]
         if isinstance(submodule, nn.LayerNorm):
             return submodule.normalized_shape[-1] == shape[-1]
+        if isinstance(submodule, nn.RNNBase):
+            features = submodule.proj_size or submodule.hidden_size
+            return features * (1 + submodule.bidirectional) == shape[-1]
     return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medcam.engine.model.detections import Detections, detections_of
 from medcam.engine.model.nested import children, describe, tensors
 from medcam.errors import InputError, InputTypeError, warn
 
@@ -51,7 +52,8 @@ def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int])
     if len(chosen.shape) == 0 or chosen.shape[0] != batch:
         raise InputError(
             f"output{path} has shape {list(chosen.shape)}, but the input holds {batch} sample(s): "
-            "its first axis has to be the batch. Choose another tensor with output=."
+            "its first axis has to be the batch. Choose another tensor with output=, or say "
+            "layout='bag' if the first axis of the input is slices or views of one case."
         )
     if chosen.ndim > len(space) + 2:
         raise InputError(
@@ -61,6 +63,23 @@ def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int])
     if chosen.ndim == len(space) + 1 and tuple(chosen.shape[1:]) == tuple(space):
         return chosen[:, None]
     return chosen
+
+
+def select_detections(
+    output: Any, selector: Selector, *, batch: int
+) -> tuple[Any, list[Detections]] | None:
+    """Return the part of a detector's output that holds detections, and those of each image.
+
+    None if the output, or its selected part, has none.
+
+    Args:
+        output: What the model returned.
+        selector: As in `select`.
+        batch: The input's batch size.
+    """
+    chosen = output if selector is None else _selected(output, selector)[0]
+    detections = None if isinstance(chosen, Tensor) else detections_of(chosen, batch)
+    return None if detections is None else (chosen, detections)
 
 
 def _selected(output: Any, selector: int | str | Callable[[Any], Any]) -> tuple[Any, str]:

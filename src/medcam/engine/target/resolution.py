@@ -13,9 +13,16 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from medcam.engine.model.detections import Detections
 from medcam.engine.notices import Notices
 from medcam.engine.target import scores
 from medcam.engine.target.arguments import describe_value
+from medcam.engine.target.boxes import (
+    BoxTarget,
+    box,
+    score_detections,
+    score_detections_by,
+)
 from medcam.engine.target.scores import TargetScores
 from medcam.engine.target.targets import ClassTarget, best, classes
 from medcam.errors import InputTypeError, TargetError
@@ -30,13 +37,18 @@ TargetLike = (
     | np.ndarray
     | Tensor
     | ClassTarget
+    | BoxTarget
     | Callable[[Tensor], Tensor]
 )
 """What ``target=`` takes, see `resolve`."""
 
 
 def resolve(
-    target: TargetLike, logits: Float[Tensor, "batch *any"], notices: Notices
+    target: TargetLike,
+    logits: Float[Tensor, "batch *any"],
+    notices: Notices,
+    *,
+    axes: int | None = None,
 ) -> TargetScores:
     """Return the scores of a target for the output tensor of a model.
 
@@ -46,10 +58,17 @@ def resolve(
         logits: ``[batch, classes]`` or ``[batch, classes, *space]``; without a class axis there
             is a single class.
         notices: Receives warnings about samples without a voxel of the target.
+        axes: The number of spatial axes of the model's input. None: 2 or 3.
 
     Raises:
         TargetError: The target does not fit the output.
     """
+    if isinstance(target, BoxTarget):
+        raise TargetError(
+            "targets.box explains a detection, but the model returned no boxes with scores. "
+            "Detectors return them in evaluation mode: call model.eval(). Choose the part of the "
+            "output that holds the detections with output=."
+        )
     if callable(target) and not isinstance(target, ClassTarget):
         result = scores.score_callable(target, logits, notices)
     else:
@@ -57,12 +76,34 @@ def resolve(
             logits = logits[:, None]
         if logits.ndim > 2 and all(extent == 1 for extent in logits.shape[2:]):
             logits = logits.flatten(1)
-        if logits.ndim == 3:
+        if logits.ndim == 3 and axes != 1:
             raise TargetError(
                 f"The output has shape {list(logits.shape)}, which is neither [batch, classes] nor "
                 "[batch, classes, *space]: choose a tensor with output=, or pass a callable target."
             )
         result = _as_target(target).score(logits, notices)
+    _log.info("explained: %s", result.target.description)
+    return result
+
+
+def resolve_detections(
+    target: TargetLike, output: Any, detections: Sequence[Detections], notices: Notices
+) -> TargetScores:
+    """Return the scores of a target for the detections of a model.
+
+    Args:
+        target: As in `resolve`.
+        output: What a callable target takes: the detections as the model returned them.
+        detections: The detections in each image.
+        notices: Receives a warning about scores whose gradient vanishes.
+
+    Raises:
+        TargetError: The target does not fit the detections.
+    """
+    if callable(target):
+        result = score_detections_by(target, output, len(detections))
+    else:
+        result = score_detections(_as_box_target(target), detections, notices)
     _log.info("explained: %s", result.target.description)
     return result
 
@@ -74,9 +115,30 @@ def check_target(target: TargetLike) -> TargetLike:
         TargetError: The target is an unknown word.
         InputTypeError: It is of a type that is not accepted.
     """
+    if isinstance(target, BoxTarget):
+        return target
     if not callable(target) or isinstance(target, ClassTarget):
         _as_target(target)
     return target
+
+
+def _as_box_target(target: TargetLike) -> BoxTarget:
+    """Return a target of a detector: a class is the best-scored detection of this class.
+
+    Raises:
+        TargetError: The target is for another kind of output.
+    """
+    if isinstance(target, BoxTarget):
+        return target
+    if target is None or (isinstance(target, str) and target == "best"):
+        return box()
+    if isinstance(target, (str, ClassTarget)):
+        name = repr(target) if isinstance(target, str) else target.description
+        raise TargetError(
+            f"The model returns detections, for which target={name} has no meaning: use "
+            "medcam.targets.box(...), a class, or a callable from the detections to scores [batch]."
+        )
+    return box(label=target)  # type: ignore[arg-type]  # a class, or one per sample: box checks it
 
 
 def _as_target(target: TargetLike) -> ClassTarget:

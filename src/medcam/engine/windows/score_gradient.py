@@ -93,7 +93,7 @@ def score_gradient(
     """
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad():
-        scores = resolve(target, leaf, notices)
+        scores = resolve(target, leaf, notices, axes=leaf.ndim - 2)
         if not scores.values.requires_grad:
             raise NoMapError(
                 "The target's score does not depend on the logits: a callable has to return "

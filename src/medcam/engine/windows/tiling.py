@@ -202,8 +202,10 @@ def _checked_axis(axis: int, count: int) -> int:
     """Return a spatial axis as a number from 0 on.
 
     Raises:
-        InputError: There is no such axis.
+        InputError: There is no such axis, or it is the only one.
     """
+    if count == 1:
+        raise InputError(f"slice_axis={axis}: a signal has one axis and no slices: leave it out.")
     if not -count <= axis < count:
         raise InputError(
             f"slice_axis={axis}: the image has {count} spatial axes; choose an axis from {-count} "

@@ -64,7 +64,7 @@ def read_case(path: Path) -> Scene:
     - ``files["image"]``: the image; without it, the first of the ``inputs`` that is a file;
     - ``files["mask"]``: a region, all voxels that are not 0;
     - ``files["segmentation"]``: labels;
-    - ``extra``: ``name``, ``modality`` and ``scores``, the rows of a table.
+    - ``extra``: ``name``, ``modality``, ``sampling_rate`` and ``scores``, the rows of a table.
 
     Args:
         path: The path of the record, as `medcam.files.write_sidecar` writes it.
@@ -113,6 +113,8 @@ def _scene_from_record(record: Mapping[str, Any], path: Path) -> Scene:
         scores=list(extra.get("scores") or ()),
         provenance=record_for_page(record),
         modality=extra.get("modality"),
+        is_signal=axes == 1,
+        sampling_rate=extra.get("sampling_rate"),
     )
 
 

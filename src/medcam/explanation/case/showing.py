@@ -34,6 +34,7 @@ def show_maps(
     scores: TableRows = (),
     name: str = "Explanation",
     sample: int = 0,
+    sampling_rate: float | None = None,
 ) -> Path:
     """Open the report of `medcam.Explanation.show` in the browser.
 
@@ -50,6 +51,7 @@ def show_maps(
         scores: See `medcam.Explanation.show`.
         name: See `medcam.Explanation.show`.
         sample: See `medcam.Explanation.show`.
+        sampling_rate: See `medcam.Explanation.show`.
 
     Returns:
         The path of the page, in a new temporary folder, which the operating system clears.
@@ -59,7 +61,7 @@ def show_maps(
     """
     scene, background = scene_of(
         maps, image, inputs=inputs, mask=mask, segmentation=segmentation, sample=sample, name=name,
-        scores=list(scores),
+        scores=list(scores), sampling_rate=sampling_rate,
     )  # fmt: skip
     if background is None:
         raise unknown_input("show(image)")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from medcam.explanation.case.names import append_to_name, map_stems
 from medcam.explanation.case.record import build_record, json_row, record_for_page
 from medcam.files import Image, save_map, save_nifti, save_png, write_atomically, write_sidecar
 from medcam.files.formats.itk import ItkGrid
+from medcam.files.formats.npy import save_npy
 from medcam.maps import AttentionMap
 from medcam.views.figures import save_figure
 from medcam.views.montage.drawing import draw_montage
@@ -25,6 +26,9 @@ from medcam.views.report import write_report
 from medcam.views.scene.images import displayed_array
 from medcam.views.scene.scene import scene_of
 from medcam.views.scene.values import Scene
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TableRows = Sequence[Mapping[str, Any]]
 """The rows of a table of scores, each a mapping of column to value."""
@@ -68,8 +72,8 @@ def save_case(
         scores: The rows of a table of scores.
         montage: Whether to write the montage.
         report: Whether to write the report.
-        ending: The file ending of the maps. None: ``.tif`` for pictures, ``.nrrd`` for a geometry
-            that only this format can hold, otherwise ``.nii.gz``.
+        ending: The file ending of the maps. None: ``.npy`` for signals, ``.tif`` for pictures,
+            ``.nrrd`` for a geometry that only this format can hold, otherwise ``.nii.gz``.
         write_further: A function that takes the prefix, writes further files after the maps, and
             returns their paths by role.
         sample: The sample's index in its batch, for the record.
@@ -86,7 +90,7 @@ def save_case(
     extra = {"name": name, "scores": [json_row(row) for row in scores], **(extra or {})}
     scene, _ = scene_of(
         maps, image, mask=mask, segmentation=segmentation, name=name, scores=list(scores),
-        modality=extra.get("modality"),
+        modality=extra.get("modality"), sampling_rate=extra.get("sampling_rate"),
     )  # fmt: skip
     ending = ending or _map_ending(image)
     stems = map_stems(prefix, maps)
@@ -124,6 +128,8 @@ def save_case(
 
 def _map_ending(image: Image) -> str:
     """Return the file ending of raw maps, for a format that can hold the image's geometry."""
+    if len(image.space) == 1:
+        return ".npy"
     if image.affine is None and isinstance(image.source, ItkGrid):
         return ".nrrd"
     if image.affine is None and image.source is None and len(image.space) == 2:
@@ -140,7 +146,15 @@ def _write_array(path: Path, values: NDArray[Any], image: Image) -> Path:
 
 
 def _write_overlays(stems: Sequence[Path], scene: Scene) -> list[Path]:
-    """Write a picture of each map over the image."""
+    """Write a picture of each map over the image, or of each map along the signal."""
+    if scene.is_signal:
+        return [
+            _write_figure(
+                append_to_name(stem, ".png"),
+                draw_montage(replace(scene, maps=[scene_map]), title=scene.name),
+            )
+            for stem, scene_map in zip(stems, scene.maps, strict=True)
+        ]
     return [
         save_png(
             append_to_name(stem, ".png"),
@@ -169,7 +183,9 @@ def _write_shown(
     if not image.paths:
         values = displayed_array(image).astype(np.float32)
         values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
-        if values.ndim == 3 and len(image.space) == 2:
+        if scene.is_signal:
+            paths["image"] = save_npy(append_to_name(prefix, "_image.npy"), values)
+        elif values.ndim == 3 and len(image.space) == 2:
             # A TIFF with one page per colour channel holds float values.
             pages = Image(np.moveaxis(values, 2, 0)[None])
             path = append_to_name(prefix, "_image.tif")
@@ -189,6 +205,10 @@ def _write_shown(
 
 def _write_montage(path: Path, scene: Scene, image: Image) -> Path:
     figure = draw_montage(scene, spacing=image.spacing, title=scene.name)
+    return _write_figure(path, figure)
+
+
+def _write_figure(path: Path, figure: Figure) -> Path:
     return write_atomically(path, lambda temporary: save_figure(figure, temporary))
 
 

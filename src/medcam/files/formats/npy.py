@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medcam.errors import InputError
 from medcam.files.atomic import write_atomically
-from medcam.files.image import Image, to_channels
+from medcam.files.image import Image, sanitize_values, to_channels
 
 
 def read_npy(path: Path, *, volume: int | None, as_channels: bool | None) -> Image:
@@ -22,18 +22,7 @@ def read_npy(path: Path, *, volume: int | None, as_channels: bool | None) -> Ima
         InputError: The file is not ``.npy``, cut off or pickled, has another number of axes, or
             has three or four axes and neither ``volume`` nor ``as_channels`` is given.
     """
-    try:
-        with path.open("rb") as stream:
-            values: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
-            trailing = stream.read(1)
-    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(f"'{path}' cannot be read as a .npy array: {reason}") from error
-    if trailing:
-        raise InputError(
-            f"'{path}' holds more than one array: it is damaged, or was not made by numpy.save. "
-            "Save one array per file."
-        )
+    values = _read_array(path)
     shape = list(values.shape)
     if values.ndim not in (2, 3, 4):
         raise InputError(
@@ -52,6 +41,43 @@ def read_npy(path: Path, *, volume: int | None, as_channels: bool | None) -> Ima
         values[:, None], volume=volume, as_channels=as_channels, path=path, axis="entries"
     )
     return Image(array, paths=(path,))
+
+
+def read_signal(path: Path) -> Image:
+    """Read a 1D signal ``[time]`` or ``[channels, time]``.
+
+    Raises:
+        InputError: The file is not ``.npy``, cut off or pickled, has another number of axes, or
+            values that are not real numbers.
+    """
+    values = _read_array(path)
+    if values.ndim not in (1, 2):
+        raise InputError(
+            f"'{path}' has the shape {list(values.shape)}: a signal is [time] or [channels, time]."
+        )
+    array = values if values.ndim == 2 else values[None]
+    return Image(sanitize_values(array, path, fill=0.0), paths=(path,))
+
+
+def _read_array(path: Path) -> NDArray[np.generic]:
+    """Return the one array of a file.
+
+    Raises:
+        InputError: The file is not ``.npy``, cut off or pickled.
+    """
+    try:
+        with path.open("rb") as stream:
+            values: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
+            trailing = stream.read(1)
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"'{path}' cannot be read as a .npy array: {reason}") from error
+    if trailing:
+        raise InputError(
+            f"'{path}' holds more than one array: it is damaged, or was not made by numpy.save. "
+            "Save one array per file."
+        )
+    return values
 
 
 def save_npy(path: Path, values: NDArray[np.float32]) -> Path:

@@ -17,6 +17,7 @@ from medcam.views.montage.slices import Cut, PlaneName, choose_planes, choose_sl
 from medcam.views.scene.grey_windows import grey_windows
 from medcam.views.scene.grid import Grid, Plane
 from medcam.views.scene.values import Scene
+from medcam.views.signals.drawing import draw_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def draw_montage(
     columns: int | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Return a scene as a figure.
+    """Return a scene as a figure; a signal as curves.
 
     All arguments but those described here are those of `medcam.montage`.
 
@@ -61,6 +62,11 @@ def draw_montage(
         title: See `medcam.montage`.
     """
     _check_options(opacity, threshold, columns, slices, colormap)
+    if scene.is_signal:
+        return draw_curves(
+            scene, maps_only=maps_only, colormap=colormap, opacity=opacity, threshold=threshold,
+            title=title,
+        )  # fmt: skip
     grid = _grid_with_spacing(scene, spacing)
     style = Style(_window_range(scene, window), colormap, opacity, threshold)
     builder = RowBuilder(scene, grid, style, maps_only)

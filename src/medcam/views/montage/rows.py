@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from medcam.views.montage.panels import Panel, PanelRow, Style, View, short_number
+from medcam.views.montage.panels import Panel, PanelRow, Style, View
 from medcam.views.montage.slices import (
     Cut,
     crop_margins,
@@ -18,6 +18,7 @@ from medcam.views.montage.slices import (
 from medcam.views.scene.grey_windows import is_ct
 from medcam.views.scene.grid import Grid, Plane
 from medcam.views.scene.values import Scene, SceneMap
+from medcam.views.texts import short_number
 
 
 class RowBuilder:

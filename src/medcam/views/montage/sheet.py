@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medcam.views.colors import OPACITY_EXPONENT, POSITIVE, SIGNED
-from medcam.views.montage.panels import Panel, PanelRow, Style, one_line, short_number
+from medcam.views.montage.panels import Panel, PanelRow, Style
+from medcam.views.texts import one_line, short_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

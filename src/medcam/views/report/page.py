@@ -6,12 +6,14 @@ from os import PathLike
 from pathlib import Path
 
 from medcam.files.formats.nifti import voxel_sizes
+from medcam.views.figures import to_data_uri
 from medcam.views.report import pictures, tables
 from medcam.views.report.embedded import embed, is_large, start_voxel
 from medcam.views.report.template import embedded_json, render_template, write_page
 from medcam.views.scene.grey_windows import grey_windows
 from medcam.views.scene.grid import Grid
 from medcam.views.scene.values import Scene
+from medcam.views.signals.drawing import draw_curves, thumbnail
 
 _TIMES = "×"  # noqa: RUF001 # the multiplication sign is intended
 _SCRIPTS = ("unpack.js", "readings.js", "marks.js", "viewer.js", "controls.js")  # joined to one
@@ -25,7 +27,7 @@ def render_report(scene: Scene) -> str:
     script, whose hashes are in its content security policy. All names and labels are escaped. The
     readings in the page equal the arrays' values to within half of a step that the page states.
     Maps of more than 256³ voxels are embedded as the means of 2×2×2 voxels, which the page states,
-    too.
+    too. The page of a signal holds its curves as a picture, without a script.
 
     Args:
         scene: The scene to show.
@@ -36,6 +38,16 @@ def render_report(scene: Scene) -> str:
         >>> "<b>" in page, "&lt;b&gt;" in page
         (False, True)
     """
+    if scene.is_signal:
+        return render_template(
+            "signal.html.j2",
+            style="report.css",
+            scene=scene,
+            facts=signal_facts(scene),
+            curves=to_data_uri(draw_curves(scene)) if scene.maps else "",
+            scores=tables.table(scene.scores),
+            provenance=tables.flatten(scene.provenance),
+        )
     grid, previews = scene.grid, previews_of(scene, side=_PREVIEW_SIDE)
     data, blobs = embed(scene)
     return render_template(
@@ -80,6 +92,8 @@ def previews_of(scene: Scene, *, side: int) -> list[str]:
         scene: The scene.
         side: The longer side of each picture, in pixels.
     """
+    if scene.is_signal:
+        return [to_data_uri(thumbnail(scene))]
     grid = scene.grid
     start = start_voxel(scene, grid)
     window = grey_windows(scene.image, modality=scene.modality)[0]
@@ -111,4 +125,20 @@ def _image_facts(scene: Scene, grid: Grid) -> list[str]:
     else:
         height, width = scene.space
         facts.append(f"{width} {_TIMES} {height} pixels")
+    return facts
+
+
+def signal_facts(scene: Scene) -> list[str]:
+    """Return the facts about a signal that stand below the title.
+
+    Example:
+        >>> import numpy as np
+        >>> signal_facts(Scene("a", np.zeros((12, 5000)), is_signal=True, sampling_rate=500))
+        ['12 channels', '5000 samples', '10 s at 500 Hz']
+    """
+    channels, samples = scene.image.shape
+    facts = [f"{channels} channel{'s' if channels > 1 else ''}", f"{samples} samples"]
+    if scene.sampling_rate is not None:
+        seconds = samples / scene.sampling_rate
+        facts.append(f"{seconds:.4g} s at {scene.sampling_rate:.4g} Hz")
     return facts

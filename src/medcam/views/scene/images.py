@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from medcam.errors import InputError, InputTypeError, MaskError
 from medcam.files.arrays import to_array
+from medcam.files.formats.npy import read_signal
 from medcam.files.geometry import Affine, as_affine
 from medcam.files.image import Image
 from medcam.files.reading import read_image, stack_images
@@ -73,7 +75,7 @@ def displayed_array(image: Image) -> NDArray[Any]:
     """Return the array of an image to display.
 
     Pictures of three channels are shown in colour, ``[H, W, 3]``; of all other images the first
-    channel is shown, ``[*space]``.
+    channel is shown, ``[*space]``. Of a signal all channels are shown, ``[channels, time]``.
 
     Example:
         >>> volume, picture = Image(np.zeros((3, 4, 5, 6))), Image(np.zeros((3, 4, 5)))
@@ -82,6 +84,8 @@ def displayed_array(image: Image) -> NDArray[Any]:
     """
     if len(image.array) == 3 and len(image.space) == 2:
         return np.moveaxis(image.array, 0, 2)
+    if len(image.space) == 1:
+        return image.array
     first_channel: NDArray[Any] = image.array[0]
     return first_channel
 
@@ -145,7 +149,12 @@ def labels_of(
 
 
 def read_with_axes(path: str | os.PathLike[str], axes: int) -> Image:
-    """Read a file; the number of spatial axes decides where the format is ambiguous."""
+    """Read a file; the number of spatial axes decides where the format is ambiguous.
+
+    A signal is a ``.npy`` file ``[time]`` or ``[channels, time]``.
+    """
+    if axes == 1:
+        return read_signal(Path(path))
     image = read_image(path, as_channels=True, fill=0.0)
     ambiguous = image.path is not None and image.path.suffix.lower() in _AMBIGUOUS_AXIS
     if len(image.space) != axes and ambiguous:

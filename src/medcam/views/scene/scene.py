@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medcam.files.image import Image
@@ -47,7 +48,7 @@ def scene_of(
         method: See `medcam.montage`.
         layer: See `medcam.montage`.
         **attributes: Further attributes of the `Scene`: ``name``, ``scores``, ``provenance``,
-            ``modality``.
+            ``modality``, ``sampling_rate``.
     """
     axes, batch = maps[0].values.ndim - 2, len(maps[0].values)
     source = inputs if image is None else image
@@ -62,10 +63,9 @@ def scene_of(
     scene_affine = affine if background is None else background.affine
     scene = Scene(
         attributes.pop("name", ""),
-        np.zeros(selected[0].values.shape, np.float32)
-        if background is None
-        else displayed_array(background),
+        _blank(selected[0].values) if background is None else displayed_array(background),
         selected,
+        is_signal=axes == 1,
         affine=scene_affine if axes == 3 else None,  # type: ignore[arg-type]  # Scene validates it
         mask=None if mask is None else mask_of(mask, axes, sample=sample, batch=batch),
         segmentation=None
@@ -74,3 +74,8 @@ def scene_of(
         **attributes,
     )
     return scene, background
+
+
+def _blank(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a blank image under a map: ``[*space]``, or for a signal ``[1, time]``."""
+    return np.zeros_like(values if values.ndim > 1 else values[None])

@@ -179,9 +179,9 @@ def _list_targets(maps: Sequence[AttentionMap], sample: int) -> str:
 
 def _map_from_array(array: Any) -> AttentionMap:
     values = to_map(array)
-    if values.ndim in (2, 3):
+    if values.ndim in (1, 2, 3):
         values = values[None, None]
-    if values.ndim not in (4, 5):
+    elif values.ndim not in (4, 5):
         raise InputError(
             f"An array of maps is [*space] or [batch, targets, *space], not {list(values.shape)}."
         )

@@ -20,8 +20,8 @@ class SceneMap:
     """One map of a scene.
 
     Attributes:
-        values: The raw map on the image's grid, ``[X, Y, Z]`` or ``[H, W]``, finite; kept as
-            float32.
+        values: The raw map on the image's grid, ``[X, Y, Z]``, ``[H, W]`` or ``[time]``, finite;
+            kept as float32.
         method: The method's name for display, e.g. ``"Grad-CAM"``.
         layer: The layer; None for methods without one.
         target: What was explained, in words.
@@ -64,7 +64,8 @@ class Scene:
     Attributes:
         name: The title, usually the name of the case.
         image: ``[X, Y, Z]`` as nibabel and MONAI read it, ``[H, W]`` or ``[H, W, 3]``; real numbers
-            of any range. Values that are not finite are drawn black.
+            of any range. Values that are not finite are drawn black. Of a signal, ``[channels,
+            time]``.
         maps: The maps, on the image's grid.
         affine: From voxel indices to RAS+ mm, 4x4, of a volume. None: the orientation is unknown,
             and neither sides nor positions in mm are shown. A 2D image has no affine.
@@ -75,6 +76,9 @@ class Scene:
         provenance: How the maps were made; may hold nested mappings and lists.
         modality: ``"CT"``: values are Hounsfield units, and the grey windows of CT can be chosen.
             None: the same if the values look like Hounsfield units, see `is_ct`.
+        is_signal: Whether the image is a 1D signal, such as an ECG.
+        sampling_rate: Of a signal, the number of samples in a second. None: unknown, so the time
+            axis counts samples.
 
     Raises:
         InputError: The shape of the image, the affine or a map does not fit, or a 2D image has an
@@ -97,12 +101,20 @@ class Scene:
     scores: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     modality: str | None = None
+    is_signal: bool = False
+    sampling_rate: float | None = None
 
     def __post_init__(self) -> None:
         image = to_array(self.image, "The image")
-        if image.size == 0 or image.ndim not in (2, 3):
+        if image.size == 0 or image.ndim not in ((2,) if self.is_signal else (2, 3)):
             raise InputError(
-                f"The image of a report is [X, Y, Z], [H, W] or [H, W, 3], not {list(image.shape)}."
+                f"The image of a report is [X, Y, Z], [H, W] or [H, W, 3], and a signal [channels, "
+                f"time], not {list(image.shape)}."
+            )
+        rate = self.sampling_rate
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < float("inf")):
+            raise InputError(
+                f"sampling_rate={rate!r}: give the number of samples in a second, above 0."
             )
         image = image.astype(np.uint8) if image.dtype == np.bool_ else image
         object.__setattr__(self, "image", image)
@@ -132,7 +144,9 @@ class Scene:
 
     @property
     def space(self) -> tuple[int, ...]:
-        """The extents of the image without its colour channels."""
+        """The extents of the image without colour channels, of a signal without channels."""
+        if self.is_signal:
+            return self.image.shape[1:]
         return self.image.shape if self.is_volume else self.image.shape[:2]
 
     @property

@@ -49,7 +49,7 @@ def deviation(net, shape, *, tolerated: float = 1e-9) -> int:
     for axis in space:
         image = coordinates(shape, axis)
         tracer = Tracer([image])
-        with tracer, torch.no_grad():
+        with tracer.following(net.modules()), torch.no_grad():
             output = net(image)
         geometry = tracer.origins(output)[0]
         assert isinstance(geometry, Geometry), geometry
@@ -87,6 +87,7 @@ def conv(rank, **options):
         {"kernel_size": 7, "stride": 2, "padding": 3},
         {"kernel_size": 3, "dilation": 3, "padding": 3},
         {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "circular", "stride": 2},
         {"kernel_size": 3, "padding": 1, "padding_mode": "replicate", "stride": 3},
         {"kernel_size": 5, "stride": 2, "padding": "valid"},
         {"kernel_size": 5, "padding": "same", "dilation": 2},
@@ -290,7 +291,8 @@ class Unpadded(nn.Module):
     def __init__(self):
         super().__init__()
         self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3), nn.Conv2d(o, o, 3)) for i, o in ((1, 2), (2, 4), (4, 8))
+            nn.Sequential(nn.Conv2d(i, o, 3), nn.Conv2d(o, o, 3))
+            for i, o in ((1, 2), (2, 4), (4, 8))
         )
         self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, 2) for i, o in ((8, 4), (4, 2)))
         self.merge = nn.ModuleList(

@@ -6,6 +6,9 @@ although one bit per value is enough. The functions here call the same kernels, 
 backward, with a placeholder in place of the saved input. Predictions and gradients are the same
 bit for bit, except for a NaN in a LeakyReLU, for which no map is made anyway.
 
+A deep copy of a tensor in the graph is a clone. PyTorch refuses it, so that a detector that copies
+its boxes would fail only because medcam enabled gradients.
+
 Unsupported cases run PyTorch's own operation: parameters that require gradients, tensor
 subclasses, memory layouts that are not contiguous, padding by name.
 """
@@ -24,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from medcam.engine.memory.lean.common import Rule
 from medcam.engine.memory.lean.convolutions import convolution
+from medcam.engine.memory.lean.copies import deepcopy
 from medcam.engine.memory.lean.normalisations import batch_norm, instance_norm
 from medcam.engine.memory.lean.pooling import avg_pool, max_pool
 from medcam.engine.memory.lean.rectifiers import leaky_relu, relu
@@ -145,6 +149,7 @@ _RULES: dict[Any, Rule] = {
     torch.conv3d: convolution(3, transposed=False),
     torch.conv_transpose2d: convolution(2, transposed=True),
     torch.conv_transpose3d: convolution(3, transposed=True),
+    Tensor.__deepcopy__: deepcopy,
     F.batch_norm: batch_norm,
     F.instance_norm: instance_norm,
     F.relu: relu,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,9 +125,13 @@ class Placements:
         self._runs: dict[str, int] = {}
         self._keep = (memories, signature)
 
-    def tracing(self) -> AbstractContextManager[Any]:
-        """Return the context in which the model runs."""
-        return nullcontext() if self._tracer is None else self._tracer
+    def tracing(self, modules: Iterable[nn.Module]) -> AbstractContextManager[Any]:
+        """Return the context in which the model runs.
+
+        Args:
+            modules: All modules of the model.
+        """
+        return nullcontext() if self._tracer is None else self._tracer.following(modules)
 
     def record(self, layer: str, output: Any) -> Mapping[str, PlacedTensor]:
         """Return the tensors of a layer's output in one run, by their path."""
@@ -146,11 +150,12 @@ class Placements:
 
     def main_tensor(
         self, layer: str, output: Any, chosen: int | None, module: nn.Module
-    ) -> MainTensor | str:
+    ) -> list[MainTensor] | str:
         """Return the first tensor of a layer's output that lies on an image.
 
-        Of a tensor that several images have entered, the first image counts. Tuples (hidden state,
-        attention weights) and dicts are searched, too.
+        Of a tensor that several images have entered, the first image counts; if it holds the
+        features of several images beside each other, each counts. Tuples (hidden state, attention
+        weights) and dicts are searched, too.
 
         Args:
             layer: The layer's name.
@@ -159,7 +164,7 @@ class Placements:
             module: The layer.
 
         Returns:
-            The tensor, or the reason why there is none.
+            The tensor, once for each image; or the reason why there is none.
         """
         placed = self.record(layer, output)
         reason = ""
@@ -172,11 +177,16 @@ class Placements:
             numbers = self._images_of(item, chosen)
             if not numbers:
                 reason = reason or self._elsewhere(item, tensor, chosen)
+            mains = []
             for number in numbers:
                 layout = item.layout(number, self._images[number].shape, module)
-                if isinstance(layout, Layout):
-                    return MainTensor(tensor, path, number, tuple(numbers), layout)
-                reason = reason or layout
+                if isinstance(layout, str):
+                    reason = reason or layout
+                elif not mains or (layout.is_beside and mains[0].layout.is_beside):
+                    seen = (number,) if layout.is_beside else tuple(numbers)
+                    mains.append(MainTensor(tensor, path, number, seen, layout))
+            if mains:
+                return mains
         return reason or f"its output is {describe(output)}, which is no image"
 
     def _images_of(self, item: PlacedTensor, chosen: int | None) -> list[int]:

@@ -45,6 +45,7 @@ class Arrangement:
         kind: "channels first", "channels last", "tokens" if axes of the image share one of the
             tensor before the channels, or "rearranged".
         absent: The map's axes that the tensor does not run along: it is one cell there.
+        is_beside: Whether the tensor also holds features of other images, beside these.
         whole_batch: The number of samples of the image; ``batch`` is smaller if the network takes
             the samples one after the other.
     """
@@ -64,6 +65,7 @@ class Arrangement:
     is_plain: bool
     kind: Literal["channels first", "channels last", "tokens", "rearranged"]
     absent: tuple[int, ...]
+    is_beside: bool
     whole_batch: int
 
     def of(self, tensor: Tensor) -> Tensor:
@@ -166,6 +168,9 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         is_plain=is_plain and not is_rolled,
         kind=kind or _kind(leaves, channels, spaces),
         absent=tuple(axis for axis in map_axes if not by_axis[axis]),
+        is_beside=any(
+            part.inner and part.axes <= {0} for parts in geometry.dims for part in parts
+        ),
         whole_batch=shape[0],
     )
 

@@ -9,17 +9,20 @@ subclasses are no obstacle.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medcam.engine.model.placement.geometry import Geometry, UnplacedError
 from medcam.engine.model.placement.rules.call import Call, elementwise
+from medcam.engine.model.placement.rules.modules import module_rule
 from medcam.engine.model.placement.rules.registry import RULES
 
 _log = logging.getLogger("medcam")
@@ -59,6 +62,47 @@ class Tracer(TorchDispatchMode):
         self._storages: dict[int, _Storage] = {}
         for number, image in enumerate(images):
             self._add(image, {number: Geometry.of_image(image.shape)})
+
+    @contextmanager
+    def following(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """Enter the mode, and follow modules whose operations do not tell where their cells lie.
+
+        These are recurrent layers, whose every step depends on the steps before it, and circular
+        padding, which copies parts of a tensor.
+
+        Args:
+            modules: All modules of the model.
+        """
+        handles = [
+            # prepended last, so that other hooks find the result
+            module.register_forward_hook(partial(self._follow_module, rule), prepend=True)
+            for module in modules
+            if (rule := module_rule(module)) is not None
+        ]
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _follow_module(self, rule: Any, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Record the origins of a module's output by the rule of the module."""
+        result = output[0] if isinstance(output, tuple) else output
+        if not inputs or not isinstance(inputs[0], Tensor) or not isinstance(result, Tensor):
+            return
+        origins: Origins = {}
+        for image, geometry in self.origins(inputs[0]).items():
+            try:
+                origins[image] = (
+                    rule(module, geometry, tuple(result.shape))
+                    if isinstance(geometry, Geometry)
+                    else geometry
+                )
+            except UnplacedError as error:
+                origins[image] = str(error)
+        if origins:
+            self._add(result, origins)
 
     def origins(self, tensor: Tensor) -> Origins:
         """Return the images that a tensor comes from, with its geometry on each.
@@ -124,9 +168,8 @@ class Tracer(TorchDispatchMode):
         found: list[Origins] = [{} for _ in tensors]
         for image in images:
             geometries = _geometries(
-                func, name, arguments, {i: o[image] for i, o in origins.items() if image in o},
-                shapes,
-            )  # fmt: skip
+                func, name, arguments, origins, image, shapes
+            )
             for item, geometry in zip(found, geometries, strict=False):
                 if geometry is not None:
                     item[image] = geometry
@@ -153,7 +196,8 @@ class Tracer(TorchDispatchMode):
         if storage is None:
             storage = self._storages[memory._cdata] = _Storage(StorageWeakRef(memory))
         elif overwrites and tensor.numel() * tensor.element_size() != memory.nbytes():
-            storage.views.clear()  # a part of it was written: the whole is of several origins
+            if not _same_places(storage.views.get(_view_key(tensor)), origins):
+                storage.views.clear()  # a part of it was written: the whole is of several origins
         for image in origins:
             storage.whole.setdefault(image, "a part of a tensor was written in place")
         if origins == {ANY_IMAGE: _UNWRITTEN}:
@@ -185,11 +229,25 @@ def _view_key(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.storage_offset(), tuple(tensor.shape), strides
 
 
+def _same_places(before: Origins | None, after: Origins) -> bool:
+    """Return whether a tensor lies where it did before it was changed in place."""
+    if before is None or set(before) != set(after):
+        return False
+    for image, earlier in before.items():
+        later = after[image]
+        if not isinstance(earlier, Geometry) or not isinstance(later, Geometry):
+            return False
+        if (earlier.dims, earlier.start) != (later.dims, later.start):
+            return False
+    return True
+
+
 def _geometries(
     func: Any,
     name: str,
     arguments: Mapping[str, Any],
-    origins: Mapping[int, Geometry | str],
+    origins: Mapping[int, Origins],
+    image: int,
     shapes: Sequence[tuple[int, ...]],
 ) -> list[Geometry | str | None]:
     """Return the geometry of each result on one image, or the reason why it is unknown.
@@ -198,21 +256,24 @@ def _geometries(
         func: The operation.
         name: Its name.
         arguments: The arguments by name.
-        origins: The geometry of each tensor of the image, by id, or the reason.
+        origins: The origins of each tensor, by id.
+        image: The number of the image.
         shapes: The shapes of the results.
     """
-    geometries = {key: item for key, item in origins.items() if isinstance(item, Geometry)}
-    reasons = [item for item in origins.values() if isinstance(item, str)]
+    of_image = {key: item[image] for key, item in origins.items() if image in item}
+    geometries = {key: item for key, item in of_image.items() if isinstance(item, Geometry)}
     if not geometries:
-        return [reasons[0]] * len(shapes)
+        reason = next(item for item in of_image.values() if isinstance(item, str))
+        return [reason] * len(shapes)
     rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
     if rule is None and torch.Tag.pointwise in func.tags:
         rule = elementwise
     if rule is None:
         return [f"the operation {name!r} is not followed"] * len(shapes)
+    unknown, foreign = set(of_image) - set(geometries), set(origins) - set(of_image)
+    call = Call(arguments, geometries, frozenset(unknown), frozenset(foreign), shapes)
     try:
-        unknown = frozenset(key for key, item in origins.items() if isinstance(item, str))
-        result = rule(Call(arguments, geometries, unknown, shapes))
+        result = rule(call)
     except UnplacedError as error:
         return [f"{error} (operation {name!r})"] * len(shapes)
     except Exception:  # noqa: BLE001  # rules see any program's arguments; see below

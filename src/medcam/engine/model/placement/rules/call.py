@@ -30,12 +30,14 @@ class Call:
         arguments: The arguments by their names in the schema.
         geometries: The geometry of every tensor that runs along the image, by its id.
         unknown: The ids of tensors of the image whose geometry is unknown.
+        foreign: The ids of tensors that come from other images, and not from this one.
         shapes: The shapes of the results.
     """
 
     arguments: Mapping[str, Any]
     geometries: Mapping[int, Geometry]
     unknown: frozenset[int]
+    foreign: frozenset[int]
     shapes: Sequence[tuple[int, ...]]
 
     def __getitem__(self, name: str) -> Any:
@@ -78,8 +80,9 @@ def joined(geometries: Sequence[Geometry], shape: Sequence[int]) -> Geometry:
             index = dim - len(shape) + len(geometry.dims)
             if index >= 0 and size_of(geometry.dims[index]) == size:
                 choices.append(merged(geometry.dims[index]))
+        plain = next((parts for parts in choices if any(p.inner for p in parts)), nothing(size))
         choices = [parts for parts in choices if axes_of(parts)][: 1 if size == 1 else None]
-        best = max(choices, key=lambda parts: len(axes_of(parts)), default=nothing(size))
+        best = max(choices, key=lambda parts: len(axes_of(parts)), default=plain)
         for other in choices:
             same = [(p.axis, p.size, p.before) for p in flat(other)] == [
                 (p.axis, p.size, p.before) for p in flat(best)

@@ -64,7 +64,7 @@ def _concatenated(call: Call, tensors: Sequence[Tensor], dim: int, *, stacked: b
         # a skip connection counts more still than in a sum (docs/decisions.md: found by experiment)
         weights = [size / geometry.volume for _, size, geometry in pieces]
         result = combined(geometries, others.dims, lambda i: weights[i])
-        return result.with_dim(dim, nothing(low))
+        return result.with_dim(dim, _own_place(call, tensors, pieces, low))
     before, size, largest = max(along, key=lambda piece: piece[1])
     if size == low:
         return joined([largest], call.shape)
@@ -74,6 +74,20 @@ def _concatenated(call: Call, tensors: Sequence[Tensor], dim: int, *, stacked: b
         largest.start[a] if a in axes else others.start[a] for a in range(len(others.start))
     )
     return Geometry(others.with_dim(dim, inner).dims, start, others.width, largest.rolled)
+
+
+def _own_place(
+    call: Call,
+    tensors: Sequence[Tensor],
+    pieces: Sequence[tuple[int, int, Geometry]],
+    total: int,
+) -> Parts:
+    """Return an axis of features, and which of it is of this image if others have the rest."""
+    low, high = pieces[0][0], pieces[-1][0] + pieces[-1][1]
+    in_a_row = sum(size for _, size, _ in pieces) == high - low
+    if not in_a_row or not any(id(tensor) in call.foreign for tensor in tensors):
+        return nothing(total)
+    return (Part(total, before=low, inner=(Part(high - low),)),)
 
 
 def _row_of_slices(
