@@ -40,6 +40,7 @@ from medcam.engine.capture import (
     copy_for_model,
     last_connected,
 )
+from medcam.engine.model.copies import strided_copy
 from medcam.engine.model.layouts import Layout
 from medcam.engine.model.nested import tensors
 from medcam.errors import NoMapError
@@ -117,7 +118,7 @@ class AutoRecorder(Recorder):
         """
         self._recorded_run[name] = self._run_counts[name]
         if self._restart:
-            tensor = tensor.clone() if tensor.is_inference() else tensor
+            tensor = strided_copy(tensor) if tensor.is_inference() else tensor
             stored = tensor.detach().requires_grad_()
         else:
             stored = self._graph_node(tensor)

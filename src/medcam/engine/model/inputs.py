@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medcam.engine.model.copies import strided_copy
 from medcam.errors import InputError
 
 
@@ -60,8 +61,8 @@ def with_leaf(
     if image.requires_grad:
         leaf = image
     else:
-        leaf = (image.clone() if image.is_inference() else image).detach().requires_grad_()
-    copy = leaf.clone()
+        leaf = (strided_copy(image) if image.is_inference() else image).detach().requires_grad_()
+    copy = strided_copy(leaf)
     if isinstance(name, int):
         return (*args[:name], copy, *args[name + 1 :]), kwargs, leaf
     return args, {**kwargs, name: copy}, leaf

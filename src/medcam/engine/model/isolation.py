@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
+from medcam.engine.model.copies import strided_copy
 from medcam.engine.model.devices import autocast_dtype
 from medcam.engine.model.nested import map_tensors, tensors
 
@@ -121,7 +122,7 @@ def _without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _copy(tensor: Tensor) -> Tensor:
     """Return a copy that can be saved for a backward pass; a parameter stays a parameter."""
-    copy = tensor.detach().clone()
+    copy = strided_copy(tensor.detach())
     return nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
 
 
@@ -148,7 +149,7 @@ def detached_inputs(value: Any) -> Any:
 
     def detach(tensor: Tensor) -> Tensor:
         if tensor.is_inference():
-            return tensor.clone()
+            return strided_copy(tensor)
         return tensor.detach() if tensor.requires_grad else tensor
 
     return map_tensors(value, detach)
