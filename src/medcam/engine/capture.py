@@ -23,6 +23,7 @@ from medcam.engine.graph import depends_on
 from medcam.engine.model import layouts
 from medcam.engine.model.copies import graph_node, strided_copy
 from medcam.engine.model.layouts import Layout
+from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import describe, map_tensors, without_subclass
 from medcam.errors import NoMapError
 
@@ -230,7 +231,7 @@ class Recorder:
             tensor = strided_copy(tensor)
         if self.on_graph_start is not None and self._recording:
             self.on_graph_start()
-        return tensor.detach().requires_grad_()
+        return new_leaf(tensor)
 
     def activations(self, scores: Tensor) -> list[Activation]:
         """Return one activation for each layer that ran and lies on the image.

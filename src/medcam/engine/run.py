@@ -19,7 +19,7 @@ from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.gather import gather
-from medcam.engine.memory import checkpointing, lean
+from medcam.engine.memory import checkpointing, lean, reentrant
 from medcam.engine.model import isolation, layers, outputs
 from medcam.engine.model.inputs import main_input, with_leaf
 from medcam.engine.model.nested import without_subclass
@@ -180,7 +180,9 @@ def _record(
         if not keep_graph:
             stack.enter_context(isolation.frozen_parameters(prepared.modules))
             args, kwargs = isolation.detached_inputs((args, dict(kwargs)))
-        modes = partial(_forward_modes, request, save_less)
+        transparent = partial(reentrant.transparent, prepared.modules, keep_graph=keep_graph)
+        stack.enter_context(transparent())
+        modes = partial(_forward_modes, request, save_less, transparent)
         blocks = _checkpointed_blocks(prepared, args, kwargs, modes)
         leaf = None
         if any(method.of_input for method in request.methods):
@@ -198,7 +200,8 @@ def _record(
         )
         warn_of_probabilities(logits)
         scores = resolution.resolve(request.target, logits, notices)
-        evidence = gather(request, recorder, scores.values, leaf, keep_graph, notices)
+        with isolation.separate_buffers(prepared.modules if keep_graph else ()):
+            evidence = gather(request, recorder, scores.values, leaf, keep_graph, notices)
         with isolation.full_precision(prepared.image.device.type):
             maps = assemble(request, evidence, scores, prepared.shape, notices)
             notice_cancelling(notices, evidence.zero_weights)
@@ -271,9 +274,12 @@ def _checkpointed_blocks(
 
 
 @contextmanager
-def _forward_modes(request: Request, save_less: bool) -> Iterator[None]:
-    """Enter the torch-function modes that the forward pass runs under."""
+def _forward_modes(
+    request: Request, save_less: bool, transparent: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Enter the modes that the forward pass, and the recomputation of a block, run under."""
     with (
+        transparent(),
         guided.VisibleRectifiers() if "guided_gradients" in request.evidence else nullcontext(),
         lean.LeanBackward() if save_less else nullcontext(),
     ):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from medcam.engine.model.copies import strided_copy
+from medcam.engine.model.leaves import new_leaf
 from medcam.errors import InputError
 
 
@@ -61,7 +62,7 @@ def with_leaf(
     if image.requires_grad:
         leaf = image
     else:
-        leaf = (strided_copy(image) if image.is_inference() else image).detach().requires_grad_()
+        leaf = new_leaf(strided_copy(image) if image.is_inference() else image)
     copy = strided_copy(leaf)
     if isinstance(name, int):
         return (*args[:name], copy, *args[name + 1 :]), kwargs, leaf

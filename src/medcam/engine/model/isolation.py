@@ -64,7 +64,7 @@ def frozen_parameters(modules: Sequence[nn.Module]) -> Iterator[None]:
     no_inference = (
         torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     )
-    with no_inference, torch.enable_grad(), _without_gradients(modules):
+    with no_inference, torch.enable_grad(), without_gradients(modules):
         try:
             yield
         finally:
@@ -87,7 +87,7 @@ def _detach_stored_tensors(modules: Sequence[nn.Module]) -> None:
 
 
 @contextmanager
-def _without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
+def without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Switch off the parameters' requires_grad, and replace inference tensors by copies."""
     trainable: list[Tensor] = []
     replaced: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
@@ -124,6 +124,29 @@ def _copy(tensor: Tensor) -> Tensor:
     """Return a copy that can be saved for a backward pass; a parameter stays a parameter."""
     copy = strided_copy(tensor.detach())
     return nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
+
+
+@contextmanager
+def separate_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Give modules in training mode copies of their buffers, and restore their own afterwards.
+
+    A backward pass through activation checkpointing runs blocks again, which would update the
+    running statistics of their batch norms once more.
+    """
+    replaced = [
+        (module._buffers, dict(module._buffers))
+        for module in modules
+        if module.training and module._buffers
+    ]
+    try:
+        for buffers, own in replaced:
+            buffers.update(
+                {name: buffer if buffer is None else buffer.clone() for name, buffer in own.items()}
+            )
+        yield
+    finally:
+        for buffers, own in replaced:
+            buffers.update(own)
 
 
 def eager(modules: Sequence[nn.Module]) -> Any:
