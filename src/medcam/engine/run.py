@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from medcam.engine import guided
+from medcam.engine import guided, own_input
 from medcam.engine.assemble import assemble
 from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.capture import Recorder
@@ -71,7 +71,8 @@ def run(
     """
     try:
         prepared = _prepare(request, model, args, kwargs)
-        recorded = _record(prepared, call, args, kwargs, keep_graph, save_less)
+        record = partial(_record, prepared, call, args, kwargs, keep_graph, save_less)
+        recorded = own_input.retried(record, prepared.image)
         return _finish(prepared, recorded, keep_graph)
     except RuntimeError as error:
         if request.memory == "low" and checkpointing.caused(error):
@@ -170,6 +171,7 @@ def _record(
     kwargs: Mapping[str, Any],
     keep_graph: bool,
     save_less: bool,
+    own: Tensor | None = None,
 ) -> _Recorded:
     """Run the model under hooks, score its output, and make the maps from the gradients."""
     request, notices = prepared.request, prepared.notices
@@ -186,7 +188,7 @@ def _record(
         blocks = _checkpointed_blocks(prepared, args, kwargs, modes)
         leaf = None
         if any(method.of_input for method in request.methods):
-            args, kwargs, leaf = with_leaf(args, dict(kwargs), prepared.input_name)
+            args, kwargs, leaf = with_leaf(args, dict(kwargs), prepared.input_name, own)
         recorder = stack.enter_context(_recorder(prepared, restart=not keep_graph))
         forward_context: AbstractContextManager[None] = modes()
         if not prepared.choice.automatic and leaf is None and save_less:
@@ -198,6 +200,7 @@ def _record(
         logits = outputs.select(
             output, request.output, batch=len(prepared.image), space=prepared.space
         )
+        own_input.require_used(logits, leaf, own)
         warn_of_probabilities(logits)
         scores = resolution.resolve(request.target, logits, notices)
         with isolation.separate_buffers(prepared.modules if keep_graph else ()):

@@ -46,7 +46,7 @@ def first_image(
 
 
 def with_leaf(
-    args: tuple[Any, ...], kwargs: dict[str, Any], name: int | str
+    args: tuple[Any, ...], kwargs: dict[str, Any], name: int | str, own: Tensor | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
     """Return the inputs with the main one attached to a leaf, and that leaf.
 
@@ -57,8 +57,11 @@ def with_leaf(
         args: The positional inputs of the model.
         kwargs: Its keyword inputs.
         name: The position or keyword of the main input.
+        own: The leaf if it is the caller's own tensor (`medcam.engine.own_input`).
     """
-    image = args[name] if isinstance(name, int) else kwargs[name]
+    image = own
+    if image is None:
+        image = args[name] if isinstance(name, int) else kwargs[name]
     if image.requires_grad:
         leaf = image
     else:
