@@ -14,7 +14,7 @@ import torch
 from medcam.errors import InputError, InputTypeError, warn
 from medcam.files.arrays import robust_max, to_map
 from medcam.files.atomic import write_atomically
-from medcam.files.geometry import Affine, as_affine, is_sheared, spacing_of
+from medcam.files.geometry import Affine, affine_of, as_affine, is_sheared, spacing_of
 
 # The fields of a NIfTI header that hold the geometry; they are copied bit by bit.
 _GEOMETRY_FIELDS = (
@@ -39,8 +39,8 @@ def save_nifti(path: str | os.PathLike[str], volume: object, reference: object =
         reference: The geometry. From a nibabel image or its path, the sform and qform with their
             codes, the spacing and the units are copied bit by bit; other header fields (names,
             dates) are not. Also a 4x4 affine from voxel indices to RAS+ millimetres, or any object
-            with an ``affine``, such as MONAI's MetaTensor. None is the identity, with one warning
-            per process.
+            with an ``affine``, such as MONAI's MetaTensor, in RAS or LPS. None is the identity,
+            with one warning per process.
 
     Raises:
         InputError: The volume is not finite, or not of three axes, or of another shape than the
@@ -87,7 +87,8 @@ def voxel_sizes(reference: object) -> tuple[float, float, float]:
     """
     if isinstance(reference, str | os.PathLike):
         reference = _load(reference)
-    x, y, z = spacing_of(as_affine(getattr(reference, "affine", reference)))
+    affine = affine_of(reference)
+    x, y, z = spacing_of(as_affine(reference if affine is None else affine))
     scale = unit_in_mm(getattr(reference, "header", None))
     return x * scale, y * scale, z * scale
 
@@ -126,7 +127,7 @@ def reference_for_shape(reference: Any, shape: Sequence[int], space: Sequence[in
     if reference is None:
         return None
     image = _load(reference) if isinstance(reference, str | os.PathLike) else reference
-    affine = getattr(image, "affine", None)
+    affine = affine_of(image)
     if affine is None:
         image_shape = tuple(space)
     else:  # the spatial axes are the last of a tensor, the first of a nibabel image
@@ -191,7 +192,7 @@ def _affine_from_reference(shape: tuple[int, ...], reference: object) -> Affine:
     if reference is None:
         _warn_identity()
         return np.eye(4)
-    affine = getattr(reference, "affine", None)
+    affine = affine_of(reference)
     if affine is None:
         if not isinstance(reference, torch.Tensor | np.ndarray | Sequence):
             raise InputTypeError(
