@@ -87,8 +87,10 @@ def inject(
         normalize: Whether returned maps are scaled for display, [0, 1] for each sample (signed:
             [-1, 1]); False returns raw units. Saved NIfTI files are always raw.
         colormap: The name of a matplotlib colour map for PNGs; None picks one.
-        reference: The image whose geometry saved 3D maps take: a path, nibabel image or 4×4
-            affine. None takes the input's own affine if it has one (MONAI's MetaTensor).
+        reference: The geometry of saved 3D maps in all calls: a 4×4 affine, or the image of the
+            one case that is explained, as a path or nibabel image. For several cases give it with
+            each call, ``model(x, reference=...)``. None takes the input's own affine if it has one
+            (MONAI's MetaTensor), which also takes precedence over an image given here.
         memory: "low" needs less memory and more time (see `medcam.explain`).
 
     Raises:

@@ -42,9 +42,13 @@ class InjectedModel(nn.Module):
                 tensor is the label, a tensor with spatial axes the mask.
             **kwargs: The model's keywords, and medcam's: ``label`` (what is explained in this
                 call), ``mask`` (the ground truth, ``[batch, 1, *space]``, ``[batch, *space]`` or
-                ``[*space]``), ``raw_input`` (the images that 2D maps are drawn over). A model
-                whose own forward has a parameter of that name gets it; medcam's is then
-                ``medcam_label``, ``medcam_mask``, ``medcam_raw_input``.
+                ``[*space]``), ``raw_input`` (the images that 2D maps are drawn over),
+                ``reference`` (the image whose geometry 3D maps take in this call: for one sample
+                a path, nibabel image or MetaTensor, for several a list of these; or an affine),
+                ``data_shape`` (the spatial shape of the maps in this call; both as in
+                `medcam.inject`). A model whose own forward has a parameter of that name gets it
+                (``reference`` and ``data_shape`` also if it takes any keyword); medcam's is then
+                ``medcam_label``, ``medcam_mask``, ``medcam_reference`` and so on.
 
         Returns:
             What the model returns; see ``replace``, ``return_attention`` and ``return_score`` of

@@ -12,6 +12,7 @@ import numpy as np
 from medcam.errors import InputError
 from medcam.explanation.explanation import Explanation
 from medcam.injection.arguments import CallArguments
+from medcam.injection.placement import Placement
 from medcam.injection.settings import Settings
 from medcam.maps import AttentionMap, MapKey
 
@@ -37,6 +38,7 @@ class Recording:
         self._user_maps = 0
         self._pickled: list[np.ndarray] = []
         self._evaluator: Evaluator | None = None
+        self._placement = Placement(settings.reference)
         if settings.output_dir is not None:
             from medcam.files.folder import make_folder
 
@@ -148,13 +150,10 @@ class Recording:
     ) -> None:
         """Write one map ``[*space]`` as a PNG (2D) or NIfTI file (3D)."""
         from medcam.explanation.single_file import save
-        from medcam.files.formats.nifti import reference_for_shape
 
         is_picture, reference = values.ndim == 2, None
         if not is_picture:
-            reference = reference_for_shape(
-                self._reference(arguments, sample), values.shape, arguments.space
-            )
+            reference = self._placement.reference(arguments, sample, values.shape)
         save(
             values,
             path.with_name(path.name + (".png" if is_picture else ".nii.gz")),
@@ -177,36 +176,31 @@ class Recording:
             raise InputError("Nothing can be saved without a folder: inject(..., output_dir=...).")
         return folder / safe_name(key) if isinstance(key, str) else folder
 
-    def _reference(self, arguments: CallArguments, sample: int) -> Any:
-        """Return the image whose geometry a map takes: the setting, or an input with an affine."""
-        image = arguments.image
-        if self._settings.reference is None and image is not None and hasattr(image, "affine"):
-            return image[sample]
-        return self._settings.reference
-
     def _score(self, explanation: Explanation, arguments: CallArguments) -> dict[str, list[float]]:
         """Return the scores of a call by layer; the evaluator keeps them."""
+        from medcam.evaluation.metrics import METRICS
         from medcam.injection.scoring import score_maps
 
-        image = arguments.image
-        batch = 0 if image is None else len(image)
+        batch = 0 if arguments.image is None else len(arguments.image)
+        grids = {arguments.space, *(tuple(i.values.shape[2:]) for i in explanation.maps.values())}
+        metric = (
+            METRICS.get(self._settings.metric) if isinstance(self._settings.metric, str) else None
+        )
+        spacings = [
+            self._placement.spacing(
+                arguments, sample, np.shape(arguments.mask)[-3:], grids,
+                counts=metric is not None and "spacing" in metric.options,
+            )
+            for sample in range(batch)
+        ]  # fmt: skip
         return score_maps(
             explanation.maps,
             arguments.mask,
             self._evaluator_of_all_calls(),
             call=self._calls,
             space=arguments.space,
-            spacings=[self._spacing(arguments, sample) for sample in range(batch)] or None,
+            spacings=spacings or None,
         )
-
-    def _spacing(self, arguments: CallArguments, sample: int) -> tuple[float, ...] | None:
-        """Return a sample's voxel size in mm; None for a picture or without a geometry."""
-        from medcam.files.formats.nifti import voxel_sizes
-
-        reference = self._reference(arguments, sample)
-        if reference is None or len(arguments.space) != 3:
-            return None
-        return voxel_sizes(reference)
 
     def _evaluator_of_all_calls(self) -> Evaluator:
         """Return the evaluator, made at the first call that is scored."""

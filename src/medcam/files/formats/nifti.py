@@ -128,12 +128,7 @@ def reference_for_shape(reference: Any, shape: Sequence[int], space: Sequence[in
         return None
     image = _load(reference) if isinstance(reference, str | os.PathLike) else reference
     affine = affine_of(image)
-    if affine is None:
-        image_shape = tuple(space)
-    else:  # the spatial axes are the last of a tensor, the first of a nibabel image
-        image_shape = tuple(
-            image.shape[-3:] if isinstance(image, torch.Tensor) else image.shape[:3]
-        )
+    image_shape = grid_shape(image) or tuple(space)
     # A reference of a third shape is returned as it is: `save_nifti` refuses it with its reason.
     if tuple(shape) == image_shape or image_shape != tuple(space):
         return reference
@@ -141,6 +136,28 @@ def reference_for_shape(reference: Any, shape: Sequence[int], space: Sequence[in
     to_image_index = np.diag([*step, 1.0])
     to_image_index[:3, 3] = step / 2 - 0.5
     return _affine_in_mm(image if affine is None else affine, image) @ to_image_index
+
+
+def grid_shape(reference: Any) -> tuple[int, ...] | None:
+    """Return the spatial shape of a reference; None for a bare affine, which has none."""
+    image = _load(reference) if isinstance(reference, str | os.PathLike) else reference
+    if affine_of(image) is None:
+        return None
+    # the spatial axes are the last of a tensor, the first of a nibabel image
+    return tuple(image.shape[-3:] if isinstance(image, torch.Tensor) else image.shape[:3])
+
+
+def grid_affine(reference: Any, shape: Sequence[int], space: Sequence[int]) -> Affine | None:
+    """Return the affine, in mm, of a volume; None if its reference has a third shape.
+
+    The arguments are those of `reference_for_shape`.
+    """
+    image = reference_for_shape(reference, shape, space)
+    image = _load(image) if isinstance(image, str | os.PathLike) else image
+    if (grid_shape(image) or tuple(shape)) != tuple(shape):
+        return None
+    affine = affine_of(image)
+    return _affine_in_mm(image if affine is None else affine, image)
 
 
 def _affine_in_mm(affine: object, image: object) -> Affine:
