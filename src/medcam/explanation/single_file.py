@@ -13,7 +13,7 @@ from medcam.files.arrays import to_map
 from medcam.files.formats.nifti import save_nifti
 from medcam.files.formats.png import save_png
 from medcam.maps import AttentionMap
-from medcam.views.overlays import grey_picture, overlay
+from medcam.views.overlays import ChannelOrder, grey_picture, overlay
 
 _PICTURE_ENDINGS = (".png",)
 _VOLUME_ENDINGS = (".nii.gz", ".nii")
@@ -35,6 +35,7 @@ def save(
     reference: object = None,
     colormap: str | None = None,
     signed: bool | None = None,
+    raw_input_order: ChannelOrder = "rgb",
 ) -> Path:
     """Save one map: a 2D map as a PNG picture, a 3D map as float32 NIfTI with its raw values.
 
@@ -53,6 +54,8 @@ def save(
         colormap: 2D: the name of a matplotlib colormap, for heatmaps.
         signed: 2D: whether the sign of the values has a meaning. None: that of an `AttentionMap`,
             otherwise whether there is a negative value.
+        raw_input_order: 2D: the order of the raw input's three channels, "rgb", or "bgr" as
+            ``cv2.imread`` returns them.
 
     Returns:
         The path of the file.
@@ -81,7 +84,11 @@ def save(
     if values.ndim == 2:
         path = _with_ending(path, _PICTURE_ENDINGS, "2D")
         if heatmap:
-            return save_png(path, overlay(values, raw_input, signed=signed, colormap=colormap))
+            picture = overlay(
+                values, raw_input, signed=signed, colormap=colormap,
+                raw_input_order=raw_input_order,
+            )  # fmt: skip
+            return save_png(path, picture)
         return save_png(path, grey_picture(values, signed=signed))
     if values.ndim == 3:
         path = _with_ending(path, _VOLUME_ENDINGS, "3D")

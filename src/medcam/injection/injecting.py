@@ -49,6 +49,7 @@ def inject(
     colormap: str | None = None,
     reference: Any = None,
     memory: Literal["normal", "low"] = "normal",
+    raw_input_order: Literal["rgb", "bgr"] = "rgb",
 ) -> Any:
     """Return a model that also makes attention maps in every call.
 
@@ -91,6 +92,8 @@ def inject(
             one case that is explained, as a path or nibabel image. For several cases give it with
             each call, ``model(x, reference=...)``. None takes the input's own affine if it has one
             (MONAI's MetaTensor), which also takes precedence over an image given here.
+        raw_input_order: The order of the three channels of ``raw_input``: "bgr" for images that
+            OpenCV read, as programs for the original package do.
         memory: "low" needs less memory and more time (see `medcam.explain`).
 
     Raises:
@@ -139,6 +142,7 @@ def inject(
         normalize=normalize,
         colormap=colormap,
         reference=reference,
+        raw_input_order=raw_input_order,
     )
     return rebuild(
         unwrapped, Session(settings, enabled=enabled, layer_ordering=get_layers(unwrapped))

@@ -86,6 +86,7 @@ class Recording:
             raw_input=raw_input,
             reference=self._settings.reference,
             colormap=self._settings.colormap,
+            raw_input_order=self._settings.raw_input_order,
         )
         self._user_maps += 1
         return saved
@@ -160,6 +161,7 @@ class Recording:
             raw_input=None if arguments.raw_input is None else arguments.raw_input[sample],
             reference=reference,
             colormap=self._settings.colormap,
+            raw_input_order=self._settings.raw_input_order,
             signed=item.signed,
         )
 
