@@ -301,3 +301,38 @@ def test_a_leaf_of_medcam_does_not_count_as_trained():
     assert not is_trained("text")
     assert is_trained(weight)
     assert is_trained((leaf * weight).exp())
+
+
+@pytest.mark.filterwarnings("ignore:.*memory='low':medcam.errors.MedcamWarning")
+@pytest.mark.parametrize("memory", ["normal", "low"])
+@pytest.mark.parametrize("kind", [Net, Nested])
+def test_training_recomputes_blocks_in_another_thread(kind, memory, monkeypatch):
+    """As on a GPU, whose backward pass runs in a thread of its own, after the call.
+
+    The recomputation has to be what the forward pass was: nothing in it is re-entrant.
+    """
+    net, other = pair(kind)[0], pair(kind)[0]
+    x = torch.rand(2, 1, 16, 16, dtype=torch.float64)
+    output = medcam.inject(net, backend="gbp", memory=memory)(x)
+    errors, reentrant_runs, forward = [], [], CheckpointFunction.forward
+
+    def recording(*args):
+        reentrant_runs.append(1)
+        return forward(*args)
+
+    monkeypatch.setattr(CheckpointFunction, "forward", staticmethod(recording))
+
+    def backward() -> None:
+        try:
+            output.square().sum().backward()
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=backward)
+    thread.start()
+    thread.join()
+    assert errors == []
+    assert reentrant_runs == []
+    other(x).square().sum().backward()
+    for ours, theirs in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
