@@ -6,6 +6,7 @@ import copy
 import itertools
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction, checkpoint, checkpoint_sequential
 
 import medcam
+from medcam.engine.memory.reentrant import transparent
 from medcam.engine.model.leaves import is_trained, new_leaf
+from medcam.engine.request import Request
+from medcam.engine.run import _forward_modes
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:None of the inputs have requires_grad=True:UserWarning"
@@ -71,6 +75,31 @@ class NestedPlain(Net):
     def forward(self, x: Tensor) -> Tensor:
         x = self.two(self.one(self.stem(x)))
         return self.head(self.last(torch.tanh(x) + 0.1).mean((2, 3)))
+
+
+class Inside(nn.Module):
+    """A block that checkpoints what is inside it, as Swin transformers do."""
+
+    def __init__(self, way, channels: int = 8) -> None:
+        super().__init__()
+        self.way = way
+        self.inner = nn.Sequential(*[_block(channels, channels) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (self.inner(x) if self.way is None else self.way(self.inner, x))
+
+
+class Blocks(nn.Module):
+    """Blocks that ``memory="low"`` checkpoints as a whole."""
+
+    def __init__(self, way=None) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
+        self.blocks = nn.Sequential(*[Inside(way) for _ in range(4)])
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 
 class Call(nn.Module):
@@ -305,7 +334,7 @@ def test_a_leaf_of_medcam_does_not_count_as_trained():
 
 @pytest.mark.filterwarnings("ignore:.*memory='low':medcam.errors.MedcamWarning")
 @pytest.mark.parametrize("memory", ["normal", "low"])
-@pytest.mark.parametrize("kind", [Net, Nested])
+@pytest.mark.parametrize("kind", [Net, Nested, Blocks])
 def test_training_recomputes_blocks_in_another_thread(kind, memory, monkeypatch):
     """As on a GPU, whose backward pass runs in a thread of its own, after the call.
 
@@ -336,3 +365,20 @@ def test_training_recomputes_blocks_in_another_thread(kind, memory, monkeypatch)
     other(x).square().sum().backward()
     for ours, theirs in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_block_of_low_memory_is_recomputed_alike_in_a_thread_of_the_device():
+    modes = partial(
+        _forward_modes, Request.of("gbp"), True, partial(transparent, [], keep_graph=False)
+    )
+    seen = []
+
+    def recompute() -> None:
+        with modes():
+            node = reentrant(torch.exp, torch.rand(2, requires_grad=True)).grad_fn
+            seen.append(type(node).__name__)
+
+    thread = threading.Thread(target=recompute)
+    thread.start()
+    thread.join()
+    assert seen == ["ExpBackward0"]
