@@ -12,6 +12,7 @@ from torch import Tensor
 from medcam.engine.capture import Activation, LayerKey
 from medcam.engine.evidence import Evidence
 from medcam.engine.model.inputs import InputImage
+from medcam.engine.model.nested import without_subclass
 from medcam.engine.notices import Notices, notice_non_finite
 from medcam.engine.request import Request, requested_shape
 from medcam.engine.target.scores import TargetScores
@@ -216,10 +217,6 @@ def _sources(
     request: Request, evidence: Evidence, inputs: Sequence[InputImage], is_bag: bool
 ) -> Iterator[_Source]:
     """Yield each method with each layer and image that it has a map of."""
-    recorded = {
-        key: activation.as_bag() if is_bag else activation
-        for key, activation in evidence.recorded.items()
-    }
     for method in request.methods:
         if not method.of_layer:
             for number in evidence.images:
@@ -227,7 +224,7 @@ def _sources(
                 yield _Source(method, None, number, None, view)
             continue
         for layer in evidence.layers:
-            activation, number = recorded[layer], layer[1]
+            activation, number = evidence.recorded[layer], layer[1]
             if not method.of_input:
                 view = _view(inputs[number].tensor, activation, is_bag)
                 yield _Source(method, layer, number, activation, view)
@@ -246,7 +243,7 @@ def _view(image: Tensor, activation: Activation | None, is_bag: bool) -> Tensor:
         return image
     batch = [] if 0 in axes else [0]
     channels = [axis for axis in range(image.ndim) if axis not in (*batch, *axes)]
-    values = image.permute(*batch, *channels, *axes)
+    values = without_subclass(image).permute(*batch, *channels, *axes)
     if not batch:
         values = values[None]
     return values.reshape(len(values), -1, *values.shape[1 + len(channels) :])

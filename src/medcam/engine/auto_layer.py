@@ -43,7 +43,9 @@ from medcam.engine.capture import (
     in_a_row,
     used,
 )
+from medcam.engine.model.copies import strided_copy
 from medcam.engine.model.layouts import Layout
+from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import tensors
 from medcam.engine.model.placement.placements import MainTensor, Placements
 from medcam.errors import NoMapError
@@ -140,8 +142,7 @@ class AutoRecorder(Recorder):
         """Return a candidate's tensor as a leaf, or as a node if the graph has to stay whole."""
         if not self._restart:
             return self._graph_node(tensor)
-        tensor = tensor.clone() if tensor.is_inference() else tensor
-        return tensor.detach().requires_grad_()
+        return new_leaf(strided_copy(tensor) if tensor.is_inference() else tensor)
 
     def chose_last_run(self, key: LayerKey) -> bool:
         """Return whether the recorded run of a layer was its last, so its name identifies it."""

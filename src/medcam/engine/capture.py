@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medcam.engine.graph import depends_on
+from medcam.engine.model.copies import graph_node, strided_copy
 from medcam.engine.model.layouts import Layout, stacked
+from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import map_tensors, tensors, without_subclass
 from medcam.engine.model.placement.placements import MainTensor, Placements
 from medcam.errors import NoMapError
@@ -117,7 +119,7 @@ def copy_for_model(stored: Tensor) -> Tensor:
         # copy-on-write fails for memory that PyTorch did not allocate, such as a NumPy array's
         with contextlib.suppress(RuntimeError):
             return torch._lazy_clone(stored)
-    return stored.clone()
+    return strided_copy(stored)
 
 
 def as_evidence(tensor: Tensor, layout: Layout) -> Tensor:
@@ -341,12 +343,12 @@ class Recorder:
         the node is that of this output alone.
         """
         if tensor.requires_grad:
-            return tensor.view_as(tensor)
+            return graph_node(tensor)
         if tensor.is_inference():
-            tensor = tensor.clone()
+            tensor = strided_copy(tensor)
         if self.on_graph_start is not None and self._recording:
             self.on_graph_start()
-        return tensor.detach().requires_grad_()
+        return new_leaf(tensor)
 
     def activations(self, scores: Tensor) -> list[Activation]:
         """Return for each layer one activation per image that it saw and the scores depend on.

@@ -32,6 +32,8 @@ def gather(
     leaves: Mapping[int, Tensor],
     keep_graph: bool,
     notices: Notices,
+    *,
+    is_bag: bool,
 ) -> Evidence:
     """Return the activations and gradients of a run that its methods need.
 
@@ -42,6 +44,7 @@ def gather(
         leaves: The images as leaves, by number; empty if no method needs their gradients.
         keep_graph: Whether the caller needs the graph afterwards.
         notices: Where warnings are added.
+        is_bag: Whether the first axis of the images is slices or views of one case.
 
     Raises:
         NoMapError: The scores depend on no recorded layer, or not on the input.
@@ -50,6 +53,8 @@ def gather(
     if not scores.requires_grad:
         raise NoMapError(unconnected_message(recorder, request))
     activations = recorder.activations(scores)
+    if is_bag:
+        activations = [activation.as_bag() for activation in activations]
     require_layers(request, recorder, activations)
     columns = scores.unbind(1)
     with_gradients = activations if "gradients" in needed else []

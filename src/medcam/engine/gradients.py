@@ -120,8 +120,8 @@ def _readable_errors() -> Iterator[None]:
     except RuntimeError as error:
         raise NoMapError(
             f"Autograd could not go back through the model: {error}\nIf a part of the model is "
-            "checkpointed, use use_reentrant=False; if it runs under no_grad, or detaches its "
-            "input, choose a layer after that part."
+            "checkpointed by code other than torch.utils.checkpoint, switch that off; if it runs "
+            "under no_grad, or detaches its input, choose a layer after that part."
         ) from error
 
 

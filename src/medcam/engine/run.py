@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from medcam.engine import guided
+from medcam.engine import guided, own_input
 from medcam.engine.assemble import Assembled, assemble
 from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.gather import gather
-from medcam.engine.memory import checkpointing, lean
+from medcam.engine.memory import checkpointing, lean, reentrant
 from medcam.engine.model import isolation, layers, outputs
 from medcam.engine.model.inputs import (
     InputImage,
@@ -78,7 +78,8 @@ def run(
     """
     try:
         prepared = _prepare(request, model, args, kwargs)
-        recorded = _record(prepared, call, args, kwargs, keep_graph, save_less)
+        record = partial(_record, prepared, call, args, kwargs, keep_graph, save_less)
+        recorded = own_input.retried(record, [image.tensor for image in prepared.images])
         return _finish(prepared, recorded, keep_graph)
     except RuntimeError as error:
         if request.memory == "low" and checkpointing.caused(error):
@@ -178,6 +179,8 @@ def _record(
     kwargs: Mapping[str, Any],
     keep_graph: bool,
     save_less: bool,
+    *,
+    own: bool = False,
 ) -> _Recorded:
     """Run the model under hooks, score its output, and make the maps from the gradients."""
     request, notices = prepared.request, prepared.notices
@@ -188,11 +191,13 @@ def _record(
         if not keep_graph:
             stack.enter_context(isolation.frozen_parameters(prepared.modules))
             args, kwargs = isolation.detached_inputs((args, dict(kwargs)))
-        modes = partial(_forward_modes, request, save_less)
+        transparent = partial(reentrant.transparent, prepared.modules, keep_graph=keep_graph)
+        stack.enter_context(transparent())
+        modes = partial(_forward_modes, request, save_less, transparent)
         blocks = _checkpointed_blocks(prepared, args, kwargs, modes)
         leaves: dict[int, Tensor] = {}
         if any(method.of_input for method in request.methods):
-            args, kwargs, leaves = _with_leaves(prepared, args, dict(kwargs))
+            args, kwargs, leaves = _with_leaves(prepared, args, dict(kwargs), own)
         inputs = [image.tensor for image in find_images(args, kwargs, prepared.model)]
         placements = _placements(prepared, args, kwargs, inputs)
         recorder = stack.enter_context(
@@ -207,10 +212,14 @@ def _record(
         recorder.stop()
         placements.record_output(output)
         placements.finish()
+        own_input.require_used(output, leaves.values(), own)
         is_bag = request.layout == "bag" or placements.is_bag(output, len(prepared.image))
         scores = _scores(prepared, output, batch=1 if is_bag else len(prepared.image))
         recorder.by_gradient = scores.target.task == "detection"
-        evidence = gather(request, recorder, scores.values, leaves, keep_graph, notices)
+        with isolation.separate_buffers(prepared.modules if keep_graph else ()):
+            evidence = gather(
+                request, recorder, scores.values, leaves, keep_graph, notices, is_bag=is_bag
+            )
         with isolation.full_precision(prepared.image.device.type):
             assembled = assemble(request, evidence, scores, prepared.images, notices, is_bag=is_bag)
             notice_cancelling(notices, evidence.blank)
@@ -229,12 +238,15 @@ def _scores(prepared: _Prepared, output: Any, *, batch: int) -> TargetScores:
 
 
 def _with_leaves(
-    prepared: _Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
+    prepared: _Prepared, args: tuple[Any, ...], kwargs: dict[str, Any], own: bool
 ) -> tuple[tuple[Any, ...], dict[str, Any], dict[int, Tensor]]:
     """Return the inputs with the images attached to leaves, and the leaves by number."""
     images = [image.tensor for image in find_images(args, kwargs, prepared.model)]
     numbers = [n for n in range(len(images)) if prepared.chosen in (None, n)]
-    args, kwargs, leaves = with_leaves(args, kwargs, [images[n] for n in numbers])
+    args, kwargs, leaves = with_leaves(
+        args, kwargs, [images[n] for n in numbers],
+        [prepared.images[n].tensor for n in numbers] if own else (),
+    )  # fmt: skip
     return args, kwargs, dict(zip(numbers, leaves, strict=True))
 
 
@@ -245,7 +257,10 @@ def _placements(
     layers_of_choice = None if prepared.choice.automatic else list(prepared.choice.modules)
     if not any(method.of_layer for method in prepared.request.methods):
         layers_of_choice = []
-    return Placements(prepared.model, inputs, signature_of((args, dict(kwargs))), layers_of_choice)
+    return Placements(
+        prepared.model, inputs, signature_of((args, dict(kwargs))), layers_of_choice,
+        originals=[image.tensor for image in prepared.images],
+    )  # fmt: skip
 
 
 def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
@@ -335,9 +350,12 @@ def _checkpointed_blocks(
 
 
 @contextmanager
-def _forward_modes(request: Request, save_less: bool) -> Iterator[None]:
-    """Enter the torch-function modes that the forward pass runs under."""
+def _forward_modes(
+    request: Request, save_less: bool, transparent: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Enter the modes that the forward pass, and the recomputation of a block, run under."""
     with (
+        transparent(),
         guided.VisibleRectifiers() if "guided_gradients" in request.evidence else nullcontext(),
         lean.LeanBackward() if save_less else nullcontext(),
     ):

@@ -92,6 +92,10 @@ class Explanation:
             raise InputError(f"No map lies on the image {image!r}; there are maps on {names}.")
         return replace(self, unchecked=maps, inputs=self.images.get(image, self.inputs), images={})
 
+    def image_of(self, item: AttentionMap) -> Tensor | None:
+        """Return the input that a map lies on; None if it was not kept."""
+        return self.inputs if item.image is None else self.images.get(item.image, self.inputs)
+
     @property
     def _parts(self) -> dict[ImageName, Explanation]:
         """The explanations of each image, if there are several."""

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from medcam.errors import InputError
 from medcam.files.arrays import to_map
 from medcam.files.atomic import write_atomically
-from medcam.files.formats.nifti import save_nifti
+from medcam.files.formats.nifti import reference_for_layer, save_nifti
 from medcam.files.formats.npy import save_npy
 from medcam.files.formats.png import save_png
 from medcam.maps import AttentionMap, resample_array
 from medcam.views.figures import save_figure
-from medcam.views.overlays import grey_picture, overlay
+from medcam.views.overlays import ChannelOrder, grey_picture, overlay
 from medcam.views.scene.images import image_of
 from medcam.views.scene.maps import scene_maps
 from medcam.views.scene.values import Scene, SceneMap
@@ -27,6 +27,7 @@ from medcam.views.signals.drawing import draw_curves
 _PICTURE_ENDINGS = (".png",)
 _VOLUME_ENDINGS = (".nii.gz", ".nii")
 _SIGNAL_ENDINGS = (".png", ".npy")
+_VOLUME_AXES = 3
 # Endings of file formats, which are refused unless they are one of the above. Any other text after
 # a dot is part of the name, as in 'layer4.0'.
 _FORMATS = (
@@ -45,6 +46,7 @@ def save(
     reference: object = None,
     colormap: str | None = None,
     signed: bool | None = None,
+    raw_input_order: ChannelOrder = "rgb",
 ) -> Path:
     """Save one map: a 2D map as a PNG picture, a 3D map as float32 NIfTI with its raw values.
 
@@ -66,6 +68,8 @@ def save(
         colormap: 1D and 2D: the name of a matplotlib colormap, for heatmaps.
         signed: 1D and 2D: whether the sign of the values has a meaning. None: that of an
             `AttentionMap`, otherwise whether there is a negative value.
+        raw_input_order: 2D: the order of the raw input's three channels, "rgb", or "bgr" as
+            ``cv2.imread`` returns them.
 
     Returns:
         The path of the file.
@@ -88,6 +92,7 @@ def save(
     source = attention_map
     if isinstance(attention_map, AttentionMap):
         signed = attention_map.signed if signed is None else signed
+        attention_map, reference = _placed(attention_map, raw_input, reference)
         attention_map = _only_values(attention_map)
     values = to_map(attention_map)
     volume = reference is not None or path.name.lower().endswith(_VOLUME_ENDINGS)
@@ -101,7 +106,11 @@ def save(
     if values.ndim == 2:
         path = _with_ending(path, _PICTURE_ENDINGS, "2D")
         if heatmap:
-            return save_png(path, overlay(values, raw_input, signed=signed, colormap=colormap))
+            picture = overlay(
+                values, raw_input, signed=signed, colormap=colormap,
+                raw_input_order=raw_input_order,
+            )  # fmt: skip
+            return save_png(path, picture)
         return save_png(path, grey_picture(values, signed=signed))
     if values.ndim == 3:
         path = _with_ending(path, _VOLUME_ENDINGS, "3D")
@@ -112,6 +121,24 @@ def save(
         f"A map to save is [time], [H, W] or [X, Y, Z], not {list(values.shape)}: save each sample "
         "and channel by itself."
     )
+
+
+def _placed(
+    item: AttentionMap, raw_input: object, reference: object
+) -> tuple[AttentionMap, object]:
+    """Return a map of a layer's own shape where its features lie.
+
+    A picture is brought to the input's size before it is drawn over an image. A volume keeps its
+    shape; its reference is the affine of the layer's cells.
+    """
+    if not item.on_layer or item.grid is None:
+        return item, reference
+    axes = len(item.input_space)
+    if axes == _VOLUME_AXES and reference is not None:
+        return item, reference_for_layer(reference, item.grid, item.input_space)
+    if axes == _VOLUME_AXES or raw_input is None:
+        return item, reference
+    return replace(item, values=item.at(item.input_space), on_layer=False), reference
 
 
 def _with_ending(path: Path, allowed: tuple[str, ...], kind: str) -> Path:

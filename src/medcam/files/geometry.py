@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,35 @@ def as_affine(value: object, name: str = "The reference's affine") -> Affine:
             f"last row 0 0 0 1, and is {affine.tolist()}."
         )
     return affine
+
+
+def affine_of(source: object) -> object:
+    """Return the affine that an image object carries, to RAS+ mm; None if it carries none.
+
+    Args:
+        source: A nibabel image, MONAI's MetaTensor, or any object with an ``affine``. An affine of
+            a MetaTensor whose ``meta["space"]`` is LPS (ITK's readers) is converted to RAS.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> lps = SimpleNamespace(affine=np.diag([-1.0, -1, 2, 1]), meta={"space": "LPS"})
+        >>> np.diag(affine_of(lps)).tolist()
+        [1.0, 1.0, 2.0, 1.0]
+    """
+    affine: object = getattr(source, "affine", None)
+    meta = getattr(source, "meta", None)
+    space = meta.get("space") if isinstance(meta, Mapping) else None
+    spaces = space if isinstance(space, list | tuple) else [space]  # a collated batch has a list
+    if affine is None or not all(_is_lps(name) for name in spaces):
+        return affine
+    matrix = to_array(affine, "The image's affine").astype(np.float64)
+    axes = matrix.shape[-1] - 1
+    return np.diag([*np.diag(LPS)[:axes], 1.0]) @ matrix
+
+
+def _is_lps(space: object) -> bool:
+    """Return whether a world's name is LPS: a string, or MONAI's ``SpaceKeys.LPS``."""
+    return str(getattr(space, "value", space)).upper() == "LPS"
 
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,11 @@ from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, InputTypeError, warn
 from medcam.injection.settings import Settings
 
-_MEDCAM_NAMES = ("label", "mask", "raw_input")
+_POSITIONAL = ("label", "mask", "raw_input")
+"""medcam's arguments, in the order of the original package."""
+
+_KEYWORDS = ("reference", "data_shape")
+"""Those that are given by name only; a model that takes any keyword gets them."""
 
 
 class Parameters(NamedTuple):
@@ -25,10 +30,12 @@ class Parameters(NamedTuple):
     Attributes:
         positional: The number of positional inputs; None if there may be any number.
         names: The names of all parameters.
+        any_keyword: Whether there may be keywords of any name.
     """
 
     positional: int | None
     names: frozenset[str]
+    any_keyword: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +48,19 @@ class CallArguments:
         label: What is explained in this call; None: the target of `medcam.inject`.
         mask: The ground truth, or None.
         raw_input: The images that 2D maps are drawn over, one for each sample, or None.
+        references: What 3D maps take their geometry from in this call, one for each sample; None:
+            the reference of `medcam.inject`, or the image.
     """
 
     image: Tensor | None
     label: TargetLike = None
     mask: Any = None
     raw_input: Any = None
+    references: Sequence[Any] | None = None
+
+    def on(self, image: Tensor | None) -> CallArguments:
+        """Return the arguments for the maps of one image, which need not be the first."""
+        return self if image is None else dataclasses.replace(self, image=image)
 
     @property
     def space(self) -> tuple[int, ...]:
@@ -63,10 +77,11 @@ def parameters_of(forward: Callable[..., Any], *, bound: bool) -> Parameters:
     """
     parameters = list(inspect.signature(forward).parameters.values())[0 if bound else 1 :]
     names = frozenset(parameter.name for parameter in parameters)
+    any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return Parameters(None, names)
+        return Parameters(None, names, any_keyword)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return Parameters(len(positional), names)
+    return Parameters(len(positional), names, any_keyword)
 
 
 def split(
@@ -78,8 +93,9 @@ def split(
         InputError: There are too many positional arguments, or one is given twice.
     """
     medcam_arguments: dict[str, Any] = {}
-    for name in _MEDCAM_NAMES:
-        for key in (f"medcam_{name}", name):
+    for name in (*_POSITIONAL, *_KEYWORDS):
+        is_models = name in _KEYWORDS and parameters.any_keyword
+        for key in (f"medcam_{name}", *([] if is_models else [name])):
             if key in kwargs and key not in parameters.names:
                 medcam_arguments[name] = kwargs[key]
                 kwargs = {k: v for k, v in kwargs.items() if k != key}
@@ -90,7 +106,7 @@ def split(
     if parameters.positional != 1 or len(args) <= 1:
         return args, kwargs, medcam_arguments
     further = args[1:]
-    if len(further) > len(_MEDCAM_NAMES):
+    if len(further) > len(_POSITIONAL):
         raise InputError(
             f"{len(args)} positional arguments were given: the model takes one, and medcam at most "
             "three after it (label, mask, raw_input)."
@@ -111,7 +127,7 @@ def _named_by_type(further: Sequence[Any]) -> Iterable[tuple[str, Any]]:
     ``forward(input, label, mask, raw_input)``: the type of the first argument decides.
     """
     is_mask = isinstance(further[0], (Tensor, np.ndarray)) and further[0].ndim > 1
-    return zip(_MEDCAM_NAMES[1:] if is_mask else _MEDCAM_NAMES, further, strict=False)
+    return zip(_POSITIONAL[1:] if is_mask else _POSITIONAL, further, strict=False)
 
 
 def validate(
@@ -123,6 +139,7 @@ def validate(
     label: TargetLike,
     mask: Any,
     raw_input: Any,
+    reference: Any = None,
 ) -> CallArguments:
     """Return medcam's arguments of a call, checked before the model runs.
 
@@ -135,10 +152,12 @@ def validate(
         mask: The ground truth.
         raw_input: The images that 2D maps are drawn over; for a batch of one, also the image
             itself.
+        reference: The geometry of 3D maps: an affine, or an image for each sample.
 
     Raises:
-        InputError: The mask is missing, or the number of raw inputs is wrong.
-        InputTypeError: ``raw_input`` is a path.
+        InputError: The mask is missing, or the number of raw inputs or references is wrong, or a
+            reference cannot be read.
+        InputTypeError: ``raw_input`` is a path, or a reference of a type that is not accepted.
     """
     if settings.evaluate and mask is None:
         raise InputError("evaluate=True needs the ground truth with each call: model(input, mask).")
@@ -148,7 +167,58 @@ def validate(
             "output_dir=...)."
         )
     image = first_image(args, kwargs, model)
-    return CallArguments(image, label, mask, _raw_inputs(raw_input, image))
+    references = None
+    if reference is not None and image is not None and image.ndim > 3:
+        # pictures have no place in mm, but those of one case may be its slices
+        references = _references(reference, len(image)) if image.ndim == 5 else [reference]
+    return CallArguments(image, label, mask, _raw_inputs(raw_input, image), references)
+
+
+def _references(reference: Any, batch: int) -> list[Any] | None:
+    """Return one reference for each sample of a call, checked; None if there is none.
+
+    Args:
+        reference: As ``reference`` of a call: an affine, or an image for each sample.
+        batch: The number of samples.
+
+    Raises:
+        InputError: Their number is not that of the samples, or one cannot be read.
+        InputTypeError: A reference is of another type.
+    """
+    from medcam.files.formats.nifti import voxel_sizes
+
+    if reference is None:
+        return None
+    is_batch = getattr(reference, "ndim", 0) in (3, 5) and not hasattr(reference, "header")
+    if is_batch and (reference.ndim == 5 or not hasattr(reference, "affine")):
+        references = [reference[index] for index in range(len(reference))]
+    elif isinstance(reference, list | tuple) and not _is_matrix(reference):
+        references = list(reference)
+    elif batch == 1 or is_plain_affine(reference):
+        references = [reference] * batch
+    else:
+        references = [reference]  # the image of one case
+    if len(references) != batch:
+        raise InputError(
+            f"reference= holds {len(references)} image(s) for {batch} sample(s): give one for each "
+            "sample in a list, or one affine for all."
+        )
+    for single in references:
+        voxel_sizes(single)
+    return references
+
+
+def _is_matrix(value: Any) -> bool:
+    """Return whether nested lists are a 4x4 matrix of numbers."""
+    try:
+        return tuple(np.shape(value)) == (4, 4)
+    except (ValueError, TypeError):  # lists of different lengths, or of tensors elsewhere
+        return False
+
+
+def is_plain_affine(reference: Any) -> bool:
+    """Return whether a reference is a matrix, not the image of one case."""
+    return not isinstance(reference, str | os.PathLike) and not hasattr(reference, "affine")
 
 
 def _raw_inputs(raw_input: Any, image: Tensor | None) -> Any:

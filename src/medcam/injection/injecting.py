@@ -53,6 +53,7 @@ def inject(
     image: ImageName | None = None,
     placement: Placement = "features",
     layout: InputLayout = "auto",
+    raw_input_order: Literal["rgb", "bgr"] = "rgb",
 ) -> Any:
     """Return a model that also makes attention maps in every call.
 
@@ -92,8 +93,12 @@ def inject(
         normalize: Whether returned maps are scaled for display, [0, 1] for each sample (signed:
             [-1, 1]); False returns raw units. Saved NIfTI files are always raw.
         colormap: The name of a matplotlib colour map for PNGs; None picks one.
-        reference: The image whose geometry saved 3D maps take: a path, nibabel image or 4×4
-            affine. None takes the input's own affine if it has one (MONAI's MetaTensor).
+        reference: The geometry of saved 3D maps in all calls: a 4×4 affine, or the image of the
+            one case that is explained, as a path or nibabel image. For several cases give it with
+            each call, ``model(x, reference=...)``. None takes the input's own affine if it has one
+            (MONAI's MetaTensor), which also takes precedence over an image given here.
+        raw_input_order: The order of the three channels of ``raw_input``: "bgr" for images that
+            OpenCV read, as programs for the original package do.
         memory: "low" needs less memory and more time (see `medcam.explain`).
         image: Which of several images maps are made of (see `medcam.explain`).
         placement: Whether maps lie where their features are (see `medcam.explain`).
@@ -148,6 +153,7 @@ def inject(
         normalize=normalize,
         colormap=colormap,
         reference=reference,
+        raw_input_order=raw_input_order,
     )
     return rebuild(
         unwrapped, Session(settings, enabled=enabled, layer_ordering=get_layers(unwrapped))

@@ -6,6 +6,7 @@ shared. One attribute is added: the session.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
 
 from medcam.engine.model.layers import get_layers
 from medcam.errors import InputTypeError
@@ -40,9 +42,13 @@ class InjectedModel(nn.Module):
                 tensor is the label, a tensor with spatial axes the mask.
             **kwargs: The model's keywords, and medcam's: ``label`` (what is explained in this
                 call), ``mask`` (the ground truth, ``[batch, 1, *space]``, ``[batch, *space]`` or
-                ``[*space]``), ``raw_input`` (the images that 2D maps are drawn over). A model
-                whose own forward has a parameter of that name gets it; medcam's is then
-                ``medcam_label``, ``medcam_mask``, ``medcam_raw_input``.
+                ``[*space]``), ``raw_input`` (the images that 2D maps are drawn over),
+                ``reference`` (the image whose geometry 3D maps take in this call: for one sample
+                a path, nibabel image or MetaTensor, for several a list of these; or an affine),
+                ``data_shape`` (the spatial shape of the maps in this call; both as in
+                `medcam.inject`). A model whose own forward has a parameter of that name gets it
+                (``reference`` and ``data_shape`` also if it takes any keyword); medcam's is then
+                ``medcam_label``, ``medcam_mask``, ``medcam_reference`` and so on.
 
         Returns:
             What the model returns; see ``replace``, ``return_attention`` and ``return_score`` of
@@ -134,8 +140,18 @@ class InjectedModel(nn.Module):
         return eject(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and copy as the plain model and its session."""
+        """Pickle as the plain model and its session."""
         return rebuild, (eject(self), self._medcam)
+
+    # `copy` asks a class for these before it pickles, and the model's own class may have them.
+
+    def __copy__(self) -> nn.Module:
+        """Copy as the plain model, in its own way, with the same session."""
+        return rebuild(copy.copy(eject(self)), self._medcam)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        """Copy as the plain model, in its own way, and its session."""
+        return rebuild(copy.deepcopy(eject(self), memo), copy.deepcopy(self._medcam, memo))
 
 
 def eject(model: nn.Module) -> nn.Module:
@@ -192,6 +208,8 @@ def _injected_class(cls: Any) -> Any:
         return InjectedModel.forward(self, *args, **kwargs)
 
     attributes["forward"] = forward
+    if issubclass(cls, GraphModule):
+        attributes["recompile"] = _recompile
     for name in vars(InjectedModel):
         if not name.startswith("_") and name != "forward" and hasattr(cls, name):
             _log.warning(
@@ -201,6 +219,15 @@ def _injected_class(cls: Any) -> Any:
             )
             attributes[name] = inspect.getattr_static(cls, name)
     return type(cls)(cls.__name__, (InjectedModel, cls), attributes)
+
+
+def _recompile(self: InjectedModel) -> Any:
+    """Recompile a ``torch.fx`` graph in the model's own class, not in that which makes maps."""
+    plain: Any = eject(self)
+    code = plain.recompile()
+    vars(self).update({k: v for k, v in vars(plain).items() if k != "forward"})
+    _parameters_of_class.cache_clear()
+    return code
 
 
 def _shallow_copy(model: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ import numpy as np
 from medcam.errors import InputError
 from medcam.explanation.explanation import Explanation
 from medcam.injection.arguments import CallArguments
+from medcam.injection.references import References
 from medcam.injection.settings import Settings
 from medcam.maps import AttentionMap, MapKey
 
@@ -37,6 +38,7 @@ class Recording:
         self._user_maps = 0
         self._pickled: list[np.ndarray] = []
         self._evaluator: Evaluator | None = None
+        self._references = References(settings.reference)
         if settings.output_dir is not None:
             from medcam.files.folder import make_folder
 
@@ -84,6 +86,7 @@ class Recording:
             raw_input=raw_input,
             reference=self._settings.reference,
             colormap=self._settings.colormap,
+            raw_input_order=self._settings.raw_input_order,
         )
         self._user_maps += 1
         return saved
@@ -131,15 +134,20 @@ class Recording:
 
     def _save(self, explanation: Explanation, arguments: CallArguments) -> None:
         """Write a file for each map, sample and target."""
+        from medcam.files import safe_name
+
         for key, item in explanation.maps.items():
             values = item.values.detach().cpu().numpy()
+            on_image = arguments.on(explanation.image_of(item))
+            ending = f"_{safe_name(str(item.image))}" if isinstance(key, tuple) else ""
             for sample, per_target in enumerate(values):
                 for target, single in enumerate(per_target):
-                    path = self._folder(key) / f"attention_map_{self._calls}_{sample}_{target}"
+                    name = f"attention_map_{self._calls}_{sample}_{target}{ending}"
+                    path = self._folder(key) / name
                     if single.ndim == 1:
-                        self._save_curve(path, item, arguments, (sample, target))
+                        self._save_curve(path, item, on_image, (sample, target))
                     else:
-                        self._save_single(single, path, item, arguments, sample)
+                        self._save_single(single, path, item, on_image, sample, target)
 
     def _save_curve(
         self,
@@ -175,22 +183,24 @@ class Recording:
         item: AttentionMap,
         arguments: CallArguments,
         sample: int,
+        target: int,
     ) -> None:
         """Write one map ``[*space]`` as a PNG (2D) or NIfTI file (3D)."""
         from medcam.explanation.single_file import save
-        from medcam.files.formats.nifti import reference_for_shape
 
         is_picture, reference = values.ndim == 2, None
+        own_shape = item.on_layer and item.grid is not None and item.grid.known
         if not is_picture:
-            reference = reference_for_shape(
-                self._reference(arguments, sample), values.shape, arguments.space
-            )
+            shape = arguments.space if own_shape else values.shape
+            reference = self._references.reference(arguments, sample, shape)
+        single = item.single(sample, target)
         save(
-            values,
+            single if own_shape else values,
             path.with_name(path.name + (".png" if is_picture else ".nii.gz")),
             raw_input=None if arguments.raw_input is None else arguments.raw_input[sample],
             reference=reference,
             colormap=self._settings.colormap,
+            raw_input_order=self._settings.raw_input_order,
             signed=item.signed,
         )
 
@@ -205,38 +215,35 @@ class Recording:
         folder = self._settings.output_dir
         if folder is None:
             raise InputError("Nothing can be saved without a folder: inject(..., output_dir=...).")
-        return folder / safe_name(key) if isinstance(key, str) else folder
-
-    def _reference(self, arguments: CallArguments, sample: int) -> Any:
-        """Return the image whose geometry a map takes: the setting, or an input with an affine."""
-        image = arguments.image
-        if self._settings.reference is None and image is not None and hasattr(image, "affine"):
-            return image[sample]
-        return self._settings.reference
+        layer = key[0] if isinstance(key, tuple) else key  # (layer, image)
+        return folder if layer is None else folder / safe_name(str(layer))
 
     def _score(self, explanation: Explanation, arguments: CallArguments) -> dict[str, list[float]]:
         """Return the scores of a call by layer; the evaluator keeps them."""
+        from medcam.evaluation.metrics import METRICS
         from medcam.injection.scoring import score_maps
 
-        image = arguments.image
-        batch = 0 if image is None else len(image)
+        arguments = arguments.on(explanation.inputs)
+        batch = 0 if arguments.image is None else len(arguments.image)
+        grids = {arguments.space, *(tuple(i.values.shape[2:]) for i in explanation.maps.values())}
+        metric = (
+            METRICS.get(self._settings.metric) if isinstance(self._settings.metric, str) else None
+        )
+        spacings = [
+            self._references.spacing(
+                arguments, sample, np.shape(arguments.mask)[-3:], grids,
+                counts=metric is not None and "spacing" in metric.options,
+            )
+            for sample in range(batch)
+        ]  # fmt: skip
         return score_maps(
             explanation.maps,
             arguments.mask,
             self._evaluator_of_all_calls(),
             call=self._calls,
             space=arguments.space,
-            spacings=[self._spacing(arguments, sample) for sample in range(batch)] or None,
+            spacings=spacings or None,
         )
-
-    def _spacing(self, arguments: CallArguments, sample: int) -> tuple[float, ...] | None:
-        """Return a sample's voxel size in mm; None for a picture or without a geometry."""
-        from medcam.files.formats.nifti import voxel_sizes
-
-        reference = self._reference(arguments, sample)
-        if reference is None or len(arguments.space) != 3:
-            return None
-        return voxel_sizes(reference)
 
     def _evaluator_of_all_calls(self) -> Evaluator:
         """Return the evaluator, made at the first call that is scored."""

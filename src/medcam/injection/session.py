@@ -18,7 +18,7 @@ from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError
 from medcam.explanation.explanation import Explanation, explanation_of
-from medcam.injection.arguments import CallArguments, validate
+from medcam.injection.arguments import validate
 from medcam.injection.recording import Recording
 from medcam.injection.settings import Settings
 from medcam.maps import AttentionMap
@@ -64,6 +64,8 @@ class Session:
         label: TargetLike = None,
         mask: Any = None,
         raw_input: Any = None,
+        reference: Any = None,
+        data_shape: Any = ...,
     ) -> Any:
         """Run one call of the injected model, record it, and return what the settings ask for.
 
@@ -75,12 +77,20 @@ class Session:
             label: As in `InjectedModel.forward`.
             mask: As in `InjectedModel.forward`.
             raw_input: As in `InjectedModel.forward`.
+            reference: As in `InjectedModel.forward`.
+            data_shape: As in `InjectedModel.forward`; an ellipsis: that of `medcam.inject`.
         """
         self._report_earlier_calls()
         arguments = validate(
-            self.settings, model, args, kwargs, label=label, mask=mask, raw_input=raw_input
-        )
-        explanation = self._explain(model, forward, args, kwargs, arguments)
+            self.settings, model, args, kwargs, label=label, mask=mask, raw_input=raw_input,
+            reference=reference,
+        )  # fmt: skip
+        request = self.settings.request
+        if label is not None:
+            request = dataclasses.replace(request, target=label)
+        if data_shape is not ...:
+            request = dataclasses.replace(request, shape=data_shape)
+        explanation = self._explain(model, forward, args, kwargs, request, arguments.space)
         self._remember(explanation)
         scores = self._recording.record(explanation, arguments)
         return self._returned(explanation, scores)
@@ -127,12 +137,10 @@ class Session:
         forward: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        arguments: CallArguments,
+        request: Request,
+        size: tuple[int, ...],
     ) -> Explanation:
         """Run the model and return its maps; the automatic layer is chosen once per input size."""
-        request, size = self.settings.request, arguments.space
-        if arguments.label is not None:
-            request = dataclasses.replace(request, target=arguments.label)
         automatic = request.layer in ("auto", None) and request.methods[0].of_layer
         if automatic and size in self._automatic_layers:
             request = dataclasses.replace(request, layer=self._automatic_layers[size])

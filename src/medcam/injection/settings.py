@@ -12,6 +12,7 @@ from torch import Tensor
 from medcam.engine.request import Request
 from medcam.errors import InputError
 from medcam.maps import AttentionMap
+from medcam.views.overlays import ChannelOrder, check_channel_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Settings:
     normalize: bool = True
     colormap: str | None = None
     reference: Any = None
+    raw_input_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
         if self.request.several:
@@ -43,6 +45,7 @@ class Settings:
                 "inject() takes one backend at a time; medcam.explain takes several, from one "
                 "forward pass."
             )
+        check_channel_order(self.raw_input_order)
         without_folder = [
             name
             for name in ("save_maps", "save_pickle", "save_scores", "evaluate")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,9 @@ from medcam.views.colors import (
     to_bytes,
 )
 
+ChannelOrder = Literal["rgb", "bgr"]
+"""The order of an image's three channels; OpenCV's is "bgr"."""
+
 
 def overlay(
     attention_map: object,
@@ -26,6 +31,7 @@ def overlay(
     signed: bool | None = None,
     colormap: str | None = None,
     opacity: float = OPACITY,
+    raw_input_order: ChannelOrder = "rgb",
 ) -> NDArray[np.uint8]:
     """Return the map in colour over the grey (or RGB) image, at the image's size.
 
@@ -41,6 +47,8 @@ def overlay(
         colormap: The name of a matplotlib colormap. None: ``inferno``, or ``coolwarm`` for a
             signed map.
         opacity: The opacity of the strongest colour, in [0, 1].
+        raw_input_order: The order of three channels of ``raw_input``: "rgb", or "bgr" as
+            ``cv2.imread`` returns them.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -57,16 +65,31 @@ def overlay(
     """
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity is between 0 (only the image) and 1, not {opacity}.")
+    check_channel_order(raw_input_order)
     values, signed = read_map(attention_map, signed=signed)
     if raw_input is None:
         return to_bytes(colorize(scale_map(values), signed=signed, colormap=colormap))
     image = display_range(_channels_last(to_array(raw_input, "The raw input"), values.shape))
+    if raw_input_order == "bgr" and image.ndim == 3:
+        image = image[..., ::-1]
     scaled = scale_map(resample_array(values, image.shape[:2]))
     colours = colorize(scaled, signed=signed, colormap=colormap)
     alpha = opacity * np.abs(scaled[..., None]) ** OPACITY_EXPONENT
     if image.ndim == 2:
         image = image[..., None]
     return to_bytes((1 - alpha) * image + alpha * colours)
+
+
+def check_channel_order(order: str) -> None:
+    """Raise if an order of channels does not exist.
+
+    Raises:
+        InputError: It is neither "rgb" nor "bgr".
+    """
+    if order not in get_args(ChannelOrder):
+        raise InputError(
+            f"raw_input_order={order!r} does not exist: give 'rgb', or 'bgr' for images of OpenCV."
+        )
 
 
 def grey_picture(attention_map: object, *, signed: bool | None = None) -> NDArray[np.uint8]:

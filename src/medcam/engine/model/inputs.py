@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medcam.engine.model.copies import strided_copy
+from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import children, map_tensors
 from medcam.engine.model.signals import has_channels_last, is_signal, reads_signals
 from medcam.errors import InputError
@@ -142,7 +144,10 @@ def first_image(
 
 
 def with_leaves(
-    args: tuple[Any, ...], kwargs: dict[str, Any], images: Sequence[Tensor]
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    images: Sequence[Tensor],
+    own: Sequence[Tensor] = (),
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
     """Return the inputs with images attached to leaves, and the leaves.
 
@@ -153,14 +158,14 @@ def with_leaves(
         args: The positional inputs of the model.
         kwargs: Its keyword inputs.
         images: The images.
+        own: The leaves if they are the caller's own tensors (`medcam.engine.own_input`).
     """
     leaves, copies = [], {}
-    for image in images:
-        leaf = image
-        if not image.requires_grad:
-            leaf = (image.clone() if image.is_inference() else image).detach().requires_grad_()
+    for image, leaf in zip(images, own or images, strict=True):
+        if not leaf.requires_grad:
+            leaf = new_leaf(strided_copy(leaf) if leaf.is_inference() else leaf)
         leaves.append(leaf)
-        copies[id(image)] = leaf.clone()
+        copies[id(image)] = strided_copy(leaf)
     args, kwargs = map_tensors((args, kwargs), lambda tensor: copies.get(id(tensor), tensor))
     return args, kwargs, leaves
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
+from medcam.engine.model.copies import strided_copy
 from medcam.engine.model.devices import autocast_dtype
 from medcam.engine.model.nested import map_tensors, tensors
 
@@ -63,7 +64,7 @@ def frozen_parameters(modules: Sequence[nn.Module]) -> Iterator[None]:
     no_inference = (
         torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     )
-    with no_inference, torch.enable_grad(), _without_gradients(modules):
+    with no_inference, torch.enable_grad(), without_gradients(modules):
         try:
             yield
         finally:
@@ -86,7 +87,7 @@ def _detach_stored_tensors(modules: Sequence[nn.Module]) -> None:
 
 
 @contextmanager
-def _without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
+def without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Switch off the parameters' requires_grad, and replace inference tensors by copies."""
     trainable: list[Tensor] = []
     replaced: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
@@ -121,8 +122,31 @@ def _without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _copy(tensor: Tensor) -> Tensor:
     """Return a copy that can be saved for a backward pass; a parameter stays a parameter."""
-    copy = tensor.detach().clone()
+    copy = strided_copy(tensor.detach())
     return nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
+
+
+@contextmanager
+def separate_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Give modules in training mode copies of their buffers, and restore their own afterwards.
+
+    A backward pass through activation checkpointing runs blocks again, which would update the
+    running statistics of their batch norms once more.
+    """
+    replaced = [
+        (module._buffers, dict(module._buffers))
+        for module in modules
+        if module.training and module._buffers
+    ]
+    try:
+        for buffers, own in replaced:
+            buffers.update(
+                {name: buffer if buffer is None else buffer.clone() for name, buffer in own.items()}
+            )
+        yield
+    finally:
+        for buffers, own in replaced:
+            buffers.update(own)
 
 
 def eager(modules: Sequence[nn.Module]) -> Any:
@@ -148,7 +172,7 @@ def detached_inputs(value: Any) -> Any:
 
     def detach(tensor: Tensor) -> Tensor:
         if tensor.is_inference():
-            return tensor.clone()
+            return strided_copy(tensor)
         return tensor.detach() if tensor.requires_grad else tensor
 
     return map_tensors(value, detach)

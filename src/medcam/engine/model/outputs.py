@@ -23,7 +23,7 @@ def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int])
 
     By default: the output if it is a tensor; else ``.logits``; else ``["out"]``; else the only
     tensor with the input's spatial shape; else the finest of a deep-supervision list; else the
-    first tensor.
+    first tensor. The output of a single sample may have been squeezed.
 
     Args:
         output: What the model returned: a tensor, or a nest of tuples, lists, mappings and
@@ -49,11 +49,19 @@ def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int])
             f"output{path} is a tensor of {chosen.dtype}, which has no gradient: choose the "
             "logits with output=, e.g. output='logits' or output=0."
         )
-    if len(chosen.shape) == 0 or chosen.shape[0] != batch:
+    if batch == 1:
+        chosen = _unsqueezed(chosen, tuple(space))
+    if chosen.ndim == 0 or chosen.shape[0] != batch:
         raise InputError(
             f"output{path} has shape {list(chosen.shape)}, but the input holds {batch} sample(s): "
-            "its first axis has to be the batch. Choose another tensor with output=, or say "
-            "layout='bag' if the first axis of the input is slices or views of one case."
+            "its first axis has to be the batch"
+            + (
+                ", or it is what squeeze() leaves of one sample: [classes] or [classes, "
+                f"{', '.join(map(str, space))}]. Choose another tensor with output=."
+                if batch == 1
+                else ". Choose another tensor with output=, or say layout='bag' if the first axis "
+                "of the input is slices or views of one case."
+            )
         )
     if chosen.ndim > len(space) + 2:
         raise InputError(
@@ -82,6 +90,50 @@ def select_detections(
     return None if detections is None else (chosen, detections)
 
 
+def _unsqueezed(tensor: Tensor, space: tuple[int, ...]) -> Tensor:
+    """Return the output of a single sample with the axes that ``squeeze()`` removed.
+
+    Axes of extent 1 are removed from the space, too. A tensor that already has its batch axis, or
+    that can be read in two ways, is returned as it is.
+    """
+    shape = tuple(tensor.shape)
+    squeezed = tuple(extent for extent in space if extent != 1)
+    is_volume_of_one_slice = len(space) == 3 and shape == space
+    if (shape[:1] == (1,) and not is_volume_of_one_slice) or (
+        len(shape) == 1 and shape == squeezed
+    ):
+        return tensor
+    if len(shape) < 2:
+        return tensor.reshape(1, *shape)
+    if shape in (space, squeezed):
+        return tensor.reshape(1, 1, *space)
+    if shape[1:] in (space, squeezed):
+        return tensor.reshape(1, shape[0], *space)
+    return tensor
+
+
+def _squeezed_candidates(
+    floating: Sequence[tuple[str, Tensor]],
+    candidates: list[tuple[str, Tensor]],
+    space: tuple[int, ...],
+) -> list[tuple[str, Tensor]]:
+    """Return the candidates of `_default` for a single sample whose first tensor has no batch axis.
+
+    If no tensor has one, those that ``squeeze()`` may have made are taken. If others have one, it
+    cannot be known whether the first is the squeezed logits.
+    """
+    path, first = floating[0]
+    restored = [(path, _unsqueezed(tensor, space)) for path, tensor in floating]
+    restored = [item for item in restored if item[1].shape[0] == 1]
+    if candidates and restored and restored[0][0] == path:
+        warn(
+            f"output{path} has shape {list(first.shape)}, without the batch axis of the one "
+            f"sample; output{candidates[0][0]} has it, so the choice is among the tensors that do. "
+            "If the former are the logits, after a squeeze(), choose them with output=."
+        )
+    return candidates or restored
+
+
 def _selected(output: Any, selector: int | str | Callable[[Any], Any]) -> tuple[Any, str]:
     """Return the selected part of an output, and its path for messages."""
     if callable(selector):
@@ -107,11 +159,15 @@ def _default(output: Any, path: str, batch: int, space: tuple[int, ...]) -> tupl
         for key in ("logits", "out"):
             if isinstance(output.get(key), Tensor):
                 return f"{path}[{key!r}]", output[key]
-    candidates = [
+    listed = list(tensors(output))
+    floating = [
         (f"{path}{subpath}", tensor)
-        for subpath, tensor in tensors(output)
-        if tensor.is_floating_point() and tensor.ndim and tensor.shape[0] == batch
+        for subpath, tensor in listed
+        if tensor.is_floating_point() and (tensor.ndim or len(listed) == 1)  # else it is a loss
     ]
+    candidates = [item for item in floating if item[1].shape[:1] == (batch,)]
+    if batch == 1 and floating and floating[0][1].shape[:1] != (1,):
+        candidates = _squeezed_candidates(floating, candidates, space)
     if not candidates:
         raise InputTypeError(
             f"The model returned {describe(output)}, in which no floating-point tensor has the "

@@ -14,7 +14,8 @@ import torch
 from medcam.errors import InputError, InputTypeError, warn
 from medcam.files.arrays import robust_max, to_map
 from medcam.files.atomic import write_atomically
-from medcam.files.geometry import Affine, as_affine, is_sheared, spacing_of
+from medcam.files.geometry import Affine, affine_of, as_affine, is_sheared, spacing_of
+from medcam.maps import LayerGrid
 
 # The fields of a NIfTI header that hold the geometry; they are copied bit by bit.
 _GEOMETRY_FIELDS = (
@@ -39,8 +40,8 @@ def save_nifti(path: str | os.PathLike[str], volume: object, reference: object =
         reference: The geometry. From a nibabel image or its path, the sform and qform with their
             codes, the spacing and the units are copied bit by bit; other header fields (names,
             dates) are not. Also a 4x4 affine from voxel indices to RAS+ millimetres, or any object
-            with an ``affine``, such as MONAI's MetaTensor. None is the identity, with one warning
-            per process.
+            with an ``affine``, such as MONAI's MetaTensor, in RAS or LPS. None is the identity,
+            with one warning per process.
 
     Raises:
         InputError: The volume is not finite, or not of three axes, or of another shape than the
@@ -87,7 +88,8 @@ def voxel_sizes(reference: object) -> tuple[float, float, float]:
     """
     if isinstance(reference, str | os.PathLike):
         reference = _load(reference)
-    x, y, z = spacing_of(as_affine(getattr(reference, "affine", reference)))
+    affine = affine_of(reference)
+    x, y, z = spacing_of(as_affine(reference if affine is None else affine))
     scale = unit_in_mm(getattr(reference, "header", None))
     return x * scale, y * scale, z * scale
 
@@ -126,13 +128,8 @@ def reference_for_shape(reference: Any, shape: Sequence[int], space: Sequence[in
     if reference is None:
         return None
     image = _load(reference) if isinstance(reference, str | os.PathLike) else reference
-    affine = getattr(image, "affine", None)
-    if affine is None:
-        image_shape = tuple(space)
-    else:  # the spatial axes are the last of a tensor, the first of a nibabel image
-        image_shape = tuple(
-            image.shape[-3:] if isinstance(image, torch.Tensor) else image.shape[:3]
-        )
+    affine = affine_of(image)
+    image_shape = grid_shape(image) or tuple(space)
     # A reference of a third shape is returned as it is: `save_nifti` refuses it with its reason.
     if tuple(shape) == image_shape or image_shape != tuple(space):
         return reference
@@ -140,6 +137,45 @@ def reference_for_shape(reference: Any, shape: Sequence[int], space: Sequence[in
     to_image_index = np.diag([*step, 1.0])
     to_image_index[:3, 3] = step / 2 - 0.5
     return _affine_in_mm(image if affine is None else affine, image) @ to_image_index
+
+
+def reference_for_layer(reference: Any, grid: LayerGrid, space: Sequence[int]) -> Any:
+    """Return the reference of a map of a layer's own shape: the affine of the layer's cells.
+
+    Args:
+        reference: That of the image, see `save_nifti`.
+        grid: Where the layer's cells lie on the image.
+        space: The spatial shape of the image.
+
+    Returns:
+        The affine; the reference itself if it is that of an image of another shape.
+    """
+    if reference is None:
+        return None
+    affine = grid_affine(reference, space, space)
+    return reference if affine is None else grid.affine(affine)
+
+
+def grid_shape(reference: Any) -> tuple[int, ...] | None:
+    """Return the spatial shape of a reference; None for a bare affine, which has none."""
+    image = _load(reference) if isinstance(reference, str | os.PathLike) else reference
+    if affine_of(image) is None:
+        return None
+    # the spatial axes are the last of a tensor, the first of a nibabel image
+    return tuple(image.shape[-3:] if isinstance(image, torch.Tensor) else image.shape[:3])
+
+
+def grid_affine(reference: Any, shape: Sequence[int], space: Sequence[int]) -> Affine | None:
+    """Return the affine, in mm, of a volume; None if its reference has a third shape.
+
+    The arguments are those of `reference_for_shape`.
+    """
+    image = reference_for_shape(reference, shape, space)
+    image = _load(image) if isinstance(image, str | os.PathLike) else image
+    if (grid_shape(image) or tuple(shape)) != tuple(shape):
+        return None
+    affine = affine_of(image)
+    return _affine_in_mm(image if affine is None else affine, image)
 
 
 def _affine_in_mm(affine: object, image: object) -> Affine:
@@ -191,7 +227,7 @@ def _affine_from_reference(shape: tuple[int, ...], reference: object) -> Affine:
     if reference is None:
         _warn_identity()
         return np.eye(4)
-    affine = getattr(reference, "affine", None)
+    affine = affine_of(reference)
     if affine is None:
         if not isinstance(reference, torch.Tensor | np.ndarray | Sequence):
             raise InputTypeError(

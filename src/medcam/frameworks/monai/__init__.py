@@ -14,6 +14,11 @@ from medcam.frameworks.monai.bundle import bundle_overlay  # noqa: E402  # after
 from medcam.frameworks.monai.handler import AttentionHandler  # noqa: E402
 from medcam.frameworks.monai.inferer import AttentionInferer  # noqa: E402
 from medcam.frameworks.monai.metatensor import as_metatensor  # noqa: E402
+from medcam.frameworks.monai.saving import (  # noqa: E402
+    SaveAttentionMapD,
+    SaveAttentionMapd,
+    SaveAttentionMapDict,
+)
 from medcam.frameworks.monai.transforms import (  # noqa: E402
     AttentionMapD,
     AttentionMapd,
@@ -28,6 +33,9 @@ __all__ = [
     "AttentionMapDict",
     "AttentionMapTransform",
     "AttentionMapd",
+    "SaveAttentionMapD",
+    "SaveAttentionMapDict",
+    "SaveAttentionMapd",
     "as_metatensor",
     "bundle_overlay",
 ]

@@ -14,10 +14,10 @@ def bundle_overlay() -> Path:
         python -m monai.bundle run --config_file "['configs/inference.json','$OVERLAY']"
 
     It wraps the evaluator's inferer in `AttentionInferer`, adds `AttentionHandler` to ``handlers``
-    and, at the end of ``postprocessing``, ``Invertd`` and ``SaveImaged`` for the map: a float32
-    file of the source's shape and affine. The bundle has to have the ids ``preprocessing``,
-    ``inferer``, ``evaluator``, ``handlers`` and ``postprocessing``, as MONAI's specification names
-    them, and ``postprocessing`` a list of ``transforms``.
+    and, at the end of ``postprocessing``, ``Invertd`` and `SaveAttentionMapd` for the map: a
+    float32 file of the source's shape and affine, or pictures for a picture. The bundle has to have
+    the ids ``preprocessing``, ``inferer``, ``evaluator``, ``handlers`` and ``postprocessing``, as
+    MONAI's specification names them, and ``postprocessing`` a list of ``transforms``.
 
     These options can be set on the command line, e.g. ``--attention_target 1``. Defaults are in
     parentheses:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
 from torch import Tensor
 
-from medcam.files import safe_name
+from medcam.files import geometry, safe_name
 
 
 class MapNames:
@@ -48,7 +49,7 @@ class MapNames:
 
 
 def affine_of(image: Tensor) -> object:
-    """Return the 4x4 affine of a MetaTensor in 2D or 3D; None for a tensor without one."""
+    """Return the 4x4 affine of a MetaTensor in 2D or 3D, to RAS mm; None for a plain tensor."""
     if not isinstance(image, MetaTensor):
         return None
-    return to_affine_nd(3, image.affine.cpu().numpy())
+    return to_affine_nd(3, np.asarray(geometry.affine_of(image)))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medcam.errors import InputError, InputTypeError, MaskError
 from medcam.files.arrays import to_array
 from medcam.files.formats.npy import read_signal
-from medcam.files.geometry import Affine, as_affine
+from medcam.files.geometry import Affine, affine_of, as_affine
 from medcam.files.image import Image
 from medcam.files.reading import read_image, stack_images
 
@@ -202,5 +202,5 @@ def _image_from_array(source: Any, axes: int, sample: int, batch: int) -> Image:
 
 def _affine_of(source: object) -> Affine | None:
     """Return the affine that an array carries, such as MONAI's MetaTensor, or None."""
-    affine = getattr(source, "affine", None)
+    affine = affine_of(source)
     return None if affine is None else as_affine(affine, "The image's affine")

@@ -107,6 +107,7 @@ class Placements:
         images: The images among its inputs.
         signature: What tells calls of other inputs from this one: their structure and shapes.
         layers: The names of the layers that are recorded; None if any may be.
+        originals: The caller's own images, which a model may use instead of what it is given.
     """
 
     def __init__(
@@ -115,12 +116,14 @@ class Placements:
         images: Sequence[Tensor],
         signature: object,
         layers: Sequence[str] | None,
+        *,
+        originals: Sequence[Tensor] = (),
     ) -> None:
         self._images = images
         memories = _memories.setdefault(model, {})
         memory = memories.get(signature)
         known = memory is not None and layers is not None and set(layers) <= set(memory.layers)
-        self._tracer = None if known else Tracer(images)
+        self._tracer = None if known else Tracer(images, originals)
         self._memory = memory if known and memory is not None else _Memory()
         self._runs: dict[str, int] = {}
         self._keep = (memories, signature)

@@ -151,7 +151,9 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
     is_plain = order == sorted(order) and evidence == tensor_shape
     is_rolled = any(geometry.rolled[axis] for axis in spaces)
     in_order = [n for n in order if parts[n].size > 1]
-    kind: Any = "channels first" if in_order == sorted(in_order) else None
+    dims_of_space = [leaves[n][0] for axis in spaces for n in by_axis[axis] if parts[n].size > 1]
+    is_first = in_order == sorted(in_order) and len(set(dims_of_space)) == len(dims_of_space)
+    kind: Any = "channels first" if is_first else None
     return Arrangement(
         split=tuple(split),
         crops=tuple(crops),
@@ -168,9 +170,7 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         is_plain=is_plain and not is_rolled,
         kind=kind or _kind(leaves, channels, spaces),
         absent=tuple(axis for axis in map_axes if not by_axis[axis]),
-        is_beside=any(
-            part.inner and part.axes <= {0} for parts in geometry.dims for part in parts
-        ),
+        is_beside=any(part.inner and part.axes <= {0} for parts in geometry.dims for part in parts),
         whole_batch=shape[0],
     )
 

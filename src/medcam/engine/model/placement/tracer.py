@@ -55,13 +55,15 @@ class Tracer(TorchDispatchMode):
 
     Args:
         images: The images, in the order of their numbers.
+        originals: Other tensors that hold the same images, in this order.
     """
 
-    def __init__(self, images: Sequence[Tensor]) -> None:
+    def __init__(self, images: Sequence[Tensor], originals: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self._storages: dict[int, _Storage] = {}
-        for number, image in enumerate(images):
-            self._add(image, {number: Geometry.of_image(image.shape)})
+        for same in (originals, images):
+            for number, image in enumerate(same):
+                self._add(image, {number: Geometry.of_image(image.shape)})
 
     @contextmanager
     def following(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -167,9 +169,7 @@ class Tracer(TorchDispatchMode):
         shapes = [tuple(tensor.shape) for tensor in tensors if tensor is not None]
         found: list[Origins] = [{} for _ in tensors]
         for image in images:
-            geometries = _geometries(
-                func, name, arguments, origins, image, shapes
-            )
+            geometries = _geometries(func, name, arguments, origins, image, shapes)
             for item, geometry in zip(found, geometries, strict=False):
                 if geometry is not None:
                     item[image] = geometry
