@@ -167,7 +167,8 @@ def test_an_image_that_the_target_ignores_has_no_map(scans):
     net = Ignores().double().eval()
     for ask in ({"layer": "encoder"}, {"layer": "auto"}, {"method": "saliency"}):
         explanation = medcam.explain(net, *scans, target=1, **ask)
-        assert explanation.inputs is scans[0] and len(explanation.maps) == 1
+        assert explanation.inputs is scans[0]
+        assert len(explanation.maps) == 1
 
 
 def test_fused_features_lie_on_the_first_image_unless_another_is_chosen():
@@ -184,8 +185,10 @@ def test_fused_features_lie_on_the_first_image_unless_another_is_chosen():
     net = Early().eval()
     first = medcam.explain(net, fine, coarse, layer="both", target=1).map
     second = medcam.explain(net, fine, coarse, layer="both", target=1, image="coarse").map
-    assert first.values.shape[2:] == (32, 32) and first.grid.step == (4.0, 4.0)
-    assert second.values.shape[2:] == (16, 16) and second.grid.step == (2.0, 2.0)
+    assert first.values.shape[2:] == (32, 32)
+    assert first.grid.step == (4.0, 4.0)
+    assert second.values.shape[2:] == (16, 16)
+    assert second.grid.step == (2.0, 2.0)
 
 
 def test_maps_are_saved_on_the_grid_of_their_own_image(tmp_path):
@@ -232,7 +235,8 @@ def test_the_order_of_keywords_changes_nothing(order):
     explanation = medcam.explain(net, target=1, **{name: images[name] for name in order})
     for name in order:
         item = explanation.of_image(name).map
-        assert item.values.shape[2:] == images[name].shape[2:] and item.layer.startswith(name)
+        assert item.values.shape[2:] == images[name].shape[2:]
+        assert item.layer.startswith(name)
 
 
 def test_the_second_call_of_an_injected_model_gives_the_same_maps(scans):

@@ -309,7 +309,8 @@ def test_time_and_channels_are_never_exchanged(layer, read, step):
     (gradient,) = torch.autograd.grad(output[:, 1].sum(), value)
     found = medcam.explain(net, x, layer=layer, target=1, method="hirescam", shape=None).map
     assert_same(found.values, (read(value) * read(gradient)).sum(1, keepdim=True).detach())
-    assert found.grid.known and found.grid.step == (step,)
+    assert found.grid.known
+    assert found.grid.step == (step,)
 
 
 class Squeezing(nn.Module):

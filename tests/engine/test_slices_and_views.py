@@ -17,7 +17,6 @@ import medcam
 from medcam.errors import InputError, NoMapError
 from medcam.files import Image
 
-
 AFFINE = np.diag([3.0, 1, 1, 1])
 
 
@@ -149,13 +148,14 @@ def case(request):
 @pytest.mark.filterwarnings("ignore:Layer 'enc' ran several times on the same image")
 @pytest.mark.parametrize("layer", ["enc", "auto"])
 def test_maps_of_slices_and_views(case, layer):
-    name, net, x, expected = case
+    _name, net, x, expected = case
     ask = {"layer": layer, "target": 1, "method": "hirescam"}
     explanation = medcam.explain(net, x, shape=None, **ask)
     item = explanation.map
     assert explanation.layer == "enc"
     torch.testing.assert_close(item.values[:, 0], expected, rtol=0, atol=1e-14)
-    assert item.grid.known and item.grid.step[-2:] in ((4.0, 4.0), (4.0, -4.0))
+    assert item.grid.known
+    assert item.grid.step[-2:] in ((4.0, 4.0), (4.0, -4.0))
     on_image = medcam.explain(net, x, **ask)
     assert on_image.map.values.shape[2:] == on_image.inputs.shape[2:]
     assert len(on_image.inputs) == len(on_image.map.values)
@@ -190,7 +190,8 @@ def test_slices_are_placed_between_their_positions():
     net = CASES["every other slice, looped"][0].double().eval()
     x = torch.rand(1, 1, 7, 32, 32).double()
     own = medcam.explain(net, x, layer="enc", target=1, method="hirescam", shape=None).map
-    assert own.grid.start[0] == pytest.approx(1) and own.grid.step[0] == pytest.approx(2)
+    assert own.grid.start[0] == pytest.approx(1)
+    assert own.grid.step[0] == pytest.approx(2)
     placed = medcam.explain(net, x, layer="enc", target=1, method="hirescam").map.values[0, 0]
     torch.testing.assert_close(placed[2], (placed[1] + placed[3]) / 2, rtol=0, atol=1e-14)
     torch.testing.assert_close(placed[0], placed[1], rtol=0, atol=1e-14)
@@ -205,7 +206,8 @@ def test_bags_are_scored_saved_and_injected(tmp_path):
     mask = torch.zeros(1, 1, 5, 32, 32)
     mask[..., 2, 8:16, 8:16] = 1
     output, scores = model(x, mask=mask)
-    assert output.shape == (1, 3) and len(scores["enc"]) == 1
+    assert output.shape == (1, 3)
+    assert len(scores["enc"]) == 1
     assert (tmp_path / "enc" / "attention_map_0_0_0.nii.gz").exists()
     explanation = medcam.explain(net, x, target=1, method=["gcam", "saliency"])
     assert {tuple(m.values.shape) for m in explanation.maps.values()} == {(1, 1, 5, 32, 32)}
@@ -225,7 +227,7 @@ def test_a_bag_that_cannot_be_seen_is_named():
             return self.fc(pooled) * table
 
     net, x = Opaque(lambda net, x: x).eval(), torch.rand(5, 1, 32, 32)
-    with pytest.raises(InputError, match="its first axis has to be the batch.*layout='bag'"):
+    with pytest.raises(InputError, match=r"its first axis has to be the batch.*layout='bag'"):
         medcam.explain(net, x, layer="enc", target=1)
     explanation = medcam.explain(net, x, layer="enc", target=1, layout="bag")
     assert explanation.map.values.shape == (1, 1, 5, 32, 32)

@@ -199,6 +199,7 @@ class Shared(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+@pytest.mark.filterwarnings("ignore:Layer 'twice' ran several times on the same image")
 @pytest.mark.parametrize("grad", [True, False])
 def test_a_module_called_twice_gives_the_map_of_its_last_call(grad):
     net, x = Shared().eval(), image()

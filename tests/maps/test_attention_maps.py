@@ -7,11 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
+from torch import nn
 
 import medcam
 from medcam.engine.request import requested_shape
 from medcam.errors import InputError
-from medcam.maps import AttentionMap, ResolvedTarget, resample
+from medcam.maps import AttentionMap, LayerGrid, ResolvedTarget, place, resample
 from support.nets import Classifier, image
 
 TARGET = ResolvedTarget("class 1", "classification")
@@ -109,8 +111,64 @@ def test_maps_come_at_the_size_asked_for():
     own = medcam.explain(net, x, shape=None, **ask).map.values
     assert own.shape == (2, 1, 4, 4, 4)
     for shape, space in (("input", (8, 8, 8)), ((5, 6, 2), (5, 6, 2)), ([8, 4, 16], (8, 4, 16))):
-        found = medcam.explain(net, x, shape=shape, **ask).map.values
+        found = medcam.explain(net, x, shape=shape, placement="resize", **ask).map.values
         assert torch.equal(found, resample(own, space))
+
+
+def sampled(own, space, shape, step):
+    """Return maps sampled by SciPy at the centres of the voxels of a shape on the input."""
+    lines = [
+        ((np.arange(n) + 0.5) * extent / n - 0.5) / step
+        for n, extent in zip(shape, space, strict=True)
+    ]
+    at = np.meshgrid(*lines, indexing="ij")
+    maps = [ndimage.map_coordinates(m, at, order=1, mode="nearest") for m in own.flatten(0, 1)]
+    return torch.from_numpy(np.stack(maps)).unflatten(0, own.shape[:2])
+
+
+@pytest.mark.parametrize("shape", ["input", (16, 12, 8), (5, 3, 8)])
+def test_maps_lie_where_the_features_are(shape):
+    """The features of a convolution of kernel 3, stride 2 and padding 1 are at the voxels 2i."""
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv3d(1, 4, 3, 2, 1), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
+    net, x = nn.Sequential(features, head).double().eval(), image(3, size=8).double()
+    ask = {"method": "hirescam", "layer": "0", "target": 1}
+    own = medcam.explain(net, x, shape=None, **ask).map
+    assert own.grid == LayerGrid((0.0,) * 3, (2.0,) * 3)
+    assert own.on_layer
+    found = medcam.explain(net, x, shape=shape, **ask).map
+    size = (8, 8, 8) if shape == "input" else shape
+    assert found.grid == own.grid
+    assert not found.on_layer
+    torch.testing.assert_close(
+        found.values, sampled(own.values, (8, 8, 8), size, 2.0), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(own.at(size), found.values, rtol=0, atol=0)
+
+
+def test_an_axis_that_shrinks_below_the_layer_is_averaged():
+    values = torch.rand(2, 1, 12, 9).double()
+    grid = LayerGrid((0.0, 0.0), (1.0, 1.0))
+    expected = values.unfold(2, 3, 3).unfold(3, 3, 3).mean((4, 5))
+    found = place(values, grid, (12, 9), (4, 3))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_placing_keeps_constants_exactly_and_mirrors_where_the_step_is_negative():
+    flat = torch.full((1, 1, 5, 7), 0.1)
+    placed = place(flat, LayerGrid((1.3, -2.0), (3.1, 2.7)), (16, 20), (16, 20))
+    assert bool((placed == flat.flatten()[0]).all())
+    line = torch.arange(4.0)[None, None]
+    assert place(line, LayerGrid((3.0,), (-1.0,)), (4,), (4,)).flatten().tolist() == [3, 2, 1, 0]
+
+
+def test_the_affine_of_a_layer_s_own_map_places_its_cells():
+    oblique = np.array([[0, -2.0, 0, 5], [1.5, 0, 0, -7], [0, 0, 3, 2], [0, 0, 0, 1.0]])
+    grid = LayerGrid((1.5, 0.0, -2.0), (4.0, 2.0, 1.0))
+    cell = np.array([3, 1, 2, 1.0])
+    voxel = np.array([1.5 + 4 * 3, 2.0, 0.0, 1.0])
+    np.testing.assert_allclose(grid.affine(oblique) @ cell, oblique @ voxel)
 
 
 def test_the_channels_of_an_input_map_follow_its_size():

@@ -21,7 +21,7 @@ from medcam.errors import InputError, InputTypeError
 from medcam.maps import resample
 from medcam.methods import METHODS, FromCam, Method, SharedWeights, get
 from support.nets import Classifier, UNet, balanced, image
-from support.stitched import Sliding, net, through_monai, windows
+from support.stitched import Sliding, net, placed, through_monai, windows
 
 SOURCE = Path(medcam.__file__).parent
 ROI = (8, 6)
@@ -189,7 +189,7 @@ def test_shared_weights_of_ones_own():
     expected = torch.zeros(2, *x.shape[2:], dtype=x.dtype)
     for place, part in zip(places, features, strict=True):
         cam = torch.einsum("bk,bkxy->bxy", whole, part - whole[..., None, None])
-        expected[(..., *place)] += resample(cam[:, None], ROI)[:, 0] * own
+        expected[(..., *place)] += placed(cam[:, None], ROI)[:, 0] * own
     close(explained(method).map.values[:, 0], expected / total)
 
 

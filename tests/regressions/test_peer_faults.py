@@ -469,6 +469,7 @@ class Twice(nn.Module):
         return self.shared(self.shared(x).tanh()).tanh().mean((2, 3))
 
 
+@pytest.mark.filterwarnings("ignore:Layer 'shared' ran several times on the same image")
 def test_module_called_twice_pairs_its_own_gradient():
     # several: the last activation with the first gradient
     net, x = Twice().double().eval(), image(channels=3).double()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 from monai.inferers.utils import _get_scan_interval
+from scipy import ndimage
 from torch import nn
 
 from support.nets import conv
@@ -35,6 +37,17 @@ def net(dims=2, channels=1, classes=3, dtype=torch.float64):
     model = Net(dims, channels, classes).to(dtype).eval()
     torch.nn.init.normal_(model.head.weight)  # every class is predicted somewhere
     return model
+
+
+def placed(cam, roi):
+    """Return maps of a layer of `Net` on a window: a cell of ``coarse`` is centred at voxel 2i."""
+    if tuple(cam.shape[2:]) == tuple(roi):
+        return cam
+    at = np.meshgrid(*[np.arange(extent) / 2 for extent in roi], indexing="ij")
+    rows = [
+        ndimage.map_coordinates(single, at, order=1, mode="nearest") for single in cam.flatten(0, 1)
+    ]
+    return torch.from_numpy(np.stack(rows)).unflatten(0, cam.shape[:2]).to(cam.dtype)
 
 
 def through_monai(model, x, roi, mode="gaussian", **options):

@@ -150,6 +150,7 @@ CASES = [
     case(nets.hf_resnet, square(64), "resnet.encoder.stages.2", LAST_STAGE),
     case(nets.hf_convnext, square(64), "convnext.encoder.stages.2", LAST_STAGE),
     case(nets.hf_swin, square(64), "swin.layernorm", "the last tokens, which are then averaged"),
+    case(nets.timm_swin, square(64), "norm", "the last of its stages, which are channels last"),
     case(nets.hf_segformer, square(64), "segformer.stages.3", ENCODER_END),
 ]
 
@@ -160,12 +161,6 @@ ROUNDS_BY_REQUIRES_GRAD = ("vit", "swin", "segformer", "unetr")
 
 # Networks for which another layer would be better.
 WRONG = [
-    case(
-        nets.timm_swin,
-        square(64),
-        "norm",
-        "all features are channels last; the branch before the last addition is not",
-    ),
     case(
         nets.tv_maxvit,
         square(64),

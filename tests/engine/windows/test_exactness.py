@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from monai.inferers import SliceInferer
 
 import medcam
 from medcam import targets
 from medcam.engine.windows.score_gradient import ScoreGradient
 from medcam.maps import ResolvedTarget
-from support.stitched import Sliding, evidence, net, through_monai, windows
+from support.stitched import Sliding, evidence, net, placed, through_monai, windows
 
 CASES = [  # dims, space, roi, options
     (2, (19, 13), (8, 6), {}),
@@ -146,7 +145,7 @@ def test_grad_cam_is_the_mean_of_signed_window_maps(layer, mode):
         share = seed[at] * weight * (count / total)[place]
         a, g = evidence(model, layer, x[at], share)
         cam = torch.einsum("bk,bkij->bij", g.mean((2, 3)), a)[:, None]
-        cam = F.interpolate(cam, roi, mode="bilinear")[:, 0]
+        cam = placed(cam, roi)[:, 0]
         expected[(slice(None), *place)] += cam * weight
     expected = (expected / total).relu()
     assert expected.max() > 0
@@ -185,7 +184,7 @@ def test_channel_weights_of_the_volume_are_the_mean_gradients_of_all_windows():
         expected = torch.zeros_like(x[:, 0])
         for place, a, _ in kept:
             cam = torch.einsum("bk,bkij->bij", alpha, a)[:, None]
-            cam = F.interpolate(cam, roi, mode="bilinear")[:, 0]
+            cam = placed(cam, roi)[:, 0]
             expected[(slice(None), *place)] += cam * weight
         close(found.map.values[:, t], (expected / total).relu())
 

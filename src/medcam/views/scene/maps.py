@@ -31,7 +31,8 @@ def scene_maps(
     """
     converted = []
     for map_ in maps:
-        selected = dataclasses.replace(map_, values=map_.values[sample : sample + 1].float())
+        only = map_.values[sample : sample + 1].float()
+        selected = dataclasses.replace(map_, values=only, channels=None)
         values = selected.values if shape is None else selected.at(shape)
         converted += [
             SceneMap(

@@ -220,7 +220,8 @@ class Placements:
                 for number, item in self._tracer.origins(tensor).items()
                 if isinstance(item, Geometry)
             ]
-            self._memory.batched[path] = any(known) if known else None
+            is_clear = [value for value in known if value is not None]
+            self._memory.batched[path] = any(is_clear) if is_clear else None
 
     def is_bag(self, output: Any, batch: int) -> bool:
         """Return whether no tensor of the output holds the samples of the input's first axis.

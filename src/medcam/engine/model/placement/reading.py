@@ -12,6 +12,9 @@ from torch import Tensor
 from medcam.engine.model.placement.geometry import Geometry, Part, axes_of, flat, size_of
 from medcam.maps import LayerGrid
 
+_SNAP = 1e-3
+"""The distance, in voxels, within which a position counts as that of a whole or half voxel."""
+
 _MIN_PICTURE_AXES = 2
 """The number of axes that slices or views in the batch need besides their own."""
 
@@ -379,11 +382,29 @@ def _grid(
         step.append(
             min(finest, key=lambda part: abs(part.step)).step if finest else float(shape[axis])
         )
-    return LayerGrid(tuple(start), tuple(step))
+    return LayerGrid(tuple(map(_snapped, start)), tuple(map(_snapped, step)))
 
 
-def holds_samples(geometry: Geometry, batch: int) -> bool:
-    """Return whether the first axis of a tensor holds the samples of the image's first axis."""
+def _snapped(value: float) -> float:
+    """Return a position without what a path of vanishing weight adds to a whole or half voxel."""
+    near = round(value * 2) / 2
+    return near if abs(value - near) < _SNAP else value
+
+
+def holds_samples(geometry: Geometry, batch: int) -> bool | None:
+    """Return whether the first axis of a tensor holds the samples of the image's first axis.
+
+    None if that is unclear: for a number, and for a tensor that holds some of the samples.
+
+    Args:
+        geometry: The tensor's geometry.
+        batch: The extent of the image's first axis.
+    """
     if not geometry.dims:
-        return False
-    return prod(part.size for part in flat(geometry.dims[0]) if part.axis == 0) == batch
+        return None
+    along = [part for part in flat(geometry.dims[0]) if part.axis == 0]
+    if prod(part.size for part in along) == batch:
+        return True
+    elsewhere = any(part.axis == 0 and part.size > 1 for p in geometry.dims for part in flat(p))
+    picked = any(part.step <= 1 for part in along)
+    return None if elsewhere or picked else False
