@@ -15,7 +15,7 @@ from medcam.explanation.explanation import Explanation
 from medcam.explanation.volume import explain_volume
 from medcam.injection.injecting import inject
 from medcam.injection.model import eject
-from medcam.maps import AttentionMap
+from medcam.maps import AttentionMap, LayerGrid
 
 if TYPE_CHECKING:
     from medcam.evaluation import compute_score
@@ -29,6 +29,7 @@ __all__ = [
     "AttentionMap",
     "Evaluator",
     "Explanation",
+    "LayerGrid",
     "compute_score",
     "eject",
     "errors",

@@ -56,10 +56,10 @@ class ResolvedTarget:
 class LayerGrid:
     """Where a layer's cells lie on its input: cell ``i`` is centred at ``start + i·step``.
 
-    The centre of what a cell sees follows from the kernels, strides, paddings and dilations on the
-    way from the input (Dumoulin and Visin, arXiv 1603.07285; Araujo et al., Distill 2019), not from
-    the extents: after five convolutions of kernel 3, stride 2 and padding 1 cell ``i`` is centred
-    at voxel ``32·i``, while stretching the map over the input draws it at ``32·i + 15.5``.
+    The centre of what a cell sees follows from the kernels, strides and paddings on the way from
+    the input (Araujo et al., Distill 2019, doi 10.23915/distill.00021), not from the extents: after
+    five convolutions of kernel 3, stride 2 and padding 1 cell ``i`` is centred at voxel ``32·i``.
+    Stretching the map over the input draws it at ``32·i + 15.5``.
 
     Attributes:
         start: The centre of the first cell on each spatial axis, in voxels of the input.
@@ -83,21 +83,12 @@ class LayerGrid:
 
     @staticmethod
     def of_extents(shape: Sequence[int], space: Sequence[int], reason: str = "") -> LayerGrid:
-        """Return the grid whose borders lie on the input's borders.
-
-        Args:
-            shape: The extents of the layer.
-            space: The extents of the input.
-            reason: Why the extents are used.
-        """
+        """Return the grid of a layer of extents ``shape`` whose borders are those of the input."""
         step = tuple(whole / cells for cells, whole in zip(shape, space, strict=True))
         return LayerGrid(tuple((length - 1) / 2 for length in step), step, reason)
 
     def affine(self, image_affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
-        """Return the affine of a map of the layer's own shape, from that of the input.
-
-        Args:
-            image_affine: From voxel indices of the input to mm.
+        """Return the affine, to mm, of a map of the layer's own shape, from that of the input.
 
         Example:
             >>> LayerGrid((2.0, 2.0, 1.0), (4.0, 4.0, 1.0)).affine(np.eye(4)).tolist()[0]
@@ -175,12 +166,7 @@ class AttentionMap:
         return self.values.clamp(min=0) if self.positive_part else self.values.abs()
 
     def single(self, sample: int, target: int) -> AttentionMap:
-        """Return the map of one sample and one target, ``[1, 1, *space]``.
-
-        Args:
-            sample: The index of the sample.
-            target: The index of the target.
-        """
+        """Return the map of one sample and one target, by index: ``[1, 1, *space]``."""
         here = (slice(sample, sample + 1), slice(target, target + 1))
         classes, voxels = self.target.classes, self.target.voxels
         resolved = replace(
@@ -195,9 +181,6 @@ class AttentionMap:
         """Return the raw values at another spatial shape, which covers the input.
 
         A map of the layer's own shape is placed where the layer's features lie.
-
-        Args:
-            shape: The extents of the spatial axes.
         """
         if self.on_layer and self.grid is not None and self.input_space:
             return place(self.values, self.grid, self.input_space, shape)
@@ -218,10 +201,9 @@ def resample(
 ) -> Float[Tensor, "batch maps *resampled"]:
     """Return maps at another spatial shape: area means where an axis shrinks, linear elsewhere.
 
-    medcam resamples maps by this rule only: for maps on the input's grid, for scores against a
-    mask, and for pictures. Both grids cover the same extent (``align_corners=False``). An axis that
-    shrinks is averaged over areas, so every value contributes; an axis that grows is interpolated
-    linearly.
+    medcam resamples maps by this rule and by `place` only. Both grids cover the same extent
+    (``align_corners=False``). An axis that shrinks is averaged over areas, so every value
+    contributes; an axis that grows is interpolated linearly.
 
     Args:
         values: The maps, with 1 to 3 spatial axes.
@@ -295,7 +277,8 @@ def _place_axis(
         below = below.lerp_(above, share[(...,) + (None,) * (values.ndim - dim - 1)])
     if parts == 1:
         return below
-    return below.unflatten(dim, (size, parts)).mean(dim + 1)
+    shape = (*below.shape[:dim], size, parts, *below.shape[dim + 1 :])
+    return below.reshape(shape).mean(dim + 1)
 
 
 def resample_array(

@@ -126,7 +126,7 @@ def sampled(own, space, shape, step):
     return torch.from_numpy(np.stack(maps)).unflatten(0, own.shape[:2])
 
 
-@pytest.mark.parametrize("shape", ["input", (16, 12, 8), (5, 3, 8)])
+@pytest.mark.parametrize("shape", ["input", (16, 12, 8), (5, 6, 8)])
 def test_maps_lie_where_the_features_are(shape):
     """The features of a convolution of kernel 3, stride 2 and padding 1 are at the voxels 2i."""
     torch.manual_seed(0)

@@ -178,8 +178,8 @@ def explain(
     settings = {
         "model": model, "arg": arg, "weights": weights and weights.name, "target": target,
         "method": method, "layer": layer, "select": select, "roi": roi, **stitching,
-        "placement": placement, "slice_axis": slice_axis, "scale": scale, "prepare": prepare, "volume": volume,
-        "channels": as_channels,
+        "placement": placement, "slice_axis": slice_axis, "scale": scale, "prepare": prepare,
+        "volume": volume, "channels": as_channels,
     }  # fmt: skip
     files = explanation.save(
         output / _stem(image[0]), image=original, model=network, mask=truth,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medcam.engine.capture import Activation, LayerKey
+from medcam.engine.activation import Activation, LayerKey
 from medcam.engine.evidence import Evidence
 from medcam.engine.model.inputs import InputImage
 from medcam.engine.model.nested import without_subclass
@@ -56,6 +56,13 @@ class _Source:
     number: int
     activation: Activation | None
     view: Tensor
+
+    @property
+    def recorded(self) -> Activation:
+        """The recorded layer of a method of a layer."""
+        if self.activation is None:
+            raise ValueError("a method of the input alone has no layer")
+        return self.activation
 
     @property
     def space(self) -> tuple[int, ...]:
@@ -106,8 +113,7 @@ def _layer_map(
     is_bag: bool,
 ) -> AttentionMap:
     """Return a method's map of one layer, for all targets, with the arguments of `assemble`."""
-    method, activation = source.method, source.activation
-    assert activation is not None
+    method, activation = source.method, source.recorded
     layout, shape = activation.layout, requested_shape(request.shape, source.space)
     per_target = [
         evidence.map(method, target, source.layer, source.number)

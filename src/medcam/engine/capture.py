@@ -8,11 +8,8 @@ after the layer cannot change it.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -20,161 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from medcam.engine.graph import depends_on
+from medcam.engine.activation import Activation, copy_for_model, in_a_row, used
 from medcam.engine.model.copies import graph_node, strided_copy
-from medcam.engine.model.layouts import Layout, stacked
 from medcam.engine.model.leaves import new_leaf
-from medcam.engine.model.nested import map_tensors, tensors, without_subclass
-from medcam.engine.model.placement.placements import MainTensor, Placements
-from medcam.errors import NoMapError
-
-LayerKey = tuple[str, int]
-"""A layer's name and the number of the image that its run saw."""
-
-
-@dataclass(eq=False)
-class Activation:
-    """The output of one layer in one of its runs, or in several that see slices of one image.
-
-    Attributes:
-        layer: The layer's name.
-        image: The number of the image that the run saw.
-        stored: The output, attached to the graph; the model continues with a copy.
-        layout: How to read the output as ``[samples, channels, *space]``.
-        further: The outputs of further runs, each on the next slice or sample of the image.
-        joins_batch: Whether the runs saw one sample after the other, not one slice.
-        version: The version counter of ``stored``, which a later in-place change increases.
-        samples: The extent of the first axis of ``stored``.
-    """
-
-    layer: str
-    image: int
-    stored: Tensor
-    layout: Layout
-    further: tuple[Activation, ...] = ()
-    joins_batch: bool = False
-    version: int = field(init=False)
-    samples: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.version = self.stored._version
-        self.samples = len(self.stored)
-
-    @property
-    def key(self) -> LayerKey:
-        """The layer and the number of the image."""
-        return self.layer, self.image
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The outputs of all runs."""
-        return [self.stored, *(activation.stored for activation in self.further)]
-
-    @property
-    def values(self) -> Tensor:
-        """The activations ``[samples, channels, *space]``, without a graph.
-
-        Raises:
-            NoMapError: The model changed the tensor in place after the layer.
-        """
-        for activation in (self, *self.further):
-            if activation.stored._version != activation.version:
-                raise NoMapError(
-                    f"The output of layer {self.layer!r} was changed in place after the layer ran, "
-                    "so its activations are lost. Choose the layer before or after it."
-                )
-        return self.evidence(self.tensors)
-
-    def evidence(self, values: Sequence[Tensor]) -> Tensor:
-        """Return tensors of the layer's shape, one for each run, as evidence of all runs."""
-        per_run = [as_evidence(tensor, self.layout) for tensor in values]
-        if len(per_run) == 1:
-            return per_run[0]
-        return torch.cat(per_run) if self.joins_batch else torch.stack(per_run, 1).flatten(0, 1)
-
-    @property
-    def evidence_shape(self) -> tuple[int, ...]:
-        """The extents ``[samples, channels, *space]`` of the evidence of all runs."""
-        arrangement = self.layout.arrangement
-        samples = self.samples if arrangement is None else arrangement.evidence[0]
-        return samples * len(self.tensors), self.layout.channels, *self.layout.space
-
-    def as_bag(self) -> Activation:
-        """Return the activation for an input whose first axis is slices of one case."""
-        return dataclasses.replace(self, layout=self.layout.as_bag())
-
-    def release(self) -> None:
-        """Release the tensors; `values` is empty afterwards."""
-        for activation in (self, *self.further):
-            activation.stored = torch.empty(0)
-            activation.version = activation.stored._version
-
-
-def copy_for_model(stored: Tensor) -> Tensor:
-    """Return a copy for the model, so that its in-place changes do not reach ``stored``.
-
-    Copy-on-write where available: most outputs are never modified.
-    """
-    if stored.device.type in ("cpu", "cuda") and hasattr(torch, "_lazy_clone"):
-        # copy-on-write fails for memory that PyTorch did not allocate, such as a NumPy array's
-        with contextlib.suppress(RuntimeError):
-            return torch._lazy_clone(stored)
-    return strided_copy(stored)
-
-
-def as_evidence(tensor: Tensor, layout: Layout) -> Tensor:
-    """Return a plain tensor ``[batch, channels, *space]``, detached, at least float32."""
-    values = layout.channels_first(without_subclass(tensor.detach()))
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def used(
-    activations: Sequence[Activation], scores: Tensor, *, by_gradient: bool = False
-) -> list[Activation]:
-    """Return the activations that the scores depend on.
-
-    The head of a detector's pyramid runs at every level, and the scores of all levels are joined.
-    So each run is connected with the score of a detection, but only its own level has a gradient.
-
-    Args:
-        activations: Runs of a layer.
-        scores: The scores.
-        by_gradient: Whether only runs with a gradient other than zero count, if there is one.
-    """
-    stored = [activation.stored for activation in activations]
-    connected = [
-        activation
-        for activation, is_connected in zip(activations, depends_on(scores, stored), strict=True)
-        if is_connected
-    ]
-    if not by_gradient or len(connected) < 2:
-        return connected
-    grads = torch.autograd.grad(
-        scores.sum(), [run.stored for run in connected], retain_graph=True, allow_unused=True
-    )
-    with_gradient = [
-        run for run, grad in zip(connected, grads, strict=True)
-        if grad is not None and bool(grad.any())
-    ]  # fmt: skip
-    return with_gradient or connected
-
-
-def in_a_row(runs: Sequence[Activation]) -> Activation | None:
-    """Return runs that see one slice of the image each as one activation.
-
-    Returns:
-        The activation; None if the runs do not lie evenly along one axis of the image.
-    """
-    layout = stacked([activation.layout for activation in runs])
-    if layout is None:
-        return None
-    order = sorted(range(len(runs)), key=lambda number: layout[1][number])
-    first, *further = [runs[number] for number in order]
-    before, after = first.layout.arrangement, layout[0].arrangement
-    joins_batch = before is not None and after is not None and before.batch != after.batch
-    return dataclasses.replace(
-        first, layout=layout[0], further=tuple(further), joins_batch=joins_batch
-    )
+from medcam.engine.model.nested import map_tensors, tensors
+from medcam.engine.model.placements import MainTensor, Placements
 
 
 class Recorder:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medcam.engine.capture import Activation, LayerKey
+from medcam.engine.activation import Activation, LayerKey
 from medcam.methods import Method
 
 
@@ -50,13 +50,13 @@ class Evidence:
 
         A sample with several slices is blank if all of them are.
         """
-        found = {}
+        blank = {}
         for key, flags in self.zero_weights.items():
             recorded = self.recorded.get(key)
             arrangement = None if recorded is None else recorded.layout.arrangement
             batch = len(flags) if arrangement is None else arrangement.batch
-            found[key[0]] = flags.reshape(batch, -1).all(1)
-        return found
+            blank[key[0]] = flags.reshape(batch, -1).all(1)
+        return blank
 
     def map(self, method: Method, target: int, layer: LayerKey | None, image: int) -> Tensor:
         """Return a method's map of one target, of a layer or of an image."""

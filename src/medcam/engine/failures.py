@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medcam.engine.activation import Activation
 from medcam.engine.auto_layer import AutoRecorder
-from medcam.engine.capture import Activation, Recorder
+from medcam.engine.capture import Recorder
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request

@@ -8,8 +8,9 @@ from functools import partial
 from torch import Tensor
 
 from medcam.engine import guided
+from medcam.engine.activation import Activation, LayerKey
 from medcam.engine.auto_layer import AutoRecorder
-from medcam.engine.capture import Activation, LayerKey, Recorder
+from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.failures import (
     connected,

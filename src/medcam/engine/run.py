@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.jit import ScriptModule
 
 from medcam.engine import guided, own_input
 from medcam.engine.assemble import Assembled, assemble
@@ -22,31 +21,22 @@ from medcam.engine.gather import gather
 from medcam.engine.memory import checkpointing, lean, reentrant
 from medcam.engine.model import isolation, layers, outputs
 from medcam.engine.model.inputs import (
-    InputImage,
-    chosen_image,
     find_images,
-    require_images,
     with_leaves,
 )
-from medcam.engine.model.nested import without_subclass
-from medcam.engine.model.placement.placements import Placements, signature_of
+from medcam.engine.model.placements import Placements, signature_of
 from medcam.engine.notices import (
-    Notices,
     notice_cancelling,
-    notice_non_finite,
     warn_of_probabilities,
 )
-from medcam.engine.request import Request, check_requested_shape
+from medcam.engine.prepare import Prepared, prepare
+from medcam.engine.request import Request
 from medcam.engine.result import Run
 from medcam.engine.target import resolution
 from medcam.engine.target.scores import TargetScores
-from medcam.errors import InputError, InputTypeError, warn
+from medcam.errors import warn
 
 _log = logging.getLogger("medcam")
-
-_BAD_INPUT = (
-    "The input holds NaN or infinite values, so its maps would, too: replace these values first."
-)
 
 
 def run(
@@ -77,7 +67,7 @@ def run(
         NoMapError: The model ran, but no map can be made.
     """
     try:
-        prepared = _prepare(request, model, args, kwargs)
+        prepared = prepare(request, model, args, kwargs)
         record = partial(_record, prepared, call, args, kwargs, keep_graph, save_less)
         recorded = own_input.retried(record, [image.tensor for image in prepared.images])
         return _finish(prepared, recorded, keep_graph)
@@ -100,34 +90,6 @@ def run(
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A call whose arguments have been checked.
-
-    Attributes:
-        request: The request.
-        model: The model whose layers are recorded.
-        choice: The layers to record.
-        modules: Every module of the model once.
-        images: The images among the inputs.
-        chosen: The number of the only image that maps lie on; None for all.
-        notices: Warnings and errors whose condition has not been read from the device yet.
-    """
-
-    request: Request
-    model: nn.Module
-    choice: layers.LayerChoice
-    modules: list[nn.Module]
-    images: list[InputImage]
-    chosen: int | None
-    notices: Notices
-
-    @property
-    def image(self) -> Tensor:
-        """The main input: the chosen image, or the first."""
-        return self.images[self.chosen or 0].tensor
-
-
-@dataclass(frozen=True, eq=False)
 class _Recorded:
     """Results of the forward and the backward pass.
 
@@ -137,6 +99,7 @@ class _Recorded:
         evidence: Activations and gradients.
         recorder: The hooks, with the reasons why layers were left out.
         assembled: The maps, and the images that they lie on.
+        traced: Whether the places of the layers were traced in this call.
     """
 
     output: Any
@@ -144,36 +107,11 @@ class _Recorded:
     evidence: Evidence
     recorder: Recorder
     assembled: Assembled
-
-
-def _prepare(
-    request: Request, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> _Prepared:
-    """Validate the call before the model runs, and find the layers."""
-    if isinstance(model, ScriptModule):
-        raise InputTypeError(
-            "A TorchScript model has no layers that can be recorded: give the Python model that "
-            "was scripted or traced."
-        )
-    choice = _layer_choice(model, request.layer)
-    modules = isolation.modules_of(model)
-    images = require_images(args, kwargs, model)
-    chosen = chosen_image(images, request.image)
-    check_requested_shape(request.shape, images[chosen or 0].space)
-    notices = Notices()
-    for image in images:
-        values = without_subclass(image.tensor.detach())
-        notice_non_finite(notices, values, InputError(_BAD_INPUT))
-    if model.training and _has_training_batch_norm(modules):
-        warn(
-            "The model is in training mode: its batch normalisation mixes the samples of a batch, "
-            "so each map depends on the whole batch. Call model.eval() first."
-        )
-    return _Prepared(request, model, choice, modules, images, chosen, notices)
+    traced: bool
 
 
 def _record(
-    prepared: _Prepared,
+    prepared: Prepared,
     call: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
@@ -223,10 +161,10 @@ def _record(
         with isolation.full_precision(prepared.image.device.type):
             assembled = assemble(request, evidence, scores, prepared.images, notices, is_bag=is_bag)
             notice_cancelling(notices, evidence.blank)
-    return _Recorded(output, scores, evidence, recorder, assembled)
+    return _Recorded(output, scores, evidence, recorder, assembled, placements.traced)
 
 
-def _scores(prepared: _Prepared, output: Any, *, batch: int) -> TargetScores:
+def _scores(prepared: Prepared, output: Any, *, batch: int) -> TargetScores:
     """Return the scores of the target: of a detector's boxes, or of the output's logits."""
     request, space = prepared.request, tuple(prepared.image.shape[2:])
     selected = outputs.select_detections(output, request.output, batch=batch)
@@ -238,7 +176,7 @@ def _scores(prepared: _Prepared, output: Any, *, batch: int) -> TargetScores:
 
 
 def _with_leaves(
-    prepared: _Prepared, args: tuple[Any, ...], kwargs: dict[str, Any], own: bool
+    prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any], own: bool
 ) -> tuple[tuple[Any, ...], dict[str, Any], dict[int, Tensor]]:
     """Return the inputs with the images attached to leaves, and the leaves by number."""
     images = [image.tensor for image in find_images(args, kwargs, prepared.model)]
@@ -251,7 +189,7 @@ def _with_leaves(
 
 
 def _placements(
-    prepared: _Prepared, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
+    prepared: Prepared, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
 ) -> Placements:
     """Return the places of the layers in this call."""
     layers_of_choice = None if prepared.choice.automatic else list(prepared.choice.modules)
@@ -263,7 +201,7 @@ def _placements(
     )  # fmt: skip
 
 
-def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
+def _finish(prepared: Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
     """Return the plain values of the run, and log which layers were left out."""
     recorder, keys = recorded.recorder, recorded.evidence.layers
     used_layers = tuple(dict.fromkeys(layer for layer, _ in keys))
@@ -274,7 +212,11 @@ def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
     }
     for layer, reason in skipped.items():
         _log.info("layer %r left out: %s", layer, reason)
-    _notice_last_runs(prepared, recorder)
+    for message in [*_last_runs(recorder), *_unknown_places(prepared, recorded)]:
+        if prepared.choice.optional:
+            _log.info(message)
+        else:
+            warn(message)
     output, assembled = recorded.output, recorded.assembled
     return Run(
         output=output if keep_graph else isolation.detached_output(output),
@@ -290,32 +232,31 @@ def _finish(prepared: _Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
     )
 
 
-def _notice_last_runs(prepared: _Prepared, recorder: Recorder) -> None:
-    """Say which layers have a map of their last run only."""
+def _last_runs(recorder: Recorder) -> Iterator[str]:
+    """Yield what to say of layers with a map of their last run only."""
     for layer in recorder.last_run_only:
-        message = (
+        yield (
             f"Layer {layer!r} ran several times on the same image: its map is that of the last run "
             "that the target depends on."
         )
-        if prepared.choice.optional:
-            _log.info(message)
-        else:
-            warn(message)
 
 
-def _layer_choice(model: nn.Module, layer: layers.LayerLike) -> layers.LayerChoice:
-    """Resolve ``layer=`` as `layers.find`; one name is looked up without listing all layers."""
-    if isinstance(layer, str) and layer not in ("auto", "full", ""):
-        module: nn.Module | None = model
-        for name in layer.split("."):
-            module = module._modules.get(name) if module is not None else None
-        if module is not None:
-            return layers.LayerChoice({layer: module})
-    return layers.find(model, layer)
+def _unknown_places(prepared: Prepared, recorded: _Recorded) -> Iterator[str]:
+    """Yield what to say of layers whose place is unknown, in the first call."""
+    if not recorded.traced or prepared.request.placement == "resize":
+        return
+    for (layer, _), activation in recorded.evidence.recorded.items():
+        grid = activation.layout.grid
+        if not grid.known:
+            yield (
+                f"It is unknown where the features of layer {layer!r} lie on the input "
+                f"({grid.reason}): its map is stretched over the input, as with "
+                "placement='resize'."
+            )
 
 
 def _recorder(
-    prepared: _Prepared, inputs: list[Tensor], placements: Placements, *, restart: bool
+    prepared: Prepared, inputs: list[Tensor], placements: Placements, *, restart: bool
 ) -> Recorder:
     """Return the recorder that a request needs.
 
@@ -326,18 +267,21 @@ def _recorder(
         restart: Whether a better candidate of the automatic layer may start the graph anew.
     """
     methods, choice = prepared.request.methods, prepared.choice
-    known = {"images": inputs, "placements": placements, "chosen": prepared.chosen}
+    recorder = partial(Recorder, images=inputs, placements=placements, chosen=prepared.chosen)
     if not any(method.of_layer for method in methods):
-        return Recorder({}, **known)
+        return recorder({})
     if choice.automatic:
         # A graph from the input on has to stay whole.
         restart = restart and not any(method.of_input for method in methods)
-        return AutoRecorder(prepared.model, **known, restart=restart)
-    return Recorder(choice.modules, **known)
+        return AutoRecorder(
+            prepared.model, images=inputs, placements=placements, chosen=prepared.chosen,
+            restart=restart,
+        )  # fmt: skip
+    return recorder(choice.modules)
 
 
 def _checkpointed_blocks(
-    prepared: _Prepared,
+    prepared: Prepared,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     modes: Callable[[], AbstractContextManager[None]],
@@ -360,10 +304,3 @@ def _forward_modes(
         lean.LeanBackward() if save_less else nullcontext(),
     ):
         yield
-
-
-def _has_training_batch_norm(modules: Iterable[nn.Module]) -> bool:
-    return any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-        for module in modules
-    )

@@ -50,8 +50,9 @@ def explain(
         inputs: The model's input ``[batch, channels, *space]`` with 2 or 3 spatial axes, or a tuple
             of several positional inputs. Further ``args`` and ``kwargs`` are passed to the model
             unchanged. Floating-point tensors with spatial axes are images, also inside dicts, lists
-            and tuples; without one, signals ``[batch, channels, time]`` of a model with 1D convolutions
-            or poolings. If the target depends on several images, there is a map for each.
+            and tuples; without one, signals ``[batch, channels, time]`` of a model with 1D
+            convolutions or poolings. If the target depends on several images, there is a map for
+            each.
         *args: Further positional inputs of the model.
         method: A name in `medcam.methods.METHODS`, a `medcam.methods.Method`, or several, which
             share one forward pass. The names are

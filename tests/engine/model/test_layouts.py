@@ -1,49 +1,139 @@
-"""Layout of a layer's output on the image, inferred from its shape."""
+"""Layout of a layer's output on the image: from its operations, or inferred from its shape."""
 
 from __future__ import annotations
+
+import logging
 
 import pytest
 import torch
 from torch import nn
 
 import medcam
-from medcam.engine.model.layouts import Layout, layout_of, main_tensor
+from medcam.engine.model.layouts import inferred_layout
+from medcam.errors import MedcamWarning, NoMapError
 from support.nets import conv, image
 
 
-def reading(shape, space):
-    layout = layout_of(shape, shape[0], space)
-    if layout is None:
-        return None
-    return layout.kind, layout.space, layout.channels, layout.prefix
+def reading(shape, space, module=None):
+    layout = inferred_layout(shape, shape[0] if shape else 2, space, "unknown", module=module)
+    return None if layout is None else (layout.kind, layout.space, layout.channels)
+
+
+# ------------------------------------------------------------------------------- by the shape
 
 
 @pytest.mark.parametrize(
     ("shape", "space"),
     [
         ((2, 64, 112, 112), (224, 224)),
-        ((2, 768, 7, 7), (224, 224)),
         ((2, 7, 7, 7), (224, 224)),
-        ((1, 1, 8, 8), (8, 8)),
-        ((2, 16, 12, 12), (50, 50)),  # a border cut off
-        ((2, 16, 13, 10), (50, 40)),  # or padded
-        ((2, 16, 8, 8), (8, 32)),  # anisotropic strides, 2D
-        ((2, 64, 1, 32), (32, 32)),
-        ((2, 32, 20, 96, 96), (20, 192, 192)),  # and as nnU-Net plans them for thick slices
-        ((2, 64, 20, 48, 48), (20, 192, 192)),
-        ((2, 128, 10, 24, 24), (20, 192, 192)),
-        ((2, 320, 5, 6, 6), (20, 192, 192)),
-        ((2, 320, 20, 12, 12), (20, 192, 192)),
-        ((2, 32, 32, 128, 128), (32, 256, 256)),
-        ((2, 32, 64, 64, 16), (128, 128, 16)),
+        ((2, 16, 13, 10), (50, 40)),
+        ((2, 16, 8, 8), (8, 32)),
+        ((2, 32, 20, 96, 96), (20, 192, 192)),
         ((2, 256, 4, 4, 1), (64, 64, 9)),
-        ((2, 8, 2, 2, 2), (16, 16, 16)),
-        ((2, 3, 1, 1), (16, 16)),
-        ((2, 4, 20, 20), (10, 10)),  # larger than the input: an upsampled decoder
     ],
 )
 def test_channels_first_is_the_default(shape, space):
-    assert reading(shape, space) == ("channels first", shape[2:], shape[1], 0)
+    assert reading(shape, space) == ("channels first", shape[2:], shape[1])
+    assert reading(shape, space, nn.Conv2d(1, shape[1], 1)) == reading(shape, space)
+
+
+@pytest.mark.parametrize(
+    ("shape", "space", "module"),
+    [
+        ((2, 7, 7, 768), (224, 224), None),  # channels first would exceed the input
+        ((2, 48, 48, 48, 48), (96, 96, 96), nn.LayerNorm(48)),  # SwinUNETR's own default
+        ((2, 96, 96, 96), (384, 384), nn.Linear(10, 96)),
+        ((2, 8, 2, 2, 128), (16, 64, 64), nn.Sequential(nn.LayerNorm(128), nn.GELU())),
+    ],
+)
+def test_channels_last_where_the_last_weights_or_the_extents_say_so(shape, space, module):
+    assert reading(shape, space, module) == ("channels last", shape[1:-1], shape[-1])
+
+
+def test_a_linear_layer_of_other_features_does_not_make_channels_last():
+    """Such as the gate of a squeeze-and-excitation block."""
+    gate = nn.Sequential(nn.Conv2d(1, 8, 1), nn.Linear(8, 4))
+    assert reading((2, 8, 8, 8), (32, 32), gate)[0] == "channels first"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 3), (2, 3, 4, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (2, 1, 3, 4, 4, 4),
+        (2, 4, 20, 20), (2, 20, 20, 4),  # beyond the input
+        (2, 16, 8), (2, 17, 8),  # tokens, whose grid cannot be seen
+    ],
+)  # fmt: skip
+def test_shapes_that_are_refused(shape):
+    assert reading(shape, (16, 16)) is None
+
+
+def test_another_batch_size_does_not_lie_on_the_image():
+    assert inferred_layout((8, 32, 4, 4), 2, (16, 16), "unknown") is None
+
+
+class Opaque(nn.Module):
+    """A network with an operation that medcam does not follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU())
+        self.after, self.head = nn.Conv2d(4, 4, 3, 2, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.before(x)
+        still = torch.eye(2, 3).expand(len(x), 2, 3)
+        grid = nn.functional.affine_grid(still, list(x.shape), align_corners=False)
+        x = nn.functional.grid_sample(x, grid, align_corners=False)
+        return self.head(self.after(x).relu().mean((2, 3)))
+
+
+def test_an_operation_that_is_not_followed_falls_back_and_says_so(caplog):
+    net, x = Opaque().eval(), torch.rand(2, 1, 32, 32)
+    assert medcam.explain(net, x, layer="before", target=1).map.grid.known
+    with pytest.warns(MedcamWarning, match="unknown where the features of layer 'after'.*grid_sa"):
+        item = medcam.explain(net, x, layer="after", target=1).map
+    assert not item.grid.known
+    assert "grid_sampler_2d" in item.grid.reason
+    stretched = medcam.explain(net, x, layer="after", target=1, placement="resize").map
+    assert torch.equal(item.values, stretched.values)
+    assert stretched.grid.reason == "placement='resize'"
+    caplog.set_level(logging.INFO, logger="medcam")
+    medcam.explain(Opaque().eval(), x, layer="full", target=1)
+    assert "unknown where the features of layer 'after'" in caplog.text
+
+
+class Queries(nn.Module):
+    """A DETR: CNN, transformer, object queries, which have no place in the image."""
+
+    def __init__(self, width=16, queries=100):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(1, width, 8, 8), nn.ReLU())
+        layer = nn.TransformerEncoderLayer(width, 2, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        layer = nn.TransformerDecoderLayer(width, 2, 32, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 1)
+        self.queries, self.head = nn.Parameter(torch.randn(1, queries, width)), nn.Linear(width, 3)
+
+    def forward(self, x):
+        memory = self.encoder(self.backbone(x).flatten(2).transpose(1, 2))
+        return self.head(self.decoder(self.queries.expand(len(x), -1, -1), memory))
+
+
+@pytest.mark.parametrize("queries", [16, 64, 100])
+def test_object_queries_are_no_picture(queries):
+    torch.manual_seed(0)
+    net, x = Queries(queries=queries).eval(), torch.rand(1, 1, 64, 64)
+    ask = {"target": lambda logits: logits[:, :, 1].amax(1), "shape": None}
+    explanation = medcam.explain(net, x, **ask)
+    assert explanation.layer == "encoder"
+    assert explanation.map.values.shape[2:] == (8, 8)
+    with pytest.raises(NoMapError, match="does not lie on the input"):
+        medcam.explain(net, x, layer="decoder", **ask)
+
+
+# ------------------------------------------------------------------------------ through a call
 
 
 class Strided(nn.Module):
@@ -76,86 +166,6 @@ def test_features_of_anisotropic_strides_are_channels_first(channels, space, who
     A, w = net.pool(net.conv(x)).detach(), net.head.weight[1].detach()
     expected = torch.einsum("k,bk...->b...", w, A) / A[0, 0].numel()
     torch.testing.assert_close(found.map.values[:, 0], expected, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("shape", "space", "expected"),
-    [
-        ((2, 7, 7, 768), (224, 224), (7, 7)),
-        ((2, 56, 56, 96), (224, 224), (56, 56)),
-        ((1, 14, 10, 384), (224, 160), (14, 10)),
-        ((2, 13, 10, 96), (50, 40), (13, 10)),
-        ((2, 4, 8, 8, 48), (8, 16, 16), (4, 8, 8)),
-        ((2, 2, 4, 4, 384), (16, 32, 32), (2, 4, 4)),
-    ],
-)
-def test_channels_last_where_only_that_shrinks_every_axis_alike(shape, space, expected):
-    assert reading(shape, space) == ("channels last", expected, shape[-1], 0)
-
-
-@pytest.mark.parametrize(
-    ("shape", "space", "grid", "prefix"),
-    [
-        ((2, 196, 768), (224, 224), (14, 14), 0),
-        ((2, 197, 768), (224, 224), (14, 14), 1),  # a class token
-        ((2, 198, 768), (224, 224), (14, 14), 2),  # and one of distillation
-        ((2, 261, 384), (224, 224), (16, 16), 5),  # and four registers
-        ((2, 12, 32), (64, 48), (4, 3), 0),
-        ((2, 13, 32), (64, 48), (4, 3), 1),
-        ((2, 216, 768), (96, 96, 96), (6, 6, 6), 0),
-        ((2, 49, 768), (96, 96, 32), None, 0),
-        ((2, 73, 768), (96, 96, 32), (6, 6, 2), 1),
-        ((2, 144, 96), (50, 50), (12, 12), 0),  # the border cut off
-        ((2, 169, 96), (50, 50), (13, 13), 0),  # or padded
-        ((2, 6, 32), (64, 64), (2, 2), 2),
-        ((2, 200, 768), (224, 224), None, 0),
-        ((2, 1, 768), (224, 224), None, 0),
-    ],
-)
-def test_tokens(shape, space, grid, prefix):
-    expected = None if grid is None else ("tokens", grid, shape[2], prefix)
-    assert reading(shape, space) == expected
-
-
-@pytest.mark.parametrize(
-    "shape", [(), (2,), (2, 3), (2, 3, 4, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (2, 1, 3, 4, 4, 4)]
-)
-def test_shapes_that_do_not_lie_on_the_image(shape):
-    assert layout_of(shape, 2, (16, 16)) is None
-
-
-def test_another_batch_size_does_not_lie_on_the_image():
-    """Windows folded into the batch axis, as in Swin, or the axes of an RNN."""
-    assert layout_of((8, 49, 96), 2, (56, 56)) is None
-    assert layout_of((8, 32, 4, 4), 2, (16, 16)) is None
-
-
-def test_every_layout_is_converted_to_channels_first():
-    space = (3, 4)
-    expected = torch.arange(2 * 5 * 12.0).reshape(2, 5, *space)
-    forms = {
-        Layout("channels first", space, 5): expected,
-        Layout("channels last", space, 5): expected.permute(0, 2, 3, 1),
-        Layout("tokens", space, 5): expected.flatten(2).transpose(1, 2),
-        Layout("tokens", space, 5, prefix=2): torch.cat(
-            [-torch.ones(2, 2, 5), expected.flatten(2).transpose(1, 2)], 1
-        ),
-    }
-    for layout, values in forms.items():
-        assert torch.equal(layout.channels_first(values), expected)
-
-
-def test_the_first_tensor_that_lies_on_the_image_is_the_main_one():
-    on, off = torch.rand(2, 3, 4, 4), torch.rand(2, 3)
-    for output in (on, (off, on), {"a": None, "b": [off, on]}, (on.long(), on)):
-        tensor, layout = main_tensor(output, 2, (8, 8), nn.Identity())
-        assert tensor is on
-        assert layout.kind == "channels first"
-    for output in (None, off, "text", [], on.long(), (off, {"a": off})):
-        assert main_tensor(output, 2, (8, 8), nn.Identity()) is None
-
-
-# ------------------------------------------------------------------------------ through a call
 
 
 class Mixed(nn.Module):

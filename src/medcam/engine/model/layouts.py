@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from medcam.engine.model.placement.reading import Arrangement, stack_arrangements
+from medcam.engine.model.placement.arrangement import Arrangement, stack_arrangements
 from medcam.errors import NoMapError
 from medcam.maps import LayerGrid
 

@@ -132,4 +132,5 @@ def mean_over_windows(plan: StitchingPlan, totals: Totals) -> Totals:
 
 def layers_of(totals: Iterable[MapKey], name: str) -> list[str | None]:
     """Return the layers for which one method has sums."""
-    return [key[1] for key in totals if isinstance(key, tuple) and key[0] == name]
+    keys = [key for key in totals if isinstance(key, tuple) and key[0] == name]
+    return [key[1] if isinstance(key[1], str) else None for key in keys]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -13,17 +13,11 @@ from torch import Tensor, nn
 from medcam.errors import InputError
 from medcam.explanation.case.names import append_to_name, safe_prefix
 from medcam.explanation.case.writing import LabelsLike, TableRows, save_case
-from medcam.files.image import Image
 from medcam.files import safe_name
+from medcam.files.image import Image
 from medcam.maps import AttentionMap, ImageName
 from medcam.views.scene.images import image_of, labels_of, mask_of
 from medcam.views.scene.selection import maps_on_grid
-
-
-class Saveable(Protocol):
-    """An explanation that can be saved."""
-
-    def save(self, prefix: Path, **options: Any) -> list[Path]: ...
 
 
 def save_maps(
@@ -104,7 +98,7 @@ def save_maps(
 
 
 def save_of_images(
-    parts: Mapping[ImageName, Saveable],
+    parts: Mapping[ImageName, Any],
     prefix: str | os.PathLike[str],
     *,
     image: object,
@@ -116,7 +110,7 @@ def save_of_images(
     """Write the cases of an explanation with maps on several images, one for each image.
 
     Args:
-        parts: The explanation of each image.
+        parts: The `medcam.Explanation` of each image.
         prefix: The path of the files without an ending; the image's name follows.
         image: The images to draw the maps on, by name; None: the inputs.
         mask: The masks by name, or None.

@@ -204,7 +204,7 @@ def _in_signed_form(request: Request) -> Request:
 def _maps_of(method: Method, explanation: Explanation) -> list[tuple[CaseMapKey, AttentionMap]]:
     """Return a method's maps with their keys, ``(method, layer)``."""
     return [
-        (key, item)
+        ((method.name, item.layer), item)
         for key, item in explanation.maps.items()
         if isinstance(key, tuple) and key[0] == method.name
     ]

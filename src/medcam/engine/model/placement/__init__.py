@@ -1,1 +1,1 @@
-"""Placement: where on the image the cells of a tensor lie. Never changes what the model computes."""
+"""Placement: where on the image a tensor's cells lie. It never changes the result."""

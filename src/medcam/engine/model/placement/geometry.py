@@ -1,50 +1,21 @@
-"""Geometry: which axis of the image each axis of a tensor runs along, and where its cells lie.
-
-An axis of a tensor is a sequence of parts, the first varying slowest. A part runs along one axis of
-the image with a constant step, or along nothing of the image (features, heads). Reshaping regroups
-parts, so tokens, windows of tokens and slices in the batch stay readable: the tokens of a 14 x 14
-grid are one axis with two parts.
-"""
+"""Geometry: which axis of the image each axis of a tensor runs along, and where its cells lie."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import isclose, prod
+from math import prod
 
-
-class UnplacedError(Exception):
-    """An operation after which the places of the cells are unknown."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A factor of a tensor's axis.
-
-    Attributes:
-        size: The number of indices.
-        axis: The axis of the image; None for a part that runs along nothing of the image.
-        step: The distance between neighbours, in voxels of the image.
-        before: The number of indices before the part that ``inner`` describes (a class token).
-        inner: The parts inside a longer axis; empty for a plain part.
-    """
-
-    size: int
-    axis: int | None = None
-    step: float = 0.0
-    before: int = 0
-    inner: tuple[Part, ...] = ()
-
-    @property
-    def axes(self) -> frozenset[int]:
-        """The axes of the image that the part runs along."""
-        if self.inner:
-            return axes_of(self.inner)
-        return frozenset() if self.axis is None else frozenset({self.axis})
-
-
-Parts = tuple[Part, ...]
-"""The parts of one axis of a tensor."""
+from medcam.engine.model.placement.parts import (
+    Part,
+    Parts,
+    UnplacedError,
+    axes_of,
+    flat,
+    merged,
+    nothing,
+    size_of,
+)
 
 
 @dataclass(frozen=True)
@@ -114,26 +85,6 @@ class Geometry:
         return geometry
 
 
-def axes_of(parts: Iterable[Part]) -> frozenset[int]:
-    """Return the axes of the image that parts run along."""
-    return frozenset().union(*(part.axes for part in parts))
-
-
-def size_of(parts: Iterable[Part]) -> int:
-    """Return the number of indices of parts."""
-    return prod(part.size for part in parts)
-
-
-def nothing(size: int) -> Parts:
-    """Return an axis that runs along nothing of the image."""
-    return () if size == 1 else (Part(size),)
-
-
-def flat(parts: Iterable[Part]) -> list[Part]:
-    """Return parts with those inside a longer axis in its place."""
-    return [leaf for part in parts for leaf in (flat(part.inner) if part.inner else [part])]
-
-
 def single(geometry: Geometry, dim: int) -> tuple[Part | None, Geometry]:
     """Return an axis of a tensor as one part along the image, if it is one.
 
@@ -162,62 +113,6 @@ def single(geometry: Geometry, dim: int) -> tuple[Part | None, Geometry]:
     return parts[0], geometry.with_dim(dim, parts)
 
 
-def merged(parts: Parts) -> Parts:
-    """Return parts with neighbours joined that run evenly along one axis of the image."""
-    result: list[Part] = []
-    for part in parts:
-        if part.size == 1 and (
-            part.axis is None or any(part.axis in p.axes for p in parts if p.size > 1)
-        ):
-            continue
-        last = result[-1] if result else None
-        if last is not None and not last.inner and not part.inner and last.axis == part.axis:
-            if part.axis is None or isclose(last.step, part.step * part.size, rel_tol=1e-6):
-                result[-1] = Part(last.size * part.size, part.axis, part.step)
-                continue
-        result.append(part)
-    return tuple(result)
-
-
-def regrouped(dims: Sequence[Parts], shape: Sequence[int]) -> tuple[Parts, ...]:
-    """Return the axes of a tensor after a reshape.
-
-    Raises:
-        UnplacedError: A part is divided unevenly.
-
-    Example:
-        >>> [[part.size for part in parts] for parts in regrouped([(Part(6),), (Part(4),)], (2, 12))]
-        [[2], [3, 4]]
-    """
-    waiting = [part for parts in dims for part in parts]
-    result: list[Parts] = []
-    for size in shape:
-        taken: list[Part] = []
-        missing = size
-        while waiting and (missing > 1 or waiting[0].size == 1):
-            part = waiting[0]
-            if part.size == 1 and missing == 1 and taken and size > 1:
-                break  # a later axis of extent 1 takes it
-            if missing % part.size == 0:
-                taken.append(waiting.pop(0))
-                missing //= part.size
-            elif part.size % missing == 0 and not part.inner:
-                rest = part.size // missing
-                taken.append(Part(missing, part.axis, part.step * rest))
-                waiting[0] = Part(rest, part.axis, part.step)
-                missing = 1
-            else:
-                raise UnplacedError("a reshape divides an axis of the image unevenly")
-            if missing == 1 and size == 1:
-                break
-        if missing != 1:
-            raise UnplacedError("a reshape changes the number of values")
-        result.append(tuple(taken))
-    if waiting and result:
-        result[-1] = (*result[-1], *waiting)
-    return tuple(result)
-
-
 def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) -> Geometry:
     """Return the geometry of every ``stride``-th index from ``low`` on.
 
@@ -243,6 +138,8 @@ def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) 
             geometry = geometry.moved(parts[0].axis, low // minor * parts[0].step)
         return geometry.with_dim(dim, (head, *parts[1:]))
     part, geometry = single(geometry, dim)
+    if part is None:
+        return geometry.with_dim(dim, nothing(count))
     geometry = geometry.moved(part.axis, low * part.step)
     return geometry.with_dim(dim, (Part(count, part.axis, part.step * stride),))
 

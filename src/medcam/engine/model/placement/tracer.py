@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from medcam.engine.model.placement.geometry import Geometry, UnplacedError
+from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.parts import UnplacedError
 from medcam.engine.model.placement.rules.call import Call, elementwise
-from medcam.engine.model.placement.rules.modules import module_rule
+from medcam.engine.model.placement.rules.modules import ModuleRule, module_rule
 from medcam.engine.model.placement.rules.registry import RULES
 
 _log = logging.getLogger("medcam")
@@ -50,7 +51,7 @@ class _Storage:
     whole: dict[int, str] = field(default_factory=dict)
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
     """Mode that follows the images through the operations of a forward pass.
 
     Args:
@@ -59,7 +60,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, images: Sequence[Tensor], originals: Sequence[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
         self._storages: dict[int, _Storage] = {}
         for same in (originals, images):
             for number, image in enumerate(same):
@@ -88,21 +89,16 @@ class Tracer(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def _follow_module(self, rule: Any, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _follow_module(self, rule: ModuleRule, module: nn.Module, inputs: Any, output: Any) -> None:
         """Record the origins of a module's output by the rule of the module."""
         result = output[0] if isinstance(output, tuple) else output
         if not inputs or not isinstance(inputs[0], Tensor) or not isinstance(result, Tensor):
             return
-        origins: Origins = {}
-        for image, geometry in self.origins(inputs[0]).items():
-            try:
-                origins[image] = (
-                    rule(module, geometry, tuple(result.shape))
-                    if isinstance(geometry, Geometry)
-                    else geometry
-                )
-            except UnplacedError as error:
-                origins[image] = str(error)
+        shape = tuple(result.shape)
+        origins = {
+            image: _by_module(rule, module, geometry, shape)
+            for image, geometry in self.origins(inputs[0]).items()
+        }
         if origins:
             self._add(result, origins)
 
@@ -144,8 +140,8 @@ class Tracer(TorchDispatchMode):
         origins: dict[int, Origins] = {}
         for value in arguments.values():
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(tensor, Tensor) and (found := self.origins(tensor)):
-                    origins[id(tensor)] = found
+                if isinstance(tensor, Tensor) and (origins_of := self.origins(tensor)):
+                    origins[id(tensor)] = origins_of
         return arguments, origins
 
     def _follow(
@@ -167,14 +163,14 @@ class Tracer(TorchDispatchMode):
             return
         images = sorted(set().union(*origins.values()))
         shapes = [tuple(tensor.shape) for tensor in tensors if tensor is not None]
-        found: list[Origins] = [{} for _ in tensors]
+        origins_of: list[Origins] = [{} for _ in tensors]
         for image in images:
             geometries = _geometries(func, name, arguments, origins, image, shapes)
-            for item, geometry in zip(found, geometries, strict=False):
+            for item, geometry in zip(origins_of, geometries, strict=False):
                 if geometry is not None:
                     item[image] = geometry
         mutated = func._schema.is_mutable
-        for tensor, item in zip(tensors, found, strict=True):
+        for tensor, item in zip(tensors, origins_of, strict=True):
             if tensor is not None:
                 self._add(tensor, item, overwrites=mutated)
 
@@ -194,10 +190,14 @@ class Tracer(TorchDispatchMode):
         memory = tensor.untyped_storage()
         storage = self._storage_of(tensor)
         if storage is None:
-            storage = self._storages[memory._cdata] = _Storage(StorageWeakRef(memory))
-        elif overwrites and tensor.numel() * tensor.element_size() != memory.nbytes():
-            if not _same_places(storage.views.get(_view_key(tensor)), origins):
-                storage.views.clear()  # a part of it was written: the whole is of several origins
+            reference = StorageWeakRef(memory)  # type: ignore[no-untyped-call]  # PyTorch's
+            storage = self._storages[memory._cdata] = _Storage(reference)
+        elif (
+            overwrites
+            and tensor.numel() * tensor.element_size() != memory.nbytes()
+            and not _same_places(storage.views.get(_view_key(tensor)), origins)
+        ):
+            storage.views.clear()  # a part of it was written: the whole is of several origins
         for image in origins:
             storage.whole.setdefault(image, "a part of a tensor was written in place")
         if origins == {ANY_IMAGE: _UNWRITTEN}:
@@ -211,7 +211,7 @@ class Tracer(TorchDispatchMode):
             return None
         address = tensor.untyped_storage()._cdata
         storage = self._storages.get(address)
-        if storage is not None and storage.alive.expired():
+        if storage is not None and storage.alive.expired():  # type: ignore[no-untyped-call]  # PyTorch's
             del self._storages[address]
             return None
         return storage
@@ -227,6 +227,18 @@ def _view_key(tensor: Tensor) -> tuple[Any, ...]:
         stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1
     )
     return tensor.storage_offset(), tuple(tensor.shape), strides
+
+
+def _by_module(
+    rule: ModuleRule, module: nn.Module, geometry: Geometry | str, shape: tuple[int, ...]
+) -> Geometry | str:
+    """Return the geometry of a module's output, or the reason why it is unknown."""
+    if isinstance(geometry, str):
+        return geometry
+    try:
+        return rule(module, geometry, shape)
+    except UnplacedError as error:
+        return str(error)
 
 
 def _same_places(before: Origins | None, after: Origins) -> bool:

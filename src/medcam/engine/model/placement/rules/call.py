@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from medcam.engine.model.placement.geometry import (
-    Geometry,
+from medcam.engine.model.placement.geometry import Geometry, combined
+from medcam.engine.model.placement.parts import (
     Part,
     Parts,
     UnplacedError,
     axes_of,
-    combined,
     flat,
     merged,
     nothing,

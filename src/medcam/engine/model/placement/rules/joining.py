@@ -6,16 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from medcam.engine.model.placement.geometry import (
-    Geometry,
-    Part,
-    Parts,
-    UnplacedError,
-    axes_of,
-    combined,
-    merged,
-    nothing,
-)
+from medcam.engine.model.placement.geometry import Geometry, combined
+from medcam.engine.model.placement.parts import Part, Parts, UnplacedError, axes_of, merged, nothing
 from medcam.engine.model.placement.rules.call import Call, Rule, joined
 
 
@@ -98,8 +90,9 @@ def _row_of_slices(
         return None
     parts = [merged(geometry.dims[dim]) for _, _, geometry in pieces]
     first, second = pieces[0][2], pieces[1][2]
-    if all(len(p) == 1 and p[0].axis is not None for p in parts):
-        axis, step = parts[0][0].axis, parts[0][0].step
+    axis = parts[0][0].axis if len(parts[0]) == 1 else None
+    if axis is not None and all(len(p) == 1 for p in parts):
+        step = parts[0][0].step
         if step == 0 or any(p[0].axis != axis or abs(p[0].step - step) > 1e-6 for p in parts):
             return None
     elif all(not axes_of(p) for p in parts) and all(size == 1 for _, size, _ in pieces):
@@ -194,8 +187,16 @@ def _of_product(left: Geometry, right: Geometry, dims: tuple[Parts, ...]) -> Geo
 
 
 def attention(call: Call) -> list[Geometry | None]:
-    """Rule of scaled dot-product attention: the tokens of the query."""
-    geometry = call.known("query")
+    """Rule of scaled dot-product attention: the tokens of the query.
+
+    Queries of no image (a decoder's object queries) see the image, but have no place on it.
+    """
+    geometry = call.of("query")
+    if geometry is None:
+        seen = call.of("value") or call.known("key")
+        seen = seen.contracted(seen.dims[-2])
+        dims = (*seen.dims[:-2], nothing(call.shape[-2]), nothing(call.shape[-1]))
+        return [seen.with_dims(dims), *[None] * (len(call.shapes) - 1)]
     return [
         geometry.with_dim(-1, nothing(call.shape[-1])),
         *[None] * (len(call.shapes) - 1),

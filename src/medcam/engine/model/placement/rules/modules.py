@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from medcam.engine.model.placement.geometry import Geometry, UnplacedError, nothing
+from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.parts import UnplacedError, nothing
 from medcam.engine.model.placement.rules.sampling import windows
 
 ModuleRule = Callable[[nn.Module, Geometry, Sequence[int]], Geometry]

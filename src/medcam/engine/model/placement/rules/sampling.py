@@ -1,17 +1,11 @@
-"""Rules of operations that change the step of the cells: kernels, pooling, interpolation, padding."""
+"""Rules of operations that change the step of the cells: kernels, pooling, interpolation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medcam.engine.model.placement.geometry import (
-    Geometry,
-    Part,
-    UnplacedError,
-    nothing,
-    single,
-    size_of,
-)
+from medcam.engine.model.placement.geometry import Geometry, single
+from medcam.engine.model.placement.parts import Part, UnplacedError, nothing, size_of
 from medcam.engine.model.placement.rules.call import Call, Rule
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medcam.engine.model.placement.geometry import (
-    Geometry,
+from medcam.engine.model.placement.geometry import Geometry, selected, single, sliced
+from medcam.engine.model.placement.parts import (
     Part,
     UnplacedError,
     axes_of,
     nothing,
     regrouped,
-    selected,
-    single,
     size_of,
-    sliced,
 )
 from medcam.engine.model.placement.rules.call import Call
 

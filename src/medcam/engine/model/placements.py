@@ -108,6 +108,9 @@ class Placements:
         signature: What tells calls of other inputs from this one: their structure and shapes.
         layers: The names of the layers that are recorded; None if any may be.
         originals: The caller's own images, which a model may use instead of what it is given.
+
+    Attributes:
+        traced: Whether the places are traced in this call.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Placements:
         memory = memories.get(signature)
         known = memory is not None and layers is not None and set(layers) <= set(memory.layers)
         self._tracer = None if known else Tracer(images, originals)
+        self.traced = not known
         self._memory = memory if known and memory is not None else _Memory()
         self._runs: dict[str, int] = {}
         self._keep = (memories, signature)
@@ -180,7 +184,7 @@ class Placements:
             numbers = self._images_of(item, chosen)
             if not numbers:
                 reason = reason or self._elsewhere(item, tensor, chosen)
-            mains = []
+            mains: list[MainTensor] = []
             for number in numbers:
                 layout = item.layout(number, self._images[number].shape, module)
                 if isinstance(layout, str):
@@ -194,13 +198,12 @@ class Placements:
 
     def _images_of(self, item: PlacedTensor, chosen: int | None) -> list[int]:
         """Return the images that a tensor may lie on, those with a known geometry first."""
-        if item.origins is None or ANY_IMAGE in item.origins:
-            numbers = list(range(len(self._images)))[:1]
-        else:
-            numbers = sorted(
-                item.origins, key=lambda n: (not isinstance(item.origins[n], Geometry), n)
-            )
-        return [n for n in numbers if chosen in (None, n)] if chosen is not None else numbers
+        origins = item.origins
+        if origins is None or ANY_IMAGE in origins:
+            return [0 if chosen is None else chosen]
+        known = [number for number, origin in origins.items() if isinstance(origin, Geometry)]
+        unknown = [number for number in origins if number not in known]
+        return [n for n in (*sorted(known), *sorted(unknown)) if chosen in (None, n)]
 
     def _elsewhere(self, item: PlacedTensor, tensor: Tensor, chosen: int | None) -> str:
         """Return the reason for a tensor that comes from no image, or from another one."""

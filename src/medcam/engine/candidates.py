@@ -1,0 +1,155 @@
+"""Candidates for the automatic layer on one image, and the choice among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcam.engine.activation import Activation, as_evidence, used
+from medcam.engine.model.layouts import Layout
+from medcam.engine.model.nested import tensors
+
+_MOST_EXPANSION = {False: 6, True: 8}
+"""The largest factor by which blocks expand their channels: inverted bottlenecks six times, patch
+merging with channels last eight times in 3D."""
+
+
+class Candidates:
+    """The candidates on one image, in the order in which they replaced each other.
+
+    Args:
+        shape: The image's shape.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._space = tuple(shape[2:])
+        self._rank = len(shape)
+        self.candidate: Activation | None = None
+        self.token_outputs: list[Activation] = []
+        # of each replaced candidate a function that returns its tensor, and the rest of it
+        self._replaced: list[tuple[Callable[[], Tensor | None], Activation]] = []
+
+    def replace(self, activation: Activation, *, restart: bool) -> None:
+        """Make an output the current candidate.
+
+        After a restart the earlier candidate is needed only if a shortcut leads around the new
+        one. Then the graph keeps it alive, so a weak reference is enough.
+        """
+        earlier = self.candidate
+        if earlier is not None:
+            tensor_of: Callable[[], Tensor | None] = partial(_stored, earlier)
+            if restart:
+                tensor_of = weakref.ref(earlier.stored)
+                earlier = dataclasses.replace(earlier, stored=torch.empty(0))
+            self._replaced.append((tensor_of, earlier))
+        self.candidate = activation
+        self.token_outputs = []
+
+    def is_deeper(self, layout: Layout) -> bool:
+        """Return whether a candidate is not larger than the current one, with no fewer channels."""
+        space = layout.space
+        if sum(extent > 1 for extent in space) < min(len(space), 2):
+            return False
+        if len(space) == len(self._space) and any(
+            extent > whole for extent, whole in zip(space, self._space, strict=True)
+        ):
+            return False
+        candidate = self.candidate
+        return candidate is None or (
+            prod(space) <= prod(candidate.layout.space)
+            and layout.channels >= candidate.layout.channels
+        )
+
+    def is_block_around(self, name: str, inputs: Any, layout: Layout) -> bool:
+        """Return whether this is the block whose expanded hidden layer is the candidate.
+
+        Inverted bottlenecks (MBConv, ConvNeXt, MedNeXt) and the blocks of a Swin expand their
+        channels up to six times inside. The block's output has fewer channels, but the network
+        continues with it.
+        """
+        candidate = self.candidate
+        if candidate is None or not candidate.layer.startswith(f"{name}."):
+            return False
+        block_input = next(
+            (tensor for _, tensor in tensors(inputs) if tensor.ndim == self._rank), None
+        )
+        if block_input is None:
+            return False
+        is_last = layout.kind == "channels last"
+        fewest_channels = candidate.layout.channels / _MOST_EXPANSION[is_last]
+        channels = block_input.shape[-1 if is_last else 1]
+        return (
+            fewest_channels <= channels <= layout.channels
+            and layout.space == candidate.layout.space != self._space
+        )
+
+    def is_residual_stream(self, layout: Layout) -> bool:
+        """Return whether tokens have the residual stream's width, not that of a hidden layer.
+
+        The width may only grow where the grid shrinks (patch merging).
+        """
+        if self.candidate is None or max(layout.space) == 1:
+            return False
+        embedding, count = self.candidate.layout, prod(layout.space)
+        if not self.token_outputs and count != prod(embedding.space):
+            return False  # the first tokens are the patches; flattened features are not
+        earlier = [token_output.layout for token_output in self.token_outputs]
+        finer = [other for other in earlier if prod(other.space) > count]
+        not_finer = [other for other in earlier if prod(other.space) <= count]
+        least = finer[-1].channels if finer else embedding.channels
+        most = not_finer[-1].channels if not_finer else layout.channels
+        if not_finer and prod(not_finer[-1].space) < count:
+            return False
+        if not finer and count == prod(embedding.space):
+            most = min(most, embedding.channels)
+        return least <= layout.channels <= most
+
+    @property
+    def last(self) -> Activation:
+        """The current candidate."""
+        if self.candidate is None:
+            raise ValueError("there is no candidate yet")
+        return self.candidate
+
+    def used_runs(self, scores: Tensor, *, by_gradient: bool) -> list[Activation]:
+        """Return the runs of the chosen layer that the scores depend on; empty if none is.
+
+        Args:
+            scores: The scores.
+            by_gradient: As in `medcam.engine.capture.used`.
+        """
+        if self.token_outputs:
+            return [_last_with_gradient(self.token_outputs, scores)]
+        alive = [
+            dataclasses.replace(earlier, stored=stored)
+            for tensor_of, earlier in self._replaced
+            if (stored := tensor_of()) is not None
+        ]
+        connected = used([*alive, self.last], scores, by_gradient=by_gradient)
+        return [run for run in connected if run.layer == connected[-1].layer]
+
+
+def _stored(activation: Activation) -> Tensor:
+    """Return the recorded tensor; called like a weak reference to it."""
+    return activation.stored
+
+
+def _last_with_gradient(token_outputs: Sequence[Activation], scores: Tensor) -> Activation:
+    """Return the last token output whose patch tokens influence the scores."""
+    grads = torch.autograd.grad(
+        scores.sum(),
+        [token_output.stored for token_output in token_outputs],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    for token_output, grad in zip(reversed(token_outputs), reversed(grads), strict=True):
+        if grad is not None and bool(as_evidence(grad, token_output.layout).any()):
+            return token_output
+    return token_outputs[-1]  # the head's weights are zero: the map is zero at every layer

@@ -1,0 +1,130 @@
+"""Parts: what an axis of a tensor runs along, also after it was reshaped.
+
+An axis of a tensor is a sequence of parts, the first varying slowest. A part runs along one axis of
+the image with a constant step, or along nothing of the image (features, heads). Reshaping regroups
+parts, so tokens, windows of tokens and slices in the batch stay readable: the tokens of a 14 x 14
+grid are one axis with two parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isclose, prod
+
+
+class UnplacedError(Exception):
+    """An operation after which the places of the cells are unknown."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A factor of a tensor's axis.
+
+    Attributes:
+        size: The number of indices.
+        axis: The axis of the image; None for a part that runs along nothing of the image.
+        step: The distance between neighbours, in voxels of the image.
+        before: The number of indices before the part that ``inner`` describes (a class token).
+        inner: The parts inside a longer axis; empty for a plain part.
+    """
+
+    size: int
+    axis: int | None = None
+    step: float = 0.0
+    before: int = 0
+    inner: tuple[Part, ...] = ()
+
+    @property
+    def axes(self) -> frozenset[int]:
+        """The axes of the image that the part runs along."""
+        if self.inner:
+            return axes_of(self.inner)
+        return frozenset() if self.axis is None else frozenset({self.axis})
+
+
+Parts = tuple[Part, ...]
+"""The parts of one axis of a tensor."""
+
+
+def axes_of(parts: Iterable[Part]) -> frozenset[int]:
+    """Return the axes of the image that parts run along."""
+    return frozenset().union(*(part.axes for part in parts))
+
+
+def size_of(parts: Iterable[Part]) -> int:
+    """Return the number of indices of parts."""
+    return prod(part.size for part in parts)
+
+
+def nothing(size: int) -> Parts:
+    """Return an axis that runs along nothing of the image."""
+    return () if size == 1 else (Part(size),)
+
+
+def flat(parts: Iterable[Part]) -> list[Part]:
+    """Return parts with those inside a longer axis in its place."""
+    return [leaf for part in parts for leaf in (flat(part.inner) if part.inner else [part])]
+
+
+def merged(parts: Parts) -> Parts:
+    """Return parts with neighbours joined that run evenly along one axis of the image."""
+    result: list[Part] = []
+    for part in parts:
+        if part.size == 1 and (
+            part.axis is None or any(part.axis in p.axes for p in parts if p.size > 1)
+        ):
+            continue
+        last = result[-1] if result else None
+        if last is not None and _continues(last, part):
+            result[-1] = Part(last.size * part.size, part.axis, part.step)
+        else:
+            result.append(part)
+    return tuple(result)
+
+
+def _continues(coarse: Part, fine: Part) -> bool:
+    """Return whether two parts run evenly along one axis of the image, the first being coarser."""
+    if coarse.inner or fine.inner or coarse.axis != fine.axis:
+        return False
+    return fine.axis is None or isclose(coarse.step, fine.step * fine.size, rel_tol=1e-6)
+
+
+def regrouped(dims: Sequence[Parts], shape: Sequence[int]) -> tuple[Parts, ...]:
+    """Return the axes of a tensor after a reshape.
+
+    Raises:
+        UnplacedError: A part is divided unevenly.
+
+    Example:
+        >>> axes = regrouped([(Part(6),), (Part(4),)], (2, 12))
+        >>> [[part.size for part in parts] for parts in axes]
+        [[2], [3, 4]]
+    """
+    waiting = [part for parts in dims for part in parts]
+    result: list[Parts] = []
+    for size in shape:
+        taken: list[Part] = []
+        missing = size
+        while waiting and (missing > 1 or waiting[0].size == 1):
+            part = waiting[0]
+            if part.size == 1 and missing == 1 and taken and size > 1:
+                break  # a later axis of extent 1 takes it
+            if missing % part.size == 0:
+                taken.append(waiting.pop(0))
+                missing //= part.size
+            elif part.size % missing == 0 and not part.inner:
+                rest = part.size // missing
+                taken.append(Part(missing, part.axis, part.step * rest))
+                waiting[0] = Part(rest, part.axis, part.step)
+                missing = 1
+            else:
+                raise UnplacedError("a reshape divides an axis of the image unevenly")
+            if missing == 1 and size == 1:
+                break
+        if missing != 1:
+            raise UnplacedError("a reshape changes the number of values")
+        result.append(tuple(taken))
+    if waiting and result:
+        result[-1] = (*result[-1], *waiting)
+    return tuple(result)
