@@ -19,7 +19,7 @@ from medcam import demo
 from medcam.views import display_range, overlay
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "images" / "placement.png"
-STEPS, BATCH, EVALUATED = 350, 24, 200
+NETWORKS, STEPS, BATCH, EVALUATED = 8, 160, 24, 120
 SIDE_MM = 1.7
 
 
@@ -68,14 +68,12 @@ def with_lesions(
 def train(net: nn.Module, images: tuple[Tensor, Tensor], generator: torch.Generator) -> nn.Module:
     """Train the classifier."""
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
-    for step in range(STEPS):
+    for _ in range(STEPS):
         batch, labels, _ = with_lesions(images, generator)
         loss = nn.functional.cross_entropy(net(batch), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 50 == 0:
-            print(step, float(loss.detach()))
     return net.eval()
 
 
@@ -90,36 +88,50 @@ def centroid(values: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Train, measure, draw."""
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(1)
+    """Train several networks, measure the offset of their maps, draw one example."""
     images = slices()
-    net = train(network(), images, generator)
-    errors: dict[str, list[Tensor]] = {"features": [], "resize": []}
-    example = None
+    offsets: dict[str, list[Tensor]] = {"features": [], "resize": []}
+    for seed in range(NETWORKS):
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        net = train(network(), images, generator)
+        per_network, example = measure(net, images, generator)
+        for placement, distances in per_network.items():
+            offsets[placement].append(distances.mean(0))
+            print(seed, placement, f"{distances.mean(0).tolist()} px over {len(distances)} lesions")
+        if seed == 0:
+            draw(*example)
+    for placement, per_network in offsets.items():
+        bias = torch.stack(per_network).mean(0) * SIDE_MM
+        print(f"{placement}: {bias.tolist()} mm, {float(bias.norm()):.1f} mm in all")
+
+
+def measure(
+    net: nn.Module, images: tuple[Tensor, Tensor], generator: torch.Generator
+) -> tuple[dict[str, Tensor], tuple[Tensor, dict[str, Tensor], Tensor]]:
+    """Return the offsets of the maps' centroids from the lesions, and the best placed example."""
+    offsets: dict[str, list[Tensor]] = {"features": [], "resize": []}
+    nearest, example = torch.inf, None
     for _ in range(EVALUATED // (BATCH // 2)):
         batch, labels, centres = with_lesions(images, generator)
         maps = {
             placement: medcam.explain(net, batch, layer="0", target=1, placement=placement).map
-            for placement in errors
+            for placement in offsets
         }
         with torch.no_grad():
             right = (net(batch).argmax(1) == labels) & (labels == 1)
         for placement, item in maps.items():
-            errors[placement].append(centroid(item.values)[right] - centres[right])
-        if example is None:
-            distance = (centroid(maps["features"].values) - centres).norm(dim=1)
-            index = int(torch.where(right, distance, 1e9).argmin())
+            offsets[placement].append((centroid(item.values) - centres)[right])
+        distance = (centroid(maps["features"].values) - centres).norm(dim=1)
+        distance = torch.where(right, distance, torch.inf)
+        index = int(distance.argmin())
+        if float(distance[index]) < nearest:
+            nearest = float(distance[index])
             drawn = {placement: item.values[index, 0] for placement, item in maps.items()}
             example = batch[index, 0], drawn, centres[index]
-    for placement, parts in errors.items():
-        bias = torch.cat(parts).mean(0)
-        print(
-            f"{placement}: {len(torch.cat(parts))} lesions, mean offset {bias.tolist()} px = "
-            f"{(bias * SIDE_MM).tolist()} mm, distance {float(bias.norm()) * SIDE_MM:.1f} mm"
-        )
-    if example is not None:
-        draw(*example)
+    if example is None:
+        raise RuntimeError("the network found no lesion")
+    return {placement: torch.cat(parts) for placement, parts in offsets.items()}, example
 
 
 def draw(image: Tensor, maps: dict[str, Tensor], centre: Tensor) -> None:

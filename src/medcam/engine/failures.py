@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -115,6 +115,27 @@ def notice_zero_gradients(
         "sample(s) {samples}: the map is zero there. If this target is made by another branch of "
         "the model, name a layer of that branch.",
     )
+
+
+def last_runs(recorder: Recorder) -> Iterator[str]:
+    """Yield what to say of layers with a map of their last run only."""
+    for layer in recorder.last_run_only:
+        yield (
+            f"Layer {layer!r} ran several times on the same image: its map is that of the last run "
+            "that the target depends on."
+        )
+
+
+def unknown_places(activations: Iterable[Activation]) -> Iterator[str]:
+    """Yield what to say of layers whose place on the input is unknown."""
+    for activation in activations:
+        grid = activation.layout.grid
+        if not grid.known:
+            yield (
+                f"It is unknown where the features of layer {activation.layer!r} lie on the input "
+                f"({grid.reason}): its map is stretched over the input, as with "
+                "placement='resize'."
+            )
 
 
 def _names(layer: LayerLike) -> list[str]:

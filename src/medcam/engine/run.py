@@ -17,6 +17,7 @@ from medcam.engine.assemble import Assembled, assemble
 from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
+from medcam.engine.failures import last_runs, unknown_places
 from medcam.engine.gather import gather
 from medcam.engine.memory import checkpointing, lean, reentrant
 from medcam.engine.model import isolation, layers, outputs
@@ -212,7 +213,10 @@ def _finish(prepared: Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
     }
     for layer, reason in skipped.items():
         _log.info("layer %r left out: %s", layer, reason)
-    for message in [*_last_runs(recorder), *_unknown_places(prepared, recorded)]:
+    places = recorded.evidence.recorded if recorded.traced else {}
+    if prepared.request.placement == "resize":
+        places = {}
+    for message in [*last_runs(recorder), *unknown_places(places.values())]:
         if prepared.choice.optional:
             _log.info(message)
         else:
@@ -230,29 +234,6 @@ def _finish(prepared: Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
         images={prepared.images[n].name: image for n, image in assembled.images.items()},
         features=recorder.features,
     )
-
-
-def _last_runs(recorder: Recorder) -> Iterator[str]:
-    """Yield what to say of layers with a map of their last run only."""
-    for layer in recorder.last_run_only:
-        yield (
-            f"Layer {layer!r} ran several times on the same image: its map is that of the last run "
-            "that the target depends on."
-        )
-
-
-def _unknown_places(prepared: Prepared, recorded: _Recorded) -> Iterator[str]:
-    """Yield what to say of layers whose place is unknown, in the first call."""
-    if not recorded.traced or prepared.request.placement == "resize":
-        return
-    for (layer, _), activation in recorded.evidence.recorded.items():
-        grid = activation.layout.grid
-        if not grid.known:
-            yield (
-                f"It is unknown where the features of layer {layer!r} lie on the input "
-                f"({grid.reason}): its map is stretched over the input, as with "
-                "placement='resize'."
-            )
 
 
 def _recorder(

@@ -20,7 +20,7 @@ from medcam.files.geometry import as_affine
 from medcam.files.image import Image
 from medcam.files.record.digests import sha256_of_array, sha256_of_file, sha256_of_model
 from medcam.files.record.sidecar import SCHEMA, to_json_values
-from medcam.maps import AttentionMap
+from medcam.maps import AttentionMap, LayerGrid
 
 _HEADER_ENDINGS = (".mhd", ".nhdr")  # the voxels are in another file
 
@@ -156,12 +156,21 @@ def _map_entries(attention_map: AttentionMap) -> list[dict[str, Any]]:
                 "class": None if classes is None else classes[sample][index],
                 "voxels": None if voxels is None else voxels[sample][index],
             },
+            "image": attention_map.image,
+            "placement": _placement_entry(attention_map.grid),
             "shape": list(attention_map.values.shape[2:]),
             "range": [low[sample][index], high[sample][index]],
         }
         for sample in range(flat.shape[0])
         for index in range(flat.shape[1])
     ]
+
+
+def _placement_entry(grid: LayerGrid | None) -> dict[str, Any] | None:
+    """Return where the layer's cells lie on the input, in voxels; None for maps of the input."""
+    if grid is None:
+        return None
+    return {"start": list(grid.start), "step": list(grid.step), "stretched": grid.reason or None}
 
 
 def _input_entries(value: object, folder: str | os.PathLike[str] | None) -> list[dict[str, Any]]:
