@@ -14,7 +14,8 @@ from medcam.engine.model.layouts import Layout, inferred_layout
 from medcam.engine.model.nested import describe, tensors
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.reading import NotOnImageError, arrangement_of, holds_samples
-from medcam.engine.model.placement.tracer import ANY_IMAGE, Origins, Tracer
+from medcam.engine.model.placement.rules.apply import Origins
+from medcam.engine.model.placement.tracer import ANY_IMAGE, Tracer
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,11 @@ subclasses are no obstacle.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +21,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medcam.engine.model.placement.geometry import Geometry
-from medcam.engine.model.placement.parts import UnplacedError
-from medcam.engine.model.placement.rules.call import Call, elementwise
+from medcam.engine.model.placement.rules.apply import Origins, geometries_of, geometry_by_module
 from medcam.engine.model.placement.rules.modules import ModuleRule, module_rule
-from medcam.engine.model.placement.rules.registry import RULES
 
 _log = logging.getLogger("medcam")
 
-Origins = dict[int, "Geometry | str"]
-"""For each image that a tensor comes from its geometry, or the reason why that is unknown."""
+_Result = TypeVar("_Result")
 
+_NO_MEMORY = "it went through a nested, sparse or wrapped tensor"
 _UNWRITTEN = "memory that an operation unknown to medcam may have written"
 _CREATES_UNWRITTEN = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 
@@ -62,6 +60,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
     def __init__(self, images: Sequence[Tensor], originals: Sequence[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
         self._storages: dict[int, _Storage] = {}
+        # the images of which something went into tensors that are not known by their memory
+        self._lost: Origins = {}
         for same in (originals, images):
             for number, image in enumerate(same):
                 self._add(image, {number: Geometry.of_image(image.shape)})
@@ -96,7 +96,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             return
         shape = tuple(result.shape)
         origins = {
-            image: _by_module(rule, module, geometry, shape)
+            image: geometry_by_module(rule, module, geometry, shape)
             for image, geometry in self.origins(inputs[0]).items()
         }
         if origins:
@@ -107,6 +107,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 
         Empty for a tensor that comes from no image.
         """
+        if not _has_memory(tensor):
+            return dict(self._lost) or {ANY_IMAGE: _NO_MEMORY}
         storage = self._storage_of(tensor)
         if storage is None:
             return {}
@@ -117,9 +119,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         """Run an operation and follow its result."""
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            before = self._inputs(func, args, kwargs)
+            before = _unless_it_fails(lambda: self._inputs(func, args, kwargs))
             result = func(*args, **kwargs)
-            self._follow(func, before, result)
+            if before is not None:
+                _unless_it_fails(lambda: self._follow(func, before, result))
         return result
 
     def _inputs(
@@ -140,8 +143,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         origins: dict[int, Origins] = {}
         for value in arguments.values():
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(tensor, Tensor) and (origins_of := self.origins(tensor)):
-                    origins[id(tensor)] = origins_of
+                if not isinstance(tensor, Tensor):
+                    continue
+                known = self.origins(tensor) if _has_memory(tensor) else self._lost
+                if known:
+                    origins[id(tensor)] = known
         return arguments, origins
 
     def _follow(
@@ -162,10 +168,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             self._add(tensors[0], {ANY_IMAGE: _UNWRITTEN})
             return
         images = sorted(set().union(*origins.values()))
-        shapes = [tuple(tensor.shape) for tensor in tensors if tensor is not None]
+        shapes = [tuple(t.shape) if _has_memory(t) else () for t in tensors if t is not None]
         origins_of: list[Origins] = [{} for _ in tensors]
         for image in images:
-            geometries = _geometries(func, name, arguments, origins, image, shapes)
+            geometries = geometries_of(func, name, arguments, origins, image, shapes)
             for item, geometry in zip(origins_of, geometries, strict=False):
                 if geometry is not None:
                     item[image] = geometry
@@ -185,7 +191,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 
     def _add(self, tensor: Tensor, origins: Origins, *, overwrites: bool = False) -> None:
         """Record the origins of a tensor."""
-        if tensor.layout != torch.strided:
+        if not _has_memory(tensor):
+            self._lost.update(dict.fromkeys(origins, _NO_MEMORY))
             return
         memory = tensor.untyped_storage()
         storage = self._storage_of(tensor)
@@ -194,6 +201,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             storage = self._storages[memory._cdata] = _Storage(reference)
         elif (
             overwrites
+            and origins  # zeros in a part of it leave the rest where it is
             and tensor.numel() * tensor.element_size() != memory.nbytes()
             and not _same_places(storage.views.get(_view_key(tensor)), origins)
         ):
@@ -207,7 +215,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 
     def _storage_of(self, tensor: Tensor) -> _Storage | None:
         """Return what is known of a tensor's memory; None if it is nothing."""
-        if tensor.layout != torch.strided:
+        if not _has_memory(tensor):
             return None
         address = tensor.untyped_storage()._cdata
         storage = self._storages.get(address)
@@ -217,8 +225,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         return storage
 
 
+def _unless_it_fails(follow: Callable[[], _Result]) -> _Result | None:
+    """Return the result; None if it fails, since following must not cost the prediction."""
+    try:
+        return follow()
+    except Exception:  # noqa: BLE001  # tensors of any program: nested, quantised, wrapped
+        _log.debug("an operation could not be followed", exc_info=True)
+        return None
+
+
 ANY_IMAGE = -1
 """The number of an image in place of "it may be any"."""
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor is known by its memory: not if it is sparse, nested or wrapped."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _view_key(tensor: Tensor) -> tuple[Any, ...]:
@@ -227,18 +251,6 @@ def _view_key(tensor: Tensor) -> tuple[Any, ...]:
         stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1
     )
     return tensor.storage_offset(), tuple(tensor.shape), strides
-
-
-def _by_module(
-    rule: ModuleRule, module: nn.Module, geometry: Geometry | str, shape: tuple[int, ...]
-) -> Geometry | str:
-    """Return the geometry of a module's output, or the reason why it is unknown."""
-    if isinstance(geometry, str):
-        return geometry
-    try:
-        return rule(module, geometry, shape)
-    except UnplacedError as error:
-        return str(error)
 
 
 def _same_places(before: Origins | None, after: Origins) -> bool:
@@ -252,44 +264,3 @@ def _same_places(before: Origins | None, after: Origins) -> bool:
         if (earlier.dims, earlier.start) != (later.dims, later.start):
             return False
     return True
-
-
-def _geometries(
-    func: Any,
-    name: str,
-    arguments: Mapping[str, Any],
-    origins: Mapping[int, Origins],
-    image: int,
-    shapes: Sequence[tuple[int, ...]],
-) -> list[Geometry | str | None]:
-    """Return the geometry of each result on one image, or the reason why it is unknown.
-
-    Args:
-        func: The operation.
-        name: Its name.
-        arguments: The arguments by name.
-        origins: The origins of each tensor, by id.
-        image: The number of the image.
-        shapes: The shapes of the results.
-    """
-    of_image = {key: item[image] for key, item in origins.items() if image in item}
-    geometries = {key: item for key, item in of_image.items() if isinstance(item, Geometry)}
-    if not geometries:
-        reason = next(item for item in of_image.values() if isinstance(item, str))
-        return [reason] * len(shapes)
-    rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
-    if rule is None and torch.Tag.pointwise in func.tags:
-        rule = elementwise
-    if rule is None:
-        return [f"the operation {name!r} is not followed"] * len(shapes)
-    unknown, foreign = set(of_image) - set(geometries), set(origins) - set(of_image)
-    call = Call(arguments, geometries, frozenset(unknown), frozenset(foreign), shapes)
-    try:
-        result = rule(call)
-    except UnplacedError as error:
-        return [f"{error} (operation {name!r})"] * len(shapes)
-    except Exception:  # noqa: BLE001  # rules see any program's arguments; see below
-        # a rule that fails must not cost the caller the prediction: the place is then unknown
-        _log.debug("the rule of %r failed", name, exc_info=True)
-        return [f"the operation {name!r} is not followed"] * len(shapes)
-    return list(result) if isinstance(result, list) else [result] * max(len(shapes), 1)
