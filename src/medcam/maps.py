@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil
 from typing import Literal
 
@@ -66,10 +67,6 @@ class LayerGrid:
         step: The distance between neighbouring cells, in voxels of the input.
         reason: Why the extents were used, as if the layer covered the input exactly; empty if the
             places are known.
-
-    Example:
-        >>> LayerGrid.of_extents((2,), (8,))
-        LayerGrid(start=(1.5,), step=(4.0,), reason='')
     """
 
     start: tuple[float, ...]
@@ -203,10 +200,6 @@ def resample(
     (``align_corners=False``). An axis that shrinks is averaged over areas, so every value
     contributes; an axis that grows is interpolated linearly.
 
-    Args:
-        values: The maps, with 1 to 3 spatial axes.
-        shape: The new extents of the spatial axes.
-
     Example:
         >>> resample(torch.tensor([[[[0.0, 1.0]]]]), (1, 4))
         tensor([[[[0.0000, 0.2500, 0.7500, 1.0000]]]])
@@ -238,8 +231,8 @@ def place(
     Args:
         values: The maps, with 1 to 3 spatial axes.
         grid: Where the layer's cells lie on the input.
-        space: The extents of the input.
-        shape: The extents of the result, which covers the input.
+        space: The extents of the input, which the result covers.
+        shape: The extents of the result.
 
     Example:
         >>> grid = LayerGrid((0.0,), (2.0,))  # cells at the voxels 0 and 2
@@ -253,6 +246,25 @@ def place(
     return values
 
 
+@lru_cache(maxsize=128)
+def _samples(
+    cells: int,
+    start: float,
+    step: float,
+    whole: int,
+    count: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Return the cell below each of ``count`` positions on the input, and the share of the next."""
+    # computed on the device: copying it there would wait for the device
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    x = (torch.arange(count, dtype=exact, device=device) + 0.5) * (whole / count) - 0.5
+    at = ((x - start) / step).clamp(0, cells - 1)
+    low = at.floor().clamp(max=max(cells - 2, 0))
+    return low.long(), (at - low).to(dtype)
+
+
 def _place_axis(
     values: Tensor, dim: int, start: float, step: float, whole: int, size: int
 ) -> Tensor:
@@ -261,14 +273,7 @@ def _place_axis(
     if (start, step, spacing, cells) == (0.0, 1.0, 1.0, size):
         return values
     parts = max(1, ceil(spacing / abs(step) - 1e-6))  # samples that are averaged per voxel
-    count = size * parts
-    # computed on the device: copying it there would wait for the device
-    device = values.device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    x = (torch.arange(count, dtype=dtype, device=device) + 0.5) * (whole / count) - 0.5
-    at = ((x - start) / step).clamp(0, cells - 1)
-    low = at.floor().clamp(max=max(cells - 2, 0))
-    share, index = (at - low).to(values.dtype), low.long()
+    index, share = _samples(cells, start, step, whole, size * parts, values.dtype, values.device)
     below = values.index_select(dim, index)
     if cells > 1:
         above = values.index_select(dim, index + 1)
@@ -282,11 +287,7 @@ def _place_axis(
 def resample_array(
     values: Float[np.ndarray, "*space"], shape: Sequence[int]
 ) -> Float[np.ndarray, "*resampled"]:
-    """Return one map as a NumPy array, resampled as by `resample`.
-
-    Args:
-        values: The map, with 1 to 3 axes.
-        shape: The new extents of the axes.
+    """Return one map ``[*space]`` as a NumPy array, resampled as by `resample`.
 
     Example:
         >>> resample_array(np.array([[0.0, 8.0, 0.0, 0.0]]), (1, 2)).tolist()

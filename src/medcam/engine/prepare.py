@@ -60,7 +60,7 @@ def prepare(
         )
     choice = _layer_choice(model, request.layer)
     modules = isolation.modules_of(model)
-    images = require_images(args, kwargs, model)
+    images = require_images(args, kwargs, model, named=request.image is not None)
     chosen = chosen_image(images, request.image)
     check_requested_shape(request.shape, images[chosen or 0].space)
     notices = Notices()

@@ -137,7 +137,7 @@ def _record(
         leaves: dict[int, Tensor] = {}
         if any(method.of_input for method in request.methods):
             args, kwargs, leaves = _with_leaves(prepared, args, dict(kwargs), own)
-        inputs = [image.tensor for image in find_images(args, kwargs, prepared.model)]
+        inputs = _images_of(prepared, args, kwargs)
         placements = _placements(prepared, args, kwargs, inputs)
         recorder = stack.enter_context(
             _recorder(prepared, inputs, placements, restart=not keep_graph)
@@ -174,6 +174,15 @@ def _scores(prepared: Prepared, output: Any, *, batch: int) -> TargetScores:
     logits = outputs.select(output, request.output, batch=batch, space=space)
     warn_of_probabilities(logits)
     return resolution.resolve(request.target, logits, prepared.notices, axes=len(space))
+
+
+def _images_of(
+    prepared: Prepared, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[Tensor]:
+    """Return the images as the model gets them: the caller's tensors, or copies."""
+    if len(args) == 1 and not kwargs and args[0] is prepared.images[0].tensor:
+        return [args[0]]
+    return [image.tensor for image in find_images(args, kwargs, prepared.model)]
 
 
 def _with_leaves(

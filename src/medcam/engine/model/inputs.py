@@ -38,7 +38,7 @@ class InputImage:
 
 
 def find_images(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module, *, named: bool = False
 ) -> list[InputImage]:
     """Return the floating-point tensors with 2 or 3 spatial axes among the inputs.
 
@@ -50,9 +50,10 @@ def find_images(
         args: The positional inputs of the model.
         kwargs: Its keyword inputs.
         model: The model.
+        named: Whether a single image gets the name of its parameter, too, not its position.
     """
-    images = _find(args, kwargs, model, _is_image)
-    return images or _find(args, kwargs, model, partial(is_signal, model=model))
+    images = _find(args, kwargs, model, _is_image, named)
+    return images or _find(args, kwargs, model, partial(is_signal, model=model), named)
 
 
 def _find(
@@ -60,17 +61,19 @@ def _find(
     kwargs: Mapping[str, Any],
     model: nn.Module,
     fits: Callable[[Tensor], bool],
+    named: bool,
 ) -> list[InputImage]:
     """Return the tensors among the inputs that fit, with their names."""
-    parameters = _parameter_names(model) if args else []
     paths: list[tuple[tuple[ImageName, ...], Tensor]] = []
     known: set[int] = set()
     for key, value in _by_name(args, kwargs).items():
-        name = parameters[key] if isinstance(key, int) and key < len(parameters) else key
-        for path, tensor in _tensors(value, (name,), fits):
+        for path, tensor in _tensors(value, (key,), fits):
             if id(tensor) not in known:
                 known.add(id(tensor))
                 paths.append((path, tensor))
+    if args and (named or len(paths) > 1):  # a single image needs no name
+        names: dict[ImageName, ImageName] = dict(enumerate(_parameter_names(model)))
+        paths = [((names.get(path[0], path[0]), *path[1:]), tensor) for path, tensor in paths]
     counts = Counter(path[-1] for path, _ in paths)
     images = []
     for path, tensor in paths:
@@ -82,14 +85,14 @@ def _find(
 
 
 def require_images(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module, *, named: bool = False
 ) -> list[InputImage]:
     """Return `find_images`, of which there has to be one at least.
 
     Raises:
         InputError: No input is an image, or an image is empty.
     """
-    images = find_images(args, kwargs, model)
+    images = find_images(args, kwargs, model, named=named)
     if not images:
         raise InputError(_no_image_message(_by_name(args, kwargs), model))
     for image in images:
