@@ -59,8 +59,7 @@ class LayerGrid:
 
     The centre of what a cell sees follows from the kernels, strides and paddings on the way from
     the input (Araujo et al., Distill 2019, doi 10.23915/distill.00021), not from the extents: after
-    five convolutions of kernel 3, stride 2 and padding 1 cell ``i`` is centred at voxel ``32·i``.
-    Stretching the map over the input draws it at ``32·i + 15.5``.
+    five convolutions of kernel 3, stride 2 and padding 1 it is ``32·i``, not ``32·i + 15.5``.
 
     Attributes:
         start: The centre of the first cell on each spatial axis, in voxels of the input.
