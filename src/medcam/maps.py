@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import ceil
 from typing import Literal
 
@@ -115,7 +114,7 @@ class AttentionMap:
             the reduction to ``values``, ``[batch, targets, channels, *space]``.
         method_title: The method's name in the literature, e.g. ``"Grad-CAM"``; empty if unknown.
         image: The name of the input that the map lies on, if there are maps on several.
-        grid: Where the layer's cells lie on the input; None for maps of the input itself.
+        grid: Where the layer's cells lie on the input; None for maps of the input or of windows.
         on_layer: Whether ``values`` have the layer's own shape (``shape=None``), not the input's.
         input_space: The extents of the input; empty if unknown.
     """
@@ -245,7 +244,6 @@ def place(
     return values
 
 
-@lru_cache(maxsize=128)
 def _samples(
     cells: int,
     start: float,

@@ -90,7 +90,7 @@ def overview(model: nn.Module, *inputs: Any, target: TargetLike = None) -> Overv
         ...     print(row.name, row.space, row.reason or "a map can be made")
         0 (3, 3) a map can be made
         1 (3, 3) a map can be made
-        2 None its output is a tensor of shape [1, 36], which does not lie on the input (8, 8)
+        2 None its output is a tensor of shape [1, 36], which is flattened
         3 None its output is a tensor of shape [1, 2], which does not lie on the input (8, 8)
     """
     model = layers.unwrap(model)

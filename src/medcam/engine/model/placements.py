@@ -88,10 +88,12 @@ class _Memory:
         layers: For each layer the tensors of its outputs, for each of its runs.
         batched: For each tensor of the output, whether its first axis is the batch; None if that is
             unknown.
+        is_complete: Whether every layer was recorded, for the automatic choice.
     """
 
     layers: dict[str, list[dict[str, PlacedTensor]]] = field(default_factory=dict)
     batched: dict[str, bool | None] = field(default_factory=dict)
+    is_complete: bool = False
 
 
 _MAX_SHAPES = 16
@@ -126,10 +128,16 @@ class Placements:
         self._images = images
         memories = _memories.setdefault(model, {})
         memory = memories.get(signature)
-        known = memory is not None and layers is not None and set(layers) <= set(memory.layers)
+        known = memory is not None and (
+            memory.is_complete if layers is None else set(layers) <= set(memory.layers)
+        )
         self._tracer = None if known else Tracer(images, originals)
         self.traced = not known
         self._memory = memory if known and memory is not None else _Memory()
+        self._memory.is_complete |= layers is None
+        for layer in layers or ():  # one that does not run is known, too
+            self._memory.layers.setdefault(layer, [])
+        self._is_outdated = False
         self._runs: dict[str, int] = {}
         self._keep = (memories, signature)
 
@@ -182,6 +190,7 @@ class Placements:
             item = placed.get(path)
             if item is None or item.shape != tuple(tensor.shape):
                 item = PlacedTensor(tuple(tensor.shape), None)
+                self._is_outdated = True  # the model took another way than the first time
             numbers = self._images_of(item, chosen)
             if not numbers:
                 reason = reason or self._elsewhere(item, tensor, chosen)
@@ -240,14 +249,17 @@ class Placements:
         return batch > 1 and False in known and True not in known
 
     def finish(self) -> None:
-        """Remember what was traced for later calls."""
+        """Remember what was traced for later calls; forget it if the model took another way."""
         memories, signature = self._keep
         if self._tracer is None:
+            if self._is_outdated:
+                memories.pop(signature, None)
             return
         self._tracer = None
         earlier = memories.get(signature)
         if earlier is not None:
             self._memory.layers = {**earlier.layers, **self._memory.layers}
+            self._memory.is_complete |= earlier.is_complete
         while len(memories) >= _MAX_SHAPES:
             memories.pop(next(iter(memories)))
         memories[signature] = self._memory

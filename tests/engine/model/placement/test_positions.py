@@ -209,6 +209,40 @@ def test_padding_cropping_slicing_flipping():
     assert deviation(averaging(Crops()), (1, 1, 30, 44)) > 0
 
 
+class Filled(nn.Module):
+    """Tensors that are filled part by part, as torchvision's detectors batch their images."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.conv = way, nn.Conv2d(1, 1, 3, 2, 1)
+
+    def forward(self, x):
+        batch, _, rows, columns = x.shape
+        if self.way == "padded batch":
+            whole = x[0].new_full((batch, 1, rows + 8, columns + 3), 0.0)
+            for image, part in zip(x.unbind(0), whole, strict=True):
+                part[:, :rows, :columns].copy_(image)
+            return self.conv(whole)
+        if self.way == "centred":
+            whole = torch.zeros(batch, 1, rows + 8, columns + 8, dtype=x.dtype)
+            whole[:, :, 4 : rows + 4, 3 : columns + 3] = x
+            return self.conv(whole)
+        if self.way == "channels":
+            features = self.conv(x)
+            whole = torch.empty(batch, 2, *features.shape[2:], dtype=x.dtype)
+            whole[:, :1], whole[:, 1:] = features, features * 1.0
+            return whole
+        whole = torch.zeros(batch, 1, rows // 2, columns, dtype=x.dtype)
+        for row in range(rows // 2):  # every other row
+            whole[:, :, row] = x[:, :, 2 * row + 1]
+        return self.conv(whole)
+
+
+@pytest.mark.parametrize("way", ["padded batch", "centred", "channels", "rows"])
+def test_tensors_that_are_filled_part_by_part(way):
+    assert deviation(averaging(Filled(way)), (3, 1, 24, 20)) > 0
+
+
 class Tokens(nn.Module):
     """Patches of unequal extents as tokens, with other tokens around them."""
 

@@ -120,8 +120,8 @@ def _split(
         divided = len(axes) == 1 and bool(features) and bool(parts[0].axes & axes)
         if axes and features and not divided:
             raise NotOnImageError(
-                f"its output is a tensor of shape {[size_of(p) for p in geometry.dims]}, in which "
-                "places and features share an axis (flattened)"
+                f"its output is a tensor of shape {[size_of(p) for p in geometry.dims]}, which is "
+                "flattened"
             )
         for number, part in enumerate(parts):
             if part.inner and any(inner.inner for inner in part.inner):

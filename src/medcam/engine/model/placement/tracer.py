@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,32 +20,29 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.memory import (
+    Storage,
+    has_memory,
+    same_places,
+    strides_key,
+    view_key,
+)
 from medcam.engine.model.placement.rules.apply import Origins, geometries_of, geometry_by_module
 from medcam.engine.model.placement.rules.modules import ModuleRule, module_rule
+from medcam.engine.model.placement.writing import Whole
 
 _log = logging.getLogger("medcam")
 
 _Result = TypeVar("_Result")
 
 _NO_MEMORY = "it went through a nested, sparse or wrapped tensor"
+_IN_PLACE = "a part of a tensor was written in place"
 _UNWRITTEN = "memory that an operation unknown to medcam may have written"
 _CREATES_UNWRITTEN = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
-
-
-@dataclass(eq=False)
-class _Storage:
-    """What is known of one piece of memory.
-
-    Attributes:
-        alive: Weak reference, which keeps the address from being used again.
-        views: The origins of each tensor in it, by offset, shape and strides.
-        whole: The images that something in it comes from, with the reason why a view that is not
-            in ``views`` has no geometry.
-    """
-
-    alive: StorageWeakRef
-    views: dict[tuple[Any, ...], Origins] = field(default_factory=dict)
-    whole: dict[int, str] = field(default_factory=dict)
+_CREATES = {
+    *_CREATES_UNWRITTEN, "zeros", "ones", "full", "new_zeros", "new_ones", "new_full",
+    "zeros_like", "ones_like", "full_like",
+}  # fmt: skip
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
@@ -59,7 +55,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 
     def __init__(self, images: Sequence[Tensor], originals: Sequence[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
-        self._storages: dict[int, _Storage] = {}
+        self._storages: dict[int, Storage] = {}
         # the images of which something went into tensors that are not known by their memory
         self._lost: Origins = {}
         for same in (originals, images):
@@ -107,12 +103,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 
         Empty for a tensor that comes from no image.
         """
-        if not _has_memory(tensor):
+        if not has_memory(tensor):
             return dict(self._lost) or {ANY_IMAGE: _NO_MEMORY}
         storage = self._storage_of(tensor)
         if storage is None:
             return {}
-        known = storage.views.get(_view_key(tensor))
+        known = storage.views.get(view_key(tensor))
         return dict(storage.whole) if known is None else known
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -145,7 +141,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 if not isinstance(tensor, Tensor):
                     continue
-                known = self.origins(tensor) if _has_memory(tensor) else self._lost
+                known = self.origins(tensor) if has_memory(tensor) else self._lost
                 if known:
                     origins[id(tensor)] = known
         return arguments, origins
@@ -158,17 +154,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         results = list(result) if isinstance(result, (list, tuple)) else [result]
         tensors = [value if isinstance(value, Tensor) else None for value in results]
         name = func._schema.name.removeprefix("aten::")
+        if name in _CREATES and tensors[0] is not None and has_memory(tensors[0]):
+            self._create(tensors[0], is_written=name not in _CREATES_UNWRITTEN)
+            return
         if not origins:
-            if name in _CREATES_UNWRITTEN and tensors[0] is not None:
-                self._add(tensors[0], {ANY_IMAGE: _UNWRITTEN})
-            elif func._schema.is_mutable:
+            if func._schema.is_mutable:
                 self._overwrite(tensors)
             return
-        if name in _CREATES_UNWRITTEN and tensors[0] is not None:
-            self._add(tensors[0], {ANY_IMAGE: _UNWRITTEN})
-            return
         images = sorted(set().union(*origins.values()))
-        shapes = [tuple(t.shape) if _has_memory(t) else () for t in tensors if t is not None]
+        shapes = [tuple(t.shape) if has_memory(t) else () for t in tensors if t is not None]
         origins_of: list[Origins] = [{} for _ in tensors]
         for image in images:
             geometries = geometries_of(func, name, arguments, origins, image, shapes)
@@ -177,45 +171,81 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
                     item[image] = geometry
         mutated = func._schema.is_mutable
         for tensor, item in zip(tensors, origins_of, strict=True):
-            if tensor is not None:
+            if tensor is None:
+                continue
+            if name != "copy_" or not self._fill(tensor, item):
                 self._add(tensor, item, overwrites=mutated)
+
+    def _create(self, tensor: Tensor, *, is_written: bool) -> None:
+        """Record a new tensor that is empty or constant."""
+        self._add(tensor, {} if is_written else {ANY_IMAGE: _UNWRITTEN})
+        storage = self._storage_of(tensor)
+        if storage is not None:
+            shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+            storage.filled = Whole(shape, strides, int(tensor.storage_offset()))
+
+    def _fill(self, part: Tensor, origins: Origins) -> bool:
+        """Record that a part of a new tensor was written; return whether that could be followed."""
+        storage = self._storage_of(part)
+        if storage is None or storage.filled is None or not origins:
+            return False
+        if tuple(part.shape) == storage.filled.shape:
+            return False
+        whole: Origins = {}
+        for image, geometry in origins.items():
+            if image == ANY_IMAGE:
+                continue  # of what was there before
+            if isinstance(geometry, str):
+                return False
+            whole[image] = storage.filled.write(image, part, geometry)
+        key = (
+            storage.filled.offset, storage.filled.shape,
+            strides_key(storage.filled.shape, storage.filled.strides),
+        )  # fmt: skip
+        earlier = {k: g for k, g in storage.views.get(key, {}).items() if k not in whole}
+        if not whole:
+            return False
+        storage.views = {key: {**earlier, **whole}, view_key(part): origins}
+        for image in origins:
+            storage.whole.setdefault(image, _IN_PLACE)
+        return True
 
     def _overwrite(self, tensors: Sequence[Tensor | None]) -> None:
         """Record that memory has been written with values of no image."""
         for tensor in tensors:
             storage = None if tensor is None else self._storage_of(tensor)
             if storage is not None and tensor is not None:
-                storage.views[_view_key(tensor)] = {}
+                storage.views[view_key(tensor)] = {}
                 if tensor.numel() == tensor.untyped_storage().nbytes() // tensor.element_size():
                     storage.whole.pop(ANY_IMAGE, None)
 
     def _add(self, tensor: Tensor, origins: Origins, *, overwrites: bool = False) -> None:
         """Record the origins of a tensor."""
-        if not _has_memory(tensor):
+        if not has_memory(tensor):
             self._lost.update(dict.fromkeys(origins, _NO_MEMORY))
             return
         memory = tensor.untyped_storage()
         storage = self._storage_of(tensor)
         if storage is None:
             reference = StorageWeakRef(memory)  # type: ignore[no-untyped-call]  # PyTorch's
-            storage = self._storages[memory._cdata] = _Storage(reference)
+            storage = self._storages[memory._cdata] = Storage(reference)
         elif (
             overwrites
             and origins  # zeros in a part of it leave the rest where it is
             and tensor.numel() * tensor.element_size() != memory.nbytes()
-            and not _same_places(storage.views.get(_view_key(tensor)), origins)
+            and not same_places(storage.views.get(view_key(tensor)), origins)
         ):
             storage.views.clear()  # a part of it was written: the whole is of several origins
         for image in origins:
-            storage.whole.setdefault(image, "a part of a tensor was written in place")
+            storage.whole.setdefault(image, _IN_PLACE)
         if origins == {ANY_IMAGE: _UNWRITTEN}:
             storage.whole[ANY_IMAGE] = _UNWRITTEN
             return
-        storage.views[_view_key(tensor)] = origins
+        storage.views[view_key(tensor)] = origins
 
-    def _storage_of(self, tensor: Tensor) -> _Storage | None:
+    def _storage_of(self, tensor: Tensor) -> Storage | None:
         """Return what is known of a tensor's memory; None if it is nothing."""
-        if not _has_memory(tensor):
+        if not has_memory(tensor):
             return None
         address = tensor.untyped_storage()._cdata
         storage = self._storages.get(address)
@@ -236,31 +266,3 @@ def _unless_it_fails(follow: Callable[[], _Result]) -> _Result | None:
 
 ANY_IMAGE = -1
 """The number of an image in place of "it may be any"."""
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor is known by its memory: not if it is sparse, nested or wrapped."""
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-
-
-def _view_key(tensor: Tensor) -> tuple[Any, ...]:
-    """Return what tells a tensor from others in the same memory."""
-    strides = tuple(
-        stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1
-    )
-    return tensor.storage_offset(), tuple(tensor.shape), strides
-
-
-def _same_places(before: Origins | None, after: Origins) -> bool:
-    """Return whether a tensor lies where it did before it was changed in place."""
-    if before is None or set(before) != set(after):
-        return False
-    for image, earlier in before.items():
-        later = after[image]
-        if not isinstance(earlier, Geometry) or not isinstance(later, Geometry):
-            return False
-        if (earlier.dims, earlier.start) != (later.dims, later.start):
-            return False
-    return True

@@ -1,0 +1,63 @@
+"""Memory: how tensors are told apart, and what is known of each piece of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.rules.apply import Origins
+from medcam.engine.model.placement.writing import Whole
+
+
+@dataclass(eq=False)
+class Storage:
+    """What is known of one piece of memory.
+
+    Attributes:
+        alive: Weak reference, which keeps the address from being used again.
+        views: The origins of each tensor in it, by offset, shape and strides.
+        whole: The images that something in it comes from, with the reason why a view that is not
+            in ``views`` has no geometry.
+        filled: The tensor if it was made empty or constant, to be filled part by part.
+    """
+
+    alive: StorageWeakRef
+    views: dict[tuple[Any, ...], Origins] = field(default_factory=dict)
+    whole: dict[int, str] = field(default_factory=dict)
+    filled: Whole | None = None
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor is known by its memory: not if it is sparse, nested or wrapped."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def view_key(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what tells a tensor from others in the same memory."""
+    return tensor.storage_offset(), tuple(tensor.shape), strides_key(tensor.shape, tensor.stride())
+
+
+def strides_key(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides that tell tensors apart: not those of axes of one index."""
+    return tuple(stride for size, stride in zip(shape, strides, strict=True) if size > 1)
+
+
+def same_places(before: Origins | None, after: Origins) -> bool:
+    """Return whether a tensor lies where it did before it was changed in place."""
+    if before is None or set(before) != set(after):
+        return False
+    for image, earlier in before.items():
+        later = after[image]
+        if not isinstance(earlier, Geometry) or not isinstance(later, Geometry):
+            return False
+        if (earlier.dims, earlier.start) != (later.dims, later.start):
+            return False
+    return True
