@@ -113,7 +113,7 @@ class AttentionMap:
         channels: For maps of the input itself, the signed values of each input channel before
             the reduction to ``values``, ``[batch, targets, channels, *space]``.
         method_title: The method's name in the literature, e.g. ``"Grad-CAM"``; empty if unknown.
-        image: The name of the input that the map lies on, if there are maps on several.
+        image: The name of the input that the map lies on, if the model was given several images.
         grid: Where the layer's cells lie on the input; None for maps of the input or of windows.
         on_layer: Whether ``values`` have the layer's own shape (``shape=None``), not the input's.
         input_space: The extents of the input; empty if unknown.

@@ -91,7 +91,7 @@ def assemble(
     """
     sources = list(_sources(request, evidence, inputs, is_bag))
     names = [_key(request, source, None) for source in sources]
-    several = len({source.number for source in sources}) > 1
+    several = len(inputs) > 1
     maps: dict[MapKey, AttentionMap] = {}
     images: dict[int, Tensor] = {}
     for source, plain_key in zip(sources, names, strict=True):

@@ -25,7 +25,8 @@ from medcam.engine.model.inputs import (
     find_images,
     with_leaves,
 )
-from medcam.engine.model.placements import Placements, signature_of
+from medcam.engine.model.placements import Placements
+from medcam.engine.model.signature import signature_of
 from medcam.engine.notices import (
     notice_cancelling,
     warn_of_probabilities,
@@ -100,7 +101,7 @@ class _Recorded:
         evidence: Activations and gradients.
         recorder: The hooks, with the reasons why layers were left out.
         assembled: The maps, and the images that they lie on.
-        traced: Whether the places of the layers were traced in this call.
+        is_new: Whether the places of the layers were traced in this call, or are outdated.
     """
 
     output: Any
@@ -108,7 +109,7 @@ class _Recorded:
     evidence: Evidence
     recorder: Recorder
     assembled: Assembled
-    traced: bool
+    is_new: bool
 
 
 def _record(
@@ -162,7 +163,8 @@ def _record(
         with isolation.full_precision(prepared.image.device.type):
             assembled = assemble(request, evidence, scores, prepared.images, notices, is_bag=is_bag)
             notice_cancelling(notices, evidence.blank)
-    return _Recorded(output, scores, evidence, recorder, assembled, placements.traced)
+    is_new = placements.traced or placements.is_outdated
+    return _Recorded(output, scores, evidence, recorder, assembled, is_new)
 
 
 def _scores(prepared: Prepared, output: Any, *, batch: int) -> TargetScores:
@@ -205,10 +207,9 @@ def _placements(
     layers_of_choice = None if prepared.choice.automatic else list(prepared.choice.modules)
     if not any(method.of_layer for method in prepared.request.methods):
         layers_of_choice = []
-    return Placements(
-        prepared.model, inputs, signature_of((args, dict(kwargs))), layers_of_choice,
-        originals=[image.tensor for image in prepared.images],
-    )  # fmt: skip
+    signature = signature_of(prepared.modules, (args, dict(kwargs)))
+    originals = [image.tensor for image in prepared.images]
+    return Placements(prepared.model, inputs, signature, layers_of_choice, originals=originals)
 
 
 def _finish(prepared: Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
@@ -222,7 +223,7 @@ def _finish(prepared: Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
     }
     for layer, reason in skipped.items():
         _log.info("layer %r left out: %s", layer, reason)
-    places = recorded.evidence.recorded if recorded.traced else {}
+    places = recorded.evidence.recorded if recorded.is_new else {}
     if prepared.request.placement == "resize":
         places = {}
     for message in [*last_runs(recorder), *unknown_places(places.values())]:

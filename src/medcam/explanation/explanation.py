@@ -74,6 +74,11 @@ class Explanation:
             raise InputError(
                 f"This explanation holds {len(maps)} maps: choose one, explanation.maps[key], "
                 f"with key one of {list(maps)[:6]}{' ...' if len(maps) > 6 else ''}."
+                + (
+                    f" For one image: explanation.of_image({next(iter(self.images))!r})."
+                    if len(self.images) > 1
+                    else ""
+                )
             )
         return next(iter(maps.values()))
 

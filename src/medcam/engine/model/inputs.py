@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -132,9 +133,11 @@ def chosen_image(images: Sequence[InputImage], image: ImageName | None) -> int |
     if isinstance(image, int) and not isinstance(image, bool) and 0 <= image < len(images):
         return image
     listed = ", ".join(f"{number}: {name!r}" for number, name in enumerate(names))
+    near = difflib.get_close_matches(str(image), [str(name) for name in names], 1)
+    shown = repr(image) if isinstance(image, (int, str)) else f"a {type(image).__name__}"
     raise InputError(
-        f"image={image!r} is not among the inputs: give the name or the position of one of "
-        f"{listed}."
+        f"image={shown} is not among the inputs: give the name or the position of one of {listed}."
+        + (f" Did you mean {near[0]!r}?" if near else "")
     )
 
 

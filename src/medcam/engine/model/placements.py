@@ -51,7 +51,7 @@ class PlacedTensor:
                 return Layout.of_arrangement(arrangement_of(origin, shape))
             except NotOnImageError as error:
                 return str(error)
-        reason = origin or "the operations of this call were not followed"
+        reason = origin or "the model took another way than in the call that was followed"
         layout = inferred_layout(self.shape, shape[0], shape[2:], reason, module=module)
         if layout is None:
             return (
@@ -114,6 +114,7 @@ class Placements:
 
     Attributes:
         traced: Whether the places are traced in this call.
+        is_outdated: Whether the model took another way than in the call that was traced.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Placements:
         self._memory.is_complete |= layers is None
         for layer in layers or ():  # one that does not run is known, too
             self._memory.layers.setdefault(layer, [])
-        self._is_outdated = False
+        self.is_outdated = False
         self._runs: dict[str, int] = {}
         self._keep = (memories, signature)
 
@@ -190,7 +191,7 @@ class Placements:
             item = placed.get(path)
             if item is None or item.shape != tuple(tensor.shape):
                 item = PlacedTensor(tuple(tensor.shape), None)
-                self._is_outdated = True  # the model took another way than the first time
+                self.is_outdated = True  # the model took another way than the first time
             numbers = self._images_of(item, chosen)
             if not numbers:
                 reason = reason or self._elsewhere(item, tensor, chosen)
@@ -252,10 +253,14 @@ class Placements:
         """Remember what was traced for later calls; forget it if the model took another way."""
         memories, signature = self._keep
         if self._tracer is None:
-            if self._is_outdated:
+            if self.is_outdated:
                 memories.pop(signature, None)
             return
+        follows_data = self._tracer.follows_data
         self._tracer = None
+        if follows_data:  # the next image may lead another way, with the same shapes
+            memories.pop(signature, None)
+            return
         earlier = memories.get(signature)
         if earlier is not None:
             self._memory.layers = {**earlier.layers, **self._memory.layers}
@@ -263,8 +268,3 @@ class Placements:
         while len(memories) >= _MAX_SHAPES:
             memories.pop(next(iter(memories)))
         memories[signature] = self._memory
-
-
-def signature_of(inputs: Any) -> object:
-    """Return what tells calls of other inputs apart: the paths and shapes of all tensors."""
-    return tuple((path, tuple(tensor.shape)) for path, tensor in tensors(inputs))

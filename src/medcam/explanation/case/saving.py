@@ -128,7 +128,13 @@ def save_of_images(
                 f"There are maps on the images {list(parts)}: give {argument}= as a mapping by "
                 f"these names, or save one, explanation.of_image({next(iter(parts))!r}).save(...)."
             )
-        by_name[argument] = value or {}
+        values = value or {}
+        if values and set(values) != set(parts):
+            raise InputError(
+                f"{argument}= has the keys {list(values)}; the maps are on the images "
+                f"{list(parts)}: give one for each."
+            )
+        by_name[argument] = values
     title, path = name or Path(prefix).name, safe_prefix(prefix)
     saved: list[Path] = []
     for image_name, part in parts.items():

@@ -81,6 +81,12 @@ def maps_on_grid(
     resampled = []
     for map_ in maps:
         map_space = tuple(map_.values.shape[2:])
+        if map_space != space and sorted(map_space) == sorted(space):
+            raise InputError(
+                f"The maps are {list(map_space)}, the image {list(space)}: the same extents in "
+                "another order. Transpose the image to the order of the network's input, or the "
+                "maps' values to that of the image, and give medcam.save its affine."
+            )
         if map_space != space and not (same_region and len(map_space) == len(space)):
             raise InputError(
                 f"The maps are {list(map_space)}, the image {list(space)}: it is unknown whether "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,26 +72,150 @@ def test_an_injected_model_and_windows_are_traced_once(seen):
     assert 0 < seen[0] < 30  # of the first of nine windows
 
 
-class TwoWays(nn.Module):
-    """A network that takes another way for bright images."""
+class Crops(nn.Module):
+    """A network that looks at a part of its input only; subclasses say at which."""
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, 2, 1)
+        self.conv = nn.Conv2d(1, 4, 3, 1, 1)
         self.head = nn.Linear(4, 2)
+        self.first = 0
+        self.firsts = [0, 0]
 
-    def forward(self, x):
-        x = nn.functional.avg_pool2d(x, 2) if bool(x.mean() > 1) else x
-        return self.head(self.conv(x).relu().mean((2, 3)))
+    def part(self, x, *args):
+        return x
+
+    def forward(self, x, *args):
+        return self.head(self.conv(self.part(x, *args)).relu().mean((2, 3)))
 
 
-def test_a_model_that_takes_another_way_is_traced_again():
-    model, dark = TwoWays().eval(), torch.rand(1, 1, 32, 32)
+class ByAttribute(Crops):
+    def part(self, x):
+        return x[..., self.first : self.first + 16]
+
+
+class ByList(Crops):
+    def part(self, x):
+        return x[..., self.firsts[1] : self.firsts[1] + 16]
+
+
+class ByArgument(Crops):
+    def part(self, x, first):
+        return x[..., first : first + 16]
+
+
+class ByMapping(Crops):
+    def part(self, x, options):
+        return x[..., options["crop"][0] : options["crop"][0] + 16]
+
+
+class ByBrightest(Crops):
+    def part(self, x):
+        first = min(int(x[0, 0, 0].argmax()), x.shape[3] - 16)
+        return x[..., first : first + 16]
+
+
+class ByItem(Crops):
+    def part(self, x):
+        first = int(x[0, 0, 0, 0])
+        return x[..., first : first + 16]
+
+
+class ByNumpy(Crops):
+    def part(self, x):
+        first = int(x[0, 0, 0].detach().numpy().argmax())
+        return x[..., first : first + 16]
+
+
+class ByArray(Crops):
+    def part(self, x):
+        first = int(np.argmax(np.asarray(x[0, 0, 0].detach())))
+        return x[..., first : first + 16]
+
+
+class ByValues(Crops):
+    def part(self, x):
+        values = x[0, 0, 0].tolist()
+        first = values.index(max(values))
+        return x[..., first : first + 16]
+
+
+def first_of(model, *inputs):
+    """Where the first cell of the layer lies, after the pixels that the crop left out."""
+    map_ = medcam.explain(model, *inputs, layer="conv", target=1).map
+    assert map_.grid.known
+    assert map_.grid.step == (1.0, 1.0)
+    return map_.grid.start[1]
+
+
+def test_a_changed_attribute_is_another_first_call():
+    model, x = ByAttribute().eval(), torch.rand(1, 1, 32, 48)
+    for first in (0, 24, 7, 0):
+        model.first = first
+        assert first_of(model, x) == first
+    model = ByList().eval()
+    for first in (0, 24, 7, 0):
+        model.firsts[1] = first
+        assert first_of(model, x) == first
+
+
+def test_another_argument_is_another_first_call():
+    x = torch.rand(1, 1, 32, 48)
+    model = ByArgument().eval()
+    assert [first_of(model, x, first) for first in (0, 24, 7)] == [0, 24, 7]
+    model = ByMapping().eval()
+    assert [first_of(model, x, {"crop": (first, 1)}) for first in (0, 24, 7)] == [0, 24, 7]
+
+
+def test_a_replaced_layer_is_another_first_call():
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), *head).eval()
+    x = torch.rand(1, 1, 32, 32)
+    assert medcam.explain(model, x, layer="0", target=1).map.grid.start == (0.5, 0.5)
+    model[0] = nn.Conv2d(1, 4, 1, 2, 0)
+    assert medcam.explain(model, x, layer="0", target=1).map.grid.start == (0.0, 0.0)
+    model[0].dilation, model[0].padding = (2, 2), (3, 3)
+    model[0].weight = nn.Parameter(torch.rand(4, 1, 4, 4))
+    assert medcam.explain(model, x, layer="0", target=1).map.grid.start == (0.0, 0.0)
+    model[0].padding = (2, 2)  # as many cells, one voxel further on
+    assert medcam.explain(model, x, layer="0", target=1).map.grid.start == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("way", [ByBrightest, ByItem, ByNumpy, ByArray, ByValues])
+def test_a_crop_around_what_was_found_is_traced_in_every_call(way):
+    model = way().eval()
+    for first in (0, 24, 7):
+        x = torch.rand(1, 1, 32, 48)
+        x[0, 0, 0, first] = 50.0
+        x[0, 0, 0, 0] = first if way is ByItem else x[0, 0, 0, 0]
+        assert first_of(model, x) == first
+    injected = medcam.inject(way().eval(), layer="conv", label=1)
+    for first in (24, 0, 7):
+        x = torch.rand(1, 1, 32, 48)
+        x[0, 0, 0, first] = 50.0
+        x[0, 0, 0, 0] = first if way is ByItem else x[0, 0, 0, 0]
+        injected(x)
+        assert injected.get_explanation().map.grid.start[1] == first
+
+
+class TwoWays(Crops):
+    """A network that takes another way for reasons that nobody sees."""
+
+    def is_bright(self, x):
+        return False
+
+    def part(self, x):
+        return nn.functional.avg_pool2d(x, 2) if self.is_bright(x) else x
+
+
+def test_a_model_that_takes_another_way_says_so_and_is_traced_again(monkeypatch):
+    model, x = TwoWays().eval(), torch.rand(1, 1, 32, 32)
     ask = {"layer": "conv", "target": 1, "shape": None}
-    assert medcam.explain(model, dark, **ask).map.grid.step == (2.0, 2.0)
-    bright = medcam.explain(model, dark + 1, **ask).map
-    assert not bright.grid.known  # of this call only
-    assert medcam.explain(model, dark + 1, **ask).map.grid.step == (4.0, 4.0)
+    assert medcam.explain(model, x, **ask).map.grid.step == (1.0, 1.0)
+    monkeypatch.setattr(TwoWays, "is_bright", lambda self, x: True)
+    with pytest.warns(UserWarning, match="took another way than in the call that was followed"):
+        assert not medcam.explain(model, x, **ask).map.grid.known  # of this call only
+    assert medcam.explain(model, x, **ask).map.grid.step == (2.0, 2.0)
 
 
 def test_nothing_of_a_model_is_kept_alive():

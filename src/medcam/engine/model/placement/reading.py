@@ -62,7 +62,8 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
     tensor_shape = tuple(prod(p.size for p in dim) for dim in geometry.dims)
     is_plain = order == sorted(order) and evidence == tensor_shape
     is_rolled = any(geometry.rolled[axis] for axis in spaces)
-    in_order = [n for n in order if parts[n].size > 1]
+    in_order = [n for n in order if parts[n].size > 1 and n not in batch_numbers]
+    in_order = [n for n in in_order if parts[n].axis not in sliced]
     dims_of_space = [leaves[n][0] for axis in spaces for n in by_axis[axis] if parts[n].size > 1]
     is_first = in_order == sorted(in_order) and len(set(dims_of_space)) == len(dims_of_space)
     kind: Kind = "channels first" if is_first else _kind(leaves, channels, spaces)

@@ -27,6 +27,7 @@ from medcam.engine.model.placement.memory import (
     strides_key,
     view_key,
 )
+from medcam.engine.model.placement.numbers import READS_NUMBERS, ReadingMode
 from medcam.engine.model.placement.rules.apply import Origins, geometries_of, geometry_by_module
 from medcam.engine.model.placement.rules.modules import ModuleRule, module_rule
 from medcam.engine.model.placement.writing import Whole
@@ -51,6 +52,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
     Args:
         images: The images, in the order of their numbers.
         originals: Other tensors that hold the same images, in this order.
+
+    Attributes:
+        follows_data: Whether values of an image were read as numbers, so that the way that the
+            model takes may depend on them: a crop around what was found, for example.
     """
 
     def __init__(self, images: Sequence[Tensor], originals: Sequence[Tensor] = ()) -> None:
@@ -58,6 +63,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         self._storages: dict[int, Storage] = {}
         # the images of which something went into tensors that are not known by their memory
         self._lost: Origins = {}
+        self.follows_data = False
         for same in (originals, images):
             for number, image in enumerate(same):
                 self._add(image, {number: Geometry.of_image(image.shape)})
@@ -79,11 +85,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             if (rule := module_rule(module)) is not None
         ]
         try:
-            with self:
+            with self, ReadingMode(self._watch):
                 yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _watch(self, tensor: Tensor) -> None:
+        """Note that the model reads the values of a tensor, if it comes from an image."""
+        self.follows_data |= bool(_unless_it_fails(lambda: self.origins(tensor)))
 
     def _follow_module(self, rule: ModuleRule, module: nn.Module, inputs: Any, output: Any) -> None:
         """Record the origins of a module's output by the rule of the module."""
@@ -161,6 +171,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             if func._schema.is_mutable:
                 self._overwrite(tensors)
             return
+        self.follows_data |= name in READS_NUMBERS
         images = sorted(set().union(*origins.values()))
         shapes = [tuple(t.shape) if has_memory(t) else () for t in tensors if t is not None]
         origins_of: list[Origins] = [{} for _ in tensors]
