@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, floor
 from typing import Literal
 
 import numpy as np
@@ -65,11 +65,14 @@ class LayerGrid:
         step: The distance between neighbouring cells, in voxels of the input.
         reason: Why the extents were used, as if the layer covered the input exactly; empty if the
             places are known.
+        seen: The borders, in voxels, of the part of the input that the layer can depend on, for
+            each axis; empty if nothing is cropped. Beyond it, maps are zero.
     """
 
     start: tuple[float, ...]
     step: tuple[float, ...]
     reason: str = ""
+    seen: tuple[tuple[float, float], ...] = ()
 
     @property
     def known(self) -> bool:
@@ -223,8 +226,9 @@ def place(
 ) -> Float[Tensor, "batch maps *shape"]:
     """Return maps of a layer where its features lie on the input, at a spatial shape.
 
-    The map is sampled linearly at ``(x - start) / step``; beyond the centres of its outermost cells
-    it is constant. An axis on which the result is coarser than the layer is averaged instead.
+    Maps are sampled linearly at ``(x - start) / step``. Beyond their outermost cells they are
+    constant, beyond what the layer can depend on (a crop) zero. An axis on which the result is
+    coarser than the layer is averaged instead.
 
     Args:
         values: The maps, with 1 to 3 spatial axes.
@@ -241,44 +245,42 @@ def place(
         values = _place_axis(
             values, axis + 2, grid.start[axis], grid.step[axis], space[axis], shape[axis]
         )
-    return values
-
-
-def _samples(
-    cells: int,
-    start: float,
-    step: float,
-    whole: int,
-    count: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Return the cell below each of ``count`` positions on the input, and the share of the next."""
-    # computed on the device: copying it there would wait for the device
-    exact = torch.float32 if device.type == "mps" else torch.float64
-    x = (torch.arange(count, dtype=exact, device=device) + 0.5) * (whole / count) - 0.5
-    at = ((x - start) / step).clamp(0, cells - 1)
-    low = at.floor().clamp(max=max(cells - 2, 0))
-    return low.long(), (at - low).to(dtype)
+    return _hide(values, grid.seen, space) if grid.seen else values
 
 
 def _place_axis(
     values: Tensor, dim: int, start: float, step: float, whole: int, size: int
 ) -> Tensor:
     """Return `place` along one axis of the tensor."""
-    cells, spacing = values.shape[dim], whole / size
+    cells, spacing, device = values.shape[dim], whole / size, values.device
     if (start, step, spacing, cells) == (0.0, 1.0, 1.0, size):
         return values
     parts = max(1, ceil(spacing / abs(step) - 1e-6))  # samples that are averaged per voxel
-    index, share = _samples(cells, start, step, whole, size * parts, values.dtype, values.device)
+    # computed on the device: copying it there would wait for the device
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    x = (torch.arange(size * parts, dtype=exact, device=device) + 0.5) * (spacing / parts) - 0.5
+    at = ((x - start) / step).clamp(0, cells - 1)
+    index = at.floor().clamp(max=max(cells - 2, 0)).long()
     below = values.index_select(dim, index)
     if cells > 1:
-        above = values.index_select(dim, index + 1)
+        above, share = values.index_select(dim, index + 1), (at - index).to(values.dtype)
         below = below.lerp_(above, share[(...,) + (None,) * (values.ndim - dim - 1)])
     if parts == 1:
         return below
     shape = (*below.shape[:dim], size, parts, *below.shape[dim + 1 :])
     return below.reshape(shape).mean(dim + 1)
+
+
+def _hide(values: Tensor, seen: Sequence[tuple[float, float]], space: Sequence[int]) -> Tensor:
+    """Return maps that are zero beyond ``seen``."""
+    for dim, ((low, high), whole) in enumerate(zip(seen, space, strict=True), start=2):
+        size, spacing = values.shape[dim], whole / values.shape[dim]
+        # the first voxel whose centre lies inside, and the first beyond
+        first = min(size, max(0, ceil((low + 0.5) / spacing - 0.5)))
+        end = max(first, min(size, floor((high + 0.5) / spacing - 0.5) + 1))
+        pads = (0, 0) * (values.ndim - dim - 1) + (first, size - end)
+        values = F.pad(values.narrow(dim, first, end - first), pads)
+    return values
 
 
 def resample_array(

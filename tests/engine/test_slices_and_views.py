@@ -194,7 +194,7 @@ def test_slices_are_placed_between_their_positions():
     assert own.grid.step[0] == pytest.approx(2)
     placed = medcam.explain(net, x, layer="enc", target=1, method="hirescam").map.values[0, 0]
     torch.testing.assert_close(placed[2], (placed[1] + placed[3]) / 2, rtol=0, atol=1e-14)
-    torch.testing.assert_close(placed[0], placed[1], rtol=0, atol=1e-14)
+    assert not placed[[0, 6]].any()  # no network has seen these slices
 
 
 def test_bags_are_scored_saved_and_injected(tmp_path):

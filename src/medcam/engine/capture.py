@@ -235,9 +235,14 @@ class Recorder:
         return chosen or [runs[-1]]
 
     def note_last_run_only(self, runs: Sequence[Activation]) -> None:
-        """Note a layer of whose runs on the same part of an image only the last has a map."""
+        """Note a layer of whose runs on the same image only the last has a map.
+
+        A module without weights (an activation) often serves several places of a network: there
+        the last run is what the name means, unless others are like it.
+        """
         last = runs[-1]
-        if sum(run.evidence_shape == last.evidence_shape for run in runs) > 1:
+        has_weights = any(True for _ in self._hooked_modules()[last.layer].parameters())
+        if sum(has_weights or run.evidence_shape == last.evidence_shape for run in runs) > 1:
             self.last_run_only.append(last.layer)
 
     def exclude(self, name: str, reason: str) -> None:

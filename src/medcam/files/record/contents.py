@@ -170,7 +170,10 @@ def _placement_entry(grid: LayerGrid | None) -> dict[str, Any] | None:
     """Return where the layer's cells lie on the input, in voxels; None for maps of the input."""
     if grid is None:
         return None
-    return {"start": list(grid.start), "step": list(grid.step), "stretched": grid.reason or None}
+    return {
+        "start": list(grid.start), "step": list(grid.step), "stretched": grid.reason or None,
+        "seen": [list(borders) for borders in grid.seen] or None,
+    }  # fmt: skip
 
 
 def _input_entries(value: object, folder: str | os.PathLike[str] | None) -> list[dict[str, Any]]:

@@ -36,9 +36,12 @@ class Arrangement:
         space_axes: The image's axes of the evidence's spatial axes.
         map_axes: The image's axes of the map.
         rolls: The shifts that undo circular shifts, for each spatial axis.
+        slice_rolls: The same for the samples and for each axis of ``slices``.
         grid: Where the map's cells lie on the image.
         centre: The position of the first cell on every axis of the image, in voxels, those that
             the tensor does not run along included.
+        seen: The borders of what it can depend on, on every axis of the image, in voxels.
+        space: The extents of the image, those of samples and channels included.
         is_plain: Whether the tensor is the evidence as it is.
         kind: "channels first", "channels last", "tokens" if axes of the image share one of the
             tensor before the channels, or "rearranged".
@@ -58,8 +61,11 @@ class Arrangement:
     space_axes: tuple[int, ...]
     map_axes: tuple[int, ...]
     rolls: tuple[int, ...]
+    slice_rolls: tuple[int, ...]
     grid: LayerGrid
     centre: tuple[float, ...]
+    seen: tuple[tuple[float, float], ...]
+    space: tuple[int, ...]
     is_plain: bool
     kind: Kind
     absent: tuple[int, ...]
@@ -81,11 +87,13 @@ class Arrangement:
 
     def map_of(self, values: Tensor) -> Tensor:
         """Return a map of the evidence, ``[samples, *space]``, as ``[batch, *map]``."""
-        if not self.slices and self.space_axes == self.map_axes:
+        if not self.slices and self.space_axes == self.map_axes and not any(self.slice_rolls):
             return values
         axes = [*(axis for axis, _ in self.slices), *self.space_axes]
         shape = [self.batch, *(count for _, count in self.slices), *values.shape[1:]]
         values = values.reshape(shape)
+        if any(self.slice_rolls):
+            values = values.roll(self.slice_rolls, tuple(range(len(self.slice_rolls))))
         order = sorted(range(len(axes)), key=lambda number: axes[number])
         return values.permute(0, *(number + 1 for number in order))
 
@@ -98,11 +106,31 @@ class Arrangement:
 
     def as_bag(self) -> Arrangement:
         """Return the arrangement for an input whose first axis is slices of one case."""
-        first = LayerGrid((0.0, *self.grid.start), (1.0, *self.grid.step))
+        seen = limited(
+            [self.seen[axis] for axis in (0, *self.map_axes)],
+            [self.space[axis] for axis in (0, *self.map_axes)],
+        )
+        first = LayerGrid((0.0, *self.grid.start), (1.0, *self.grid.step), seen=seen)
         return replace(
             self, batch=1, slices=((0, self.batch), *self.slices), grid=first,
-            map_axes=(0, *self.map_axes),
+            map_axes=(0, *self.map_axes), slice_rolls=(0, *self.slice_rolls),
         )  # fmt: skip
+
+
+def limited(
+    seen: Sequence[tuple[float, float]], space: Sequence[int]
+) -> tuple[tuple[float, float], ...]:
+    """Return the borders of what a layer can depend on; empty if that is all of the image.
+
+    Args:
+        seen: The borders on each axis, in voxels.
+        space: The extents of the image.
+    """
+    whole = [(-0.5, size - 0.5) for size in space]
+    inside = [
+        low > first or high < last for (low, high), (first, last) in zip(seen, whole, strict=True)
+    ]
+    return tuple(seen) if any(inside) else ()
 
 
 def stack_arrangements(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[float]] | None:
@@ -125,6 +153,10 @@ def stack_arrangements(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[f
     if axis == 0:
         held = first.batch * len(runs)
         return (replace(first, batch=held), positions) if step == first.batch else None
+    seen = tuple(
+        (min(low for low, _ in borders), max(high for _, high in borders))
+        for borders in zip(*(run.seen for run in runs), strict=True)
+    )
     spaces = [
         (a, n) for a, n in zip(first.space_axes, first.evidence[2:], strict=True) if a != axis
     ]
@@ -144,7 +176,13 @@ def stack_arrangements(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[f
         space_axes=tuple(a for a, _ in spaces),
         map_axes=map_axes,
         rolls=(0,) * len(spaces) if not any(first.rolls) else first.rolls,
-        grid=LayerGrid(tuple(grids[a][0] for a in map_axes), tuple(grids[a][1] for a in map_axes)),
+        slice_rolls=(*first.slice_rolls, 0),
+        seen=seen,
+        grid=LayerGrid(
+            tuple(grids[a][0] for a in map_axes),
+            tuple(grids[a][1] for a in map_axes),
+            seen=limited([seen[a] for a in map_axes], [first.space[a] for a in map_axes]),
+        ),
         is_plain=False,
         absent=tuple(a for a in first.absent if a in map_axes and a != axis),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -28,12 +28,15 @@ class Geometry:
             the cell sees.
         width: For each axis of the image, the width of what a cell sees (its receptive field).
         rolled: For each axis of the image, the number of cells by which it is rotated.
+        seen: For each axis of the image, the borders of what the tensor can depend on, in voxels:
+            beyond a crop it depends on nothing.
     """
 
     dims: tuple[Parts, ...]
     start: tuple[float, ...]
     width: tuple[float, ...]
     rolled: tuple[int, ...]
+    seen: tuple[tuple[float, float], ...]
 
     @staticmethod
     def of_image(shape: Sequence[int]) -> Geometry:
@@ -45,7 +48,8 @@ class Geometry:
         """  # noqa: E501  # the line is what Python prints
         rank = len(shape)
         dims = tuple((Part(size, axis, 1.0),) for axis, size in enumerate(shape))
-        return Geometry(dims, (0.0,) * rank, (1.0,) * rank, (0,) * rank)
+        seen = tuple((-0.5, size - 0.5) for size in shape)
+        return Geometry(dims, (0.0,) * rank, (1.0,) * rank, (0,) * rank, seen)
 
     @property
     def axes(self) -> frozenset[int]:
@@ -76,6 +80,27 @@ class Geometry:
         width[axis] += abs(widening)
         return replace(self, start=tuple(start), width=tuple(width))
 
+    def cut(self, axis: int | None) -> Geometry:
+        """Return the geometry after a cut along one axis of the image: no more is seen beyond."""
+        if axis is None:
+            return self
+        low = high = self.start[axis]
+        for part in flat(part for parts in self.dims for part in parts):
+            if part.axis == axis:
+                low += min(0.0, (part.size - 1) * part.step)
+                high += max(0.0, (part.size - 1) * part.step)
+        reach = self.width[axis] - 0.5  # half would do if the field were centred at the cell
+        seen = list(self.seen)
+        seen[axis] = (max(seen[axis][0], low - reach), min(seen[axis][1], high + reach))
+        return replace(self, seen=tuple(seen))
+
+    def spread(self, parts: Iterable[Part]) -> Geometry:
+        """Return the geometry after cells were mixed along parts, each staying where it is."""
+        geometry = self
+        for part in flat(parts):
+            geometry = geometry.moved(part.axis, 0.0, 2 * (part.size - 1) * part.step)
+        return geometry
+
     def contracted(self, parts: Parts) -> Geometry:
         """Return the geometry after a sum over parts: cells then see all of what these see."""
         geometry = self
@@ -102,7 +127,7 @@ def single(geometry: Geometry, dim: int) -> tuple[Part | None, Geometry]:
     axes = axes_of(parts)
     if not axes:
         return None, geometry.with_dim(dim, parts)
-    parts = tuple(part for part in parts if part.size > 1 or part.axis is not None)
+    parts = tuple(part for part in parts if part.size > 1) or parts[:1]
     if len(parts) == 2 and parts[1].axis is None and not parts[0].inner and not parts[1].inner:
         coarse, count = parts[0], parts[1].size
         step = coarse.step / count
@@ -136,12 +161,12 @@ def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) 
         head = replace(parts[0], size=count // minor)
         if parts[0].axis is not None:
             geometry = geometry.moved(parts[0].axis, low // minor * parts[0].step)
-        return geometry.with_dim(dim, (head, *parts[1:]))
+        return geometry.with_dim(dim, (head, *parts[1:])).cut(head.axis)
     part, geometry = single(geometry, dim)
     if part is None:
         return geometry.with_dim(dim, nothing(count))
     geometry = geometry.moved(part.axis, low * part.step)
-    return geometry.with_dim(dim, (Part(count, part.axis, part.step * stride),))
+    return geometry.with_dim(dim, (Part(count, part.axis, part.step * stride),)).cut(part.axis)
 
 
 def _sliced_inside(
@@ -166,48 +191,3 @@ def selected(geometry: Geometry, dim: int, index: int) -> Geometry:
     """Return the geometry of one index of an axis, which is removed."""
     geometry = sliced(geometry, dim, index % max(size_of(geometry.dims[dim]), 1), 1)
     return geometry.with_dims(parts for i, parts in enumerate(geometry.dims) if i != dim)
-
-
-def combined(
-    geometries: Sequence[Geometry],
-    dims: Sequence[Parts],
-    weight: Callable[[int], float] = lambda _: 1.0,
-) -> Geometry:
-    """Return the geometry of a tensor that several others have been joined to.
-
-    The position is the mean over the tensors that run along the axis. Each counts by how densely
-    it sees the image: its weight over the number of voxels that its cells see. So a skip connection
-    counts more than the coarse features that it is joined to, as it does in the gradients of
-    trained and of freshly initialised networks (docs/decisions.md).
-
-    Args:
-        geometries: The geometries of the tensors.
-        dims: The axes of the result.
-        weight: The weight of each tensor, by its number.
-    """
-    present = axes_of(part for parts in dims for part in parts)
-    start, width, rolled = [], [], []
-    for axis in range(len(geometries[0].start)):
-        along = [i for i, item in enumerate(geometries) if axis in item.axes] or list(
-            range(len(geometries))
-        )
-        longest = max(_extent(geometries[i], axis) for i in along)
-        if axis in present:
-            along = [i for i in along if _extent(geometries[i], axis) == longest]
-        shares = [weight(i) / geometries[i].volume for i in along]
-        items = [geometries[i] for i in along]
-        total = sum(shares)
-        start.append(sum(s * g.start[axis] for s, g in zip(shares, items, strict=True)) / total)
-        low = min(g.start[axis] - g.width[axis] / 2 for g in items)
-        high = max(g.start[axis] + g.width[axis] / 2 for g in items)
-        width.append(high - low)
-        rolled.append(items[0].rolled[axis])
-    return Geometry(tuple(dims), tuple(start), tuple(width), tuple(rolled))
-
-
-def _extent(geometry: Geometry, axis: int) -> int:
-    """Return the largest number of indices along one axis of the image in one axis of a tensor."""
-    sizes = [
-        prod(part.size for part in flat(parts) if part.axis == axis) for parts in geometry.dims
-    ]
-    return max(sizes, default=1)

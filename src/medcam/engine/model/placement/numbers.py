@@ -1,4 +1,4 @@
-"""Operations that read the values of a tensor as numbers, which may steer what a model does next."""
+"""Operations that read values of a tensor as numbers, which may steer what a model does next."""
 
 from __future__ import annotations
 

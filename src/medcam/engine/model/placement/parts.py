@@ -90,6 +90,20 @@ def _continues(coarse: Part, fine: Part) -> bool:
     return fine.axis is None or isclose(coarse.step, fine.step * fine.size, rel_tol=1e-6)
 
 
+def _evenly(parts: Iterable[Part]) -> list[Part]:
+    """Return parts with those in one that continue each other: only so any split finds its place.
+
+    The windows of a picture, 8 x 7 cells along an axis, can be read again as a grid of 7 x 8.
+    """
+    result: list[Part] = []
+    for part in parts:
+        if result and result[-1].size > 1 and part.size > 1 and _continues(result[-1], part):
+            result[-1] = Part(result[-1].size * part.size, part.axis, part.step)
+        else:
+            result.append(part)
+    return result
+
+
 def regrouped(dims: Sequence[Parts], shape: Sequence[int]) -> tuple[Parts, ...]:
     """Return the axes of a tensor after a reshape.
 
@@ -101,7 +115,7 @@ def regrouped(dims: Sequence[Parts], shape: Sequence[int]) -> tuple[Parts, ...]:
         >>> [[part.size for part in parts] for parts in axes]
         [[2], [3, 4]]
     """
-    waiting = [part for parts in dims for part in parts]
+    waiting = _evenly(part for parts in dims for part in parts)
     result: list[Parts] = []
     for size in shape:
         taken: list[Part] = []

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import isclose, prod
 
-from medcam.engine.model.placement.arrangement import MIN_PICTURE_AXES, Arrangement, Kind
+from medcam.engine.model.placement.arrangement import (
+    MIN_PICTURE_AXES,
+    Arrangement,
+    Kind,
+    limited,
+)
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.parts import Part, axes_of, flat, size_of
 from medcam.maps import LayerGrid
@@ -78,8 +83,11 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         space_axes=tuple(spaces),
         map_axes=map_axes,
         rolls=tuple(-geometry.rolled[axis] for axis in spaces),
+        slice_rolls=tuple(-geometry.rolled[axis] for axis in (0, *sliced)),
         grid=_grid(geometry, parts, by_axis, shape),
         centre=geometry.start,
+        seen=geometry.seen,
+        space=tuple(shape),
         is_plain=is_plain and not is_rolled,
         kind=kind,
         absent=tuple(axis for axis in map_axes if not by_axis[axis]),
@@ -229,11 +237,14 @@ def _grid(
             fine = parts[number]
             if fine.size > 1 and not any(fine is p for dim in geometry.dims for p in flat(dim)):
                 first -= (fine.size - 1) / 2 * fine.step
+        low, high = geometry.seen[axis]
         start.append(first)
-        step.append(
-            min(finest, key=lambda part: abs(part.step)).step if finest else float(shape[axis])
-        )
-    return LayerGrid(tuple(map(_snapped, start)), tuple(map(_snapped, step)))
+        step.append(min(finest, key=lambda part: abs(part.step)).step if finest else high - low)
+    seen = tuple(geometry.seen[axis] for axis in by_axis)
+    return LayerGrid(
+        tuple(map(_snapped, start)), tuple(map(_snapped, step)),
+        seen=limited(seen, [shape[axis] for axis in by_axis]),
+    )  # fmt: skip
 
 
 def _snapped(value: float) -> float:

@@ -147,7 +147,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         arguments.update(zip(names, args, strict=False))
         arguments.update(kwargs)
         origins: dict[int, Origins] = {}
-        for value in arguments.values():
+        is_copy = func._schema.name == "aten::copy_"
+        for argument, value in arguments.items():
+            if is_copy and argument == "self":
+                continue  # what was there before does not matter
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 if not isinstance(tensor, Tensor):
                     continue

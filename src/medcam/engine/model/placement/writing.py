@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from medcam.engine.model.placement.geometry import Geometry, combined, single
+from medcam.engine.model.placement.combining import combined, joined
+from medcam.engine.model.placement.geometry import Geometry, single
 from medcam.engine.model.placement.parts import (
     Part,
     Parts,
@@ -16,7 +17,6 @@ from medcam.engine.model.placement.parts import (
     nothing,
     size_of,
 )
-from medcam.engine.model.placement.rules.call import joined
 
 
 @dataclass(eq=False)

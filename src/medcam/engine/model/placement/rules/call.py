@@ -8,17 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from medcam.engine.model.placement.geometry import Geometry, combined
-from medcam.engine.model.placement.parts import (
-    Part,
-    Parts,
-    UnplacedError,
-    axes_of,
-    flat,
-    merged,
-    nothing,
-    size_of,
-)
+from medcam.engine.model.placement.combining import joined
+from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.parts import UnplacedError, size_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,43 +56,6 @@ class Call:
 
 
 Rule = Callable[[Call], "Geometry | list[Geometry | None]"]
-
-
-def joined(geometries: Sequence[Geometry], shape: Sequence[int]) -> Geometry:
-    """Return the geometry of an elementwise operation, with broadcasting.
-
-    Raises:
-        UnplacedError: The tensors run along the image in different ways.
-    """
-    dims: list[Parts] = []
-    for dim, size in enumerate(shape):
-        choices = []
-        for geometry in geometries:
-            index = dim - len(shape) + len(geometry.dims)
-            if index >= 0 and size_of(geometry.dims[index]) == size:
-                choices.append(merged(geometry.dims[index]))
-        plain = next((parts for parts in choices if any(p.inner for p in parts)), nothing(size))
-        choices = [parts for parts in choices if axes_of(parts)][: 1 if size == 1 else None]
-        best = max(choices, key=lambda parts: len(axes_of(parts)), default=plain)
-        for other in choices:
-            same = [(p.axis, p.size, p.before) for p in flat(other)] == [
-                (p.axis, p.size, p.before) for p in flat(best)
-            ]
-            if not same and len(axes_of(other)) == len(axes_of(best)):
-                raise UnplacedError("tensors of different places are joined")
-        dims.append(best if len(choices) < 2 else _mean_steps(choices, best))
-    return combined(geometries, dims)
-
-
-def _mean_steps(choices: Sequence[Parts], best: Parts) -> Parts:
-    """Return the parts of several tensors with their mean steps, which differ by rounding only."""
-    alike = [parts for parts in choices if len(parts) == len(best)]
-    if any(part.inner for part in best):
-        return best
-    return tuple(
-        Part(part.size, part.axis, sum(parts[i].step for parts in alike) / len(alike))
-        for i, part in enumerate(best)
-    )
 
 
 def elementwise(call: Call) -> Geometry:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from medcam.engine.model.placement.geometry import Geometry, combined
+from medcam.engine.model.placement.combining import combined, joined
+from medcam.engine.model.placement.geometry import Geometry, single
 from medcam.engine.model.placement.parts import Part, Parts, UnplacedError, axes_of, merged, nothing
-from medcam.engine.model.placement.rules.call import Call, Rule, joined
+from medcam.engine.model.placement.rules.call import Call, Rule
+
+Piece = tuple[int, int, Geometry]
+"""A tensor inside a longer axis: its first index there, its extent, and its geometry."""
 
 
 def concatenation(call: Call) -> Geometry:
@@ -25,10 +30,11 @@ def stack(call: Call) -> Geometry:
 def _concatenated(call: Call, tensors: Sequence[Tensor], dim: int, *, stacked: bool) -> Geometry:
     """Return the geometry of tensors joined along an axis.
 
-    Slices of the image in a row become an axis of the image again. Otherwise the largest tensor
-    that runs along the image keeps its place inside the axis; the others are next to it.
+    Slices of the image in a row become an axis of the image again; copies of one place in the batch
+    become features. Otherwise the largest tensor that runs along the image keeps its place inside
+    the axis; the others are next to it.
     """
-    pieces: list[tuple[int, int, Geometry]] = []
+    pieces: list[Piece] = []
     low = 0
     for tensor in tensors:
         geometry = call.geometries.get(id(tensor))
@@ -38,40 +44,57 @@ def _concatenated(call: Call, tensors: Sequence[Tensor], dim: int, *, stacked: b
                 geometry = geometry.with_dims([*geometry.dims[:dim], (), *geometry.dims[dim:]])
             pieces.append((low, size, geometry))
         low += size
-    geometries = [geometry for _, _, geometry in pieces]
-    others = [
-        joined(
-            [g.with_dims(p if i != dim else () for i, p in enumerate(g.dims)) for g in geometries],
-            [1 if i == dim else extent for i, extent in enumerate(call.shape)],
-        )
-    ][0]
-    row = _row_of_slices(pieces, dim, low) if len(pieces) == len(tensors) else None
+    is_whole = len(pieces) == len(tensors)
+    row = _row_of_slices(pieces, dim, low) if is_whole else None
+    along = [piece for piece in pieces if axes_of(piece[2].dims[dim])]
     if row is not None:
         axis, step = row
-        result = others.with_dim(dim, (Part(low, axis, step),))
+        result = _beside(pieces, dim, call.shape).with_dim(dim, (Part(low, axis, step),))
         first = pieces[0][2].start[axis]
         return result.moved(axis, first - result.start[axis])
-    along = [piece for piece in pieces if axes_of(piece[2].dims[dim])]
     if not along:
         # a skip connection counts more still than in a sum (docs/decisions.md: found by experiment)
-        weights = [size / geometry.volume for _, size, geometry in pieces]
-        result = combined(geometries, others.dims, lambda i: weights[i])
+        result = _beside(pieces, dim, call.shape)
         return result.with_dim(dim, _own_place(call, tensors, pieces, low))
     before, size, largest = max(along, key=lambda piece: piece[1])
     if size == low:
         return joined([largest], call.shape)
-    inner = (Part(low, before=before, inner=largest.dims[dim]),)
-    axes = axes_of(largest.dims[dim])
-    start = tuple(
-        largest.start[a] if a in axes else others.start[a] for a in range(len(others.start))
+    if is_whole and all(_lies_as(geometry, largest) for _, _, geometry in pieces):
+        return largest.with_dim(dim, (*nothing(len(pieces)), *largest.dims[dim]))
+    if any(2 * piece[1] > size for piece in along if piece[2] is not largest):
+        raise UnplacedError("several parts or copies of the image are put beside each other")
+    is_mosaic = len(merged(largest.dims[dim])) == 1 and not axes_of(largest.dims[dim]) & {0, 1}
+    part, plain = single(largest, dim) if is_mosaic else (None, largest)
+    if part is not None and any(id(tensor) in call.foreign for tensor in tensors):
+        # another image beside this one: cells that lie beyond its border
+        plain = plain.with_dim(dim, (Part(low, part.axis, part.step),))
+        return plain.moved(part.axis, -before * part.step)
+    return largest.with_dim(dim, (Part(low, before=before, inner=largest.dims[dim]),))
+
+
+def _beside(pieces: Sequence[Piece], dim: int, shape: Sequence[int]) -> Geometry:
+    """Return the geometry of tensors beside each other, larger ones counting more.
+
+    The axis along which they are joined runs along nothing.
+    """
+    weights = [size / geometry.volume for _, size, geometry in pieces]
+    others = [geometry.with_dim(dim, ()) for _, _, geometry in pieces]
+    extents = [1 if i == dim else extent for i, extent in enumerate(shape)]
+    return joined(others, extents, lambda i: weights[i])
+
+
+def _lies_as(first: Geometry, second: Geometry) -> bool:
+    """Return whether the cells of two tensors lie at the same places."""
+    return first.dims == second.dims and (first.start, first.rolled) == (
+        second.start,
+        second.rolled,
     )
-    return Geometry(others.with_dim(dim, inner).dims, start, others.width, largest.rolled)
 
 
 def _own_place(
     call: Call,
     tensors: Sequence[Tensor],
-    pieces: Sequence[tuple[int, int, Geometry]],
+    pieces: Sequence[Piece],
     total: int,
 ) -> Parts:
     """Return an axis of features, and which of it is of this image if others have the rest."""
@@ -82,9 +105,7 @@ def _own_place(
     return (Part(total, before=low, inner=(Part(high - low),)),)
 
 
-def _row_of_slices(
-    pieces: Sequence[tuple[int, int, Geometry]], dim: int, total: int
-) -> tuple[int, float] | None:
+def _row_of_slices(pieces: Sequence[Piece], dim: int, total: int) -> tuple[int, float] | None:
     """Return the axis and the step if the pieces follow each other along one axis of the image."""
     if len(pieces) < 2:
         return None
@@ -183,7 +204,7 @@ def _of_product(left: Geometry, right: Geometry, dims: tuple[Parts, ...]) -> Geo
         source = left if axis in rows else right if axis in columns else None
         if source is not None:
             start[axis], rolled[axis] = source.start[axis], source.rolled[axis]
-    return Geometry(dims, tuple(start), after.width, tuple(rolled))
+    return replace(after, dims=dims, start=tuple(start), rolled=tuple(rolled))
 
 
 def attention(call: Call) -> list[Geometry | None]:
@@ -197,16 +218,53 @@ def attention(call: Call) -> list[Geometry | None]:
         seen = seen.contracted(seen.dims[-2])
         dims = (*seen.dims[:-2], nothing(call.shape[-2]), nothing(call.shape[-1]))
         return [seen.with_dims(dims), *[None] * (len(call.shapes) - 1)]
-    return [
-        geometry.with_dim(-1, nothing(call.shape[-1])),
-        *[None] * (len(call.shapes) - 1),
-    ]
+    geometry = geometry.spread(geometry.dims[-2]).with_dim(-1, nothing(call.shape[-1]))
+    return [geometry, *[None] * (len(call.shapes) - 1)]
+
+
+def whole_sequence(name: str) -> Rule:
+    """Return the rule of attention over all tokens of one argument; each stays where it is."""
+
+    def rule(call: Call) -> list[Geometry | None]:
+        geometry = call.known(name)
+        geometry = geometry.spread(part for dim in geometry.dims[:-1] for part in dim)
+        return [geometry, *[None] * (len(call.shapes) - 1)]
+
+    return rule
+
+
+def running(call: Call) -> list[Geometry | None]:
+    """Rule of running sums and the like: each stays where it is, and sees all along the axis."""
+    geometry = call.known("self")
+    return [geometry.spread(geometry.dims[call["dim"]])] * len(call.shapes)
+
+
+def ordering(call: Call) -> list[Geometry | None]:
+    """Rule of values sorted along an axis: along the image they no longer lie where they were."""
+    geometry = call.known("self")
+    if axes_of(geometry.dims[call["dim"]]) - {0, 1}:
+        raise UnplacedError("values are sorted along the image")
+    return [geometry, None]
+
+
+def written(call: Call) -> Geometry:
+    """Rule of values written at chosen indices: all stays where it is, if they are no image's."""
+    if {name for name in ("src", "source", "values", "value") if _is_followed(call, name)}:
+        raise UnplacedError("values of one place are written to another")
+    return joined([call.known("self")], call.shape)
+
+
+def _is_followed(call: Call, name: str) -> bool:
+    """Return whether an argument is a tensor that comes from an image."""
+    key = id(call.arguments.get(name))
+    return key in call.geometries or key in call.unknown or key in call.foreign
 
 
 def recurrent(call: Call) -> list[Geometry | None]:
     """Rule of a recurrent layer: each step of the sequence stays where it is."""
     geometry = call.known("input")
     result = geometry.contracted(geometry.dims[-1])
+    result = result.spread(part for dim in geometry.dims[:-1] for part in dim)
     dims = (*geometry.dims[:-1], nothing(call.shape[-1]))
     return [result.with_dims(dims), *[None] * (len(call.shapes) - 1)]
 

@@ -33,6 +33,7 @@ def _recurrent(module: nn.Module, geometry: Geometry, shape: Sequence[int]) -> G
     if len(shape) != len(geometry.dims):
         raise UnplacedError("a packed sequence")
     result = geometry.contracted(geometry.dims[-1])
+    result = result.spread(part for dim in geometry.dims[:-1] for part in dim)
     return result.with_dim(len(shape) - 1, nothing(shape[-1]))
 
 

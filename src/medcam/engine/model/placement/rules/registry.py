@@ -7,10 +7,14 @@ from medcam.engine.model.placement.rules.joining import (
     attention,
     concatenation,
     copied,
+    ordering,
     product,
     recurrent,
     reduction,
+    running,
     stack,
+    whole_sequence,
+    written,
 )
 from medcam.engine.model.placement.rules.sampling import (
     adaptive_pooling,
@@ -23,6 +27,7 @@ from medcam.engine.model.placement.rules.sampling import (
     unpooling,
 )
 from medcam.engine.model.placement.rules.views import (
+    col2im,
     expand,
     flip,
     halves,
@@ -33,6 +38,7 @@ from medcam.engine.model.placement.rules.views import (
     repeat,
     reshape,
     roll,
+    rot90,
     select,
     slicing,
     split,
@@ -46,15 +52,22 @@ from medcam.engine.model.placement.rules.views import (
 _SAME = (
     "clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "lift", "_lazy_clone",
     "positive", "softmax", "_softmax", "_log_softmax", "_safe_softmax", "tril", "triu",
-    "cumsum", "cumprod", "view_as_real_copy", "sort", "native_dropout", "_fused_dropout",
+    "view_as_real_copy", "native_dropout", "_fused_dropout",
     "channel_shuffle", "native_channel_shuffle", "_conj", "conj", "_neg_view", "resolve_conj",
     "bernoulli", "rrelu_with_noise", "rrelu_with_noise_", "celu", "selu", "_cdist_forward",
-    "masked_fill", "masked_fill_", "to", "pin_memory", "renorm", "cummax", "cummin",
-    "logcumsumexp", "_masked_softmax", "_pin_memory", "index_put", "_index_put_impl",
-    "_unsafe_index_put", "scatter", "scatter_add", "scatter_reduce", "masked_scatter",
-    "slice_scatter", "select_scatter", "index_add", "index_copy", "index_fill", "index_reduce",
-    "put", "log_sigmoid_forward",
+    "masked_fill", "masked_fill_", "to", "pin_memory", "renorm", "_masked_softmax", "_pin_memory",
+    "index_fill", "log_sigmoid_forward",
 )  # fmt: skip
+"""Operations whose result lies where the first argument does."""
+
+_RUNNING = ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")
+
+_WRITES = (
+    "index_put", "_index_put_impl", "_unsafe_index_put", "scatter", "scatter_add",
+    "scatter_reduce", "masked_scatter", "slice_scatter", "select_scatter", "index_add",
+    "index_copy", "index_reduce", "put",
+)  # fmt: skip
+"""Operations that write values at chosen indices."""
 
 _NORMS = (
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
@@ -62,18 +75,21 @@ _NORMS = (
     "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_impl_index", "batch_norm_elemt",
     "_batch_norm_with_update", "_batch_norm_no_update", "_fused_rms_norm",
 )  # fmt: skip
+"""Normalisations, whose argument is called ``input``."""
 
 _REDUCTIONS = (
     "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean",
     "logsumexp", "linalg_vector_norm", "norm", "prod", "any", "all", "argmax", "argmin",
     "nansum", "median", "nanmedian", "mode", "aminmax",
 )  # fmt: skip
+"""Sums, maxima and the like over axes."""
 
 _ELEMENTWISE = (
     "_prelu_kernel", "copysign", "hardswish", "mish", "threshold", "gelu", "heaviside", "polar",
     "complex", "rsub", "_add_relu", "floor_divide", "huber_loss", "mse_loss", "smooth_l1_loss",
     "eq", "ne", "ge", "gt", "le", "lt", "abs", "__irshift__", "gcd", "lcm",
 )  # fmt: skip
+"""Operations on each value that PyTorch does not tag as pointwise."""
 _NO_IMAGE = (
     "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like",
     "new_zeros", "new_ones", "new_full", "zero", "fill", "normal", "uniform", "random",
@@ -81,13 +97,18 @@ _NO_IMAGE = (
     "bincount", "histc", "nonzero", "count_nonzero", "equal", "isin", "allclose", "arange",
     "zeros", "ones", "full", "_has_same_storage_numel", "is_same_size",
 )  # fmt: skip
+"""Operations whose result holds nothing of the image."""
 _RESHAPES = (
     "view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "flatten",
     "unflatten",
 )  # fmt: skip
+"""Operations that regroup the axes."""
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME, same()),
+    **dict.fromkeys(_RUNNING, running),
+    **dict.fromkeys(_WRITES, written),
+    "sort": ordering,
     **dict.fromkeys(_ELEMENTWISE, elementwise),
     **dict.fromkeys(_NO_IMAGE, numbers_only),
     **dict.fromkeys(_NORMS, same("input")),
@@ -145,6 +166,8 @@ RULES: dict[str, Rule] = {
     "_cudnn_attention_forward": attention,
     "roll": roll,
     "flip": flip,
+    "rot90": rot90,
+    "col2im": col2im,
     "index_select": index_select,
     "index": index,
     "unfold": unfold,
@@ -155,8 +178,8 @@ RULES: dict[str, Rule] = {
     "_cudnn_rnn": recurrent,
     "copy": copied,
     "copy_": copied,
-    "_transformer_encoder_layer_fwd": same("src"),
-    "_native_multi_head_attention": same("query"),
+    "_transformer_encoder_layer_fwd": whole_sequence("src"),
+    "_native_multi_head_attention": whole_sequence("query"),
     "max_unpool2d": unpooling,
     "max_unpool3d": unpooling,
     "glu": halves,

@@ -189,6 +189,7 @@ def padding(call: Call) -> Geometry:
             continue
         geometry = geometry.moved(part.axis, -before * part.step)
         geometry = geometry.with_dim(dim, (Part(size, part.axis, part.step),))
+        geometry = geometry.cut(part.axis) if min(amounts) < 0 else geometry
     return geometry
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from medcam.engine.model.placement.geometry import Geometry, selected, single, sliced
 from medcam.engine.model.placement.parts import (
     Part,
+    Parts,
     UnplacedError,
     axes_of,
+    flat,
+    merged,
     nothing,
     regrouped,
     size_of,
@@ -128,22 +134,37 @@ def roll(call: Call) -> Geometry:
             continue
         rolled = list(geometry.rolled)
         rolled[part.axis] = (rolled[part.axis] + shift) % part.size
-        geometry = Geometry(geometry.dims, geometry.start, geometry.width, tuple(rolled))
+        geometry = replace(geometry, rolled=tuple(rolled))
     return geometry
 
 
 def flip(call: Call) -> Geometry:
     """Rule of mirrored axes."""
-    geometry = call.known("self")
-    for dim in call["dims"]:
-        part, geometry = single(geometry, dim % len(geometry.dims))
-        if part is None or part.axis is None:
-            continue
-        geometry = geometry.moved(part.axis, (part.size - 1) * part.step)
-        geometry = geometry.with_dim(
-            dim % len(geometry.dims), (Part(part.size, part.axis, -part.step),)
-        )
+    return _mirrored(call.known("self"), call["dims"])
+
+
+def _mirrored(geometry: Geometry, dims: Sequence[int]) -> Geometry:
+    """Return the geometry after axes of the tensor have been mirrored."""
+    for number in dims:
+        dim = number % len(geometry.dims)
+        part, geometry = single(geometry, dim)
+        if part is not None and part.axis is not None:
+            geometry = geometry.moved(part.axis, (part.size - 1) * part.step)
+            geometry = geometry.with_dim(dim, (replace(part, step=-part.step),))
     return geometry
+
+
+def rot90(call: Call) -> Geometry:
+    """Rule of rotations by quarters of a circle: two axes mirrored, or one and exchanged."""
+    geometry = call.known("self")
+    first, second = (dim % len(geometry.dims) for dim in call["dims"])
+    quarters = call["k"] % 4
+    if quarters % 2 == 0:
+        return _mirrored(geometry, [first, second] if quarters else [])
+    geometry = _mirrored(geometry, [second if quarters == 1 else first])
+    dims = list(geometry.dims)
+    dims[first], dims[second] = dims[second], dims[first]
+    return geometry.with_dims(dims)
 
 
 def index_select(call: Call) -> Geometry:
@@ -163,15 +184,16 @@ def index(call: Call) -> Geometry:
 
 def _indexed(geometry: Geometry, dim: int, chosen: Tensor) -> Geometry:
     """Return the geometry of chosen indices of an axis."""
-    if not axes_of(geometry.dims[dim]):
-        return geometry.with_dim(dim, nothing(chosen.numel()))
-    numbers = chosen.flatten().tolist()
-    if len(numbers) == 1:
-        return sliced(geometry, dim, numbers[0] % size_of(geometry.dims[dim]), 1)
-    stride = numbers[1] - numbers[0]
-    if stride < 1 or numbers != list(range(numbers[0], numbers[-1] + 1, stride)):
+    extent = size_of(geometry.dims[dim])
+    numbers = [number % extent for number in chosen.flatten().tolist()]
+    stride = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+    is_even = stride != 0 and numbers == [numbers[0] + i * stride for i in range(len(numbers))]
+    if axes_of(geometry.dims[dim]) <= {1} and not (is_even and stride > 0):
+        return geometry.with_dim(dim, nothing(len(numbers)))  # colours in another order
+    if not is_even:
         raise UnplacedError("indices that are not evenly spaced")
-    return sliced(geometry, dim, numbers[0], len(numbers), stride)
+    result = sliced(geometry, dim, min(numbers), len(numbers), abs(stride))
+    return result if stride > 0 else _mirrored(result, [dim])
 
 
 def unfold(call: Call) -> Geometry:
@@ -207,6 +229,33 @@ def im2col(call: Call) -> Geometry:
         inner.append(Part(kernel[number], part.axis, part.step * dilation[number]))
     leading = geometry.dims[: len(geometry.dims) - 3]
     return geometry.with_dims([*leading, (*geometry.dims[-3], *inner), tuple(outer)])
+
+
+def col2im(call: Call) -> Geometry:
+    """Rule of ``torch.nn.functional.fold``: patches beside each other become a picture again."""
+    geometry = call.known("self")
+    kernel, stride, pad = call["kernel_size"], call["stride"], call["padding"]
+    patches = [part for part in merged(geometry.dims[-1]) if part.size > 1]
+    positions = {part.axis for part in flat(geometry.dims[-2]) if part.axis is not None}
+    counts = [
+        (call["output_size"][i] + 2 * pad[i] - call["dilation"][i] * (kernel[i] - 1) - 1)
+        // stride[i] + 1
+        for i in range(2)
+    ]  # fmt: skip
+    sizes = [count for count in counts if count > 1]
+    if [part.size for part in patches] != sizes or any(p.axis is None for p in patches):
+        raise UnplacedError("patches are folded along other axes than those of the image")
+    dims: list[Parts] = []
+    for number in range(2):
+        part = patches.pop(0) if counts[number] > 1 else None
+        if part is None or part.axis is None:
+            dims.append(nothing(call.shape[number - 2]))
+            continue
+        step = part.step / stride[number]
+        centred = 0 if part.axis in positions else (kernel[number] - 1) / 2
+        geometry = geometry.moved(part.axis, (pad[number] - centred) * step, part.step)
+        dims.append((Part(call.shape[number - 2], part.axis, step),))
+    return geometry.with_dims([*geometry.dims[:-2], nothing(call.shape[-3]), *dims])
 
 
 def halves(call: Call) -> Geometry:
