@@ -209,7 +209,10 @@ def _placements(
         layers_of_choice = []
     signature = signature_of(prepared.modules, (args, dict(kwargs)))
     originals = [image.tensor for image in prepared.images]
-    return Placements(prepared.model, inputs, signature, layers_of_choice, originals=originals)
+    names = [image.name for image in prepared.images]
+    return Placements(
+        prepared.model, inputs, signature, layers_of_choice, originals=originals, names=names
+    )
 
 
 def _finish(prepared: Prepared, recorded: _Recorded, keep_graph: bool) -> Run:

@@ -111,6 +111,7 @@ class Placements:
         signature: What tells calls of other inputs from this one: their structure and shapes.
         layers: The names of the layers that are recorded; None if any may be.
         originals: The caller's own images, which a model may use instead of what it is given.
+        names: The names of the images.
 
     Attributes:
         traced: Whether the places are traced in this call.
@@ -125,8 +126,10 @@ class Placements:
         layers: Sequence[str] | None,
         *,
         originals: Sequence[Tensor] = (),
+        names: Sequence[object] = (),
     ) -> None:
         self._images = images
+        self._names = names or range(len(images))
         memories = _memories.setdefault(model, {})
         memory = memories.get(signature)
         known = memory is not None and (
@@ -219,7 +222,7 @@ class Placements:
     def _elsewhere(self, item: PlacedTensor, tensor: Tensor, chosen: int | None) -> str:
         """Return the reason for a tensor that comes from no image, or from another one."""
         if chosen is not None and item.origins:
-            return f"it does not depend on the image {chosen} that was chosen with image="
+            return f"it does not depend on the image {self._names[chosen]!r} (image=)"
         return (
             f"its output is a tensor of shape {list(tensor.shape)} that has no place on the input"
         )

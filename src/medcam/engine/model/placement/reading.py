@@ -20,6 +20,10 @@ _SNAP = 1e-3
 """The distance, in voxels, within which a position counts as that of a whole or half voxel."""
 
 
+_BESIDE = 0.2
+"""The share of cells beyond an image from which on they are taken for those of another image."""
+
+
 class NotOnImageError(Exception):
     """A tensor that is no picture: it does not run along the axes of the image."""
 
@@ -91,9 +95,28 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         is_plain=is_plain and not is_rolled,
         kind=kind,
         absent=tuple(axis for axis in map_axes if not by_axis[axis]),
-        is_beside=any(part.inner and part.axes <= {0} for parts in geometry.dims for part in parts),
+        is_beside=_is_beside(geometry, shape),
         whole_batch=shape[0],
     )
+
+
+def _is_beside(geometry: Geometry, shape: Sequence[int]) -> bool:
+    """Return whether a tensor also holds features of other images, beside those of this one.
+
+    They are other features, or cells that see nothing of this image (stitched images); padding has
+    few of these.
+    """
+    if any(part.inner and part.axes <= {0} for parts in geometry.dims for part in parts):
+        return True
+    for part in flat(part for parts in geometry.dims for part in parts):
+        if part.axis is None or part.axis < 2:
+            continue
+        reach = geometry.width[part.axis] / 2
+        centres = [geometry.start[part.axis] + i * part.step for i in range(part.size)]
+        outside = [c + reach < 0 or c - reach > shape[part.axis] - 1 for c in centres]
+        if sum(outside) > _BESIDE * part.size:
+            return True
+    return False
 
 
 def _kind(
