@@ -518,3 +518,24 @@ def test_nothing_beyond_what_is_seen_has_a_gradient(steps):
         low, high = geometry.seen[3]
         assert low <= float(reached.min()), (low, reached)
         assert float(reached.max()) <= high, (high, reached)
+
+
+@pytest.mark.parametrize("mix", [Attention(fused=True), Attention(fused=False)])
+def test_a_crop_after_attention_has_seen_all(mix):
+    x = torch.rand(1, 2, 1, 48)
+    tracer = Tracer([x])
+    with tracer.following([]):
+        y = Crop(8, 20)(mix(x))
+        plain = Crop(8, 20)(x * 2)
+    assert tracer.origins(y)[0].seen[3] == (-0.5, 47.5)
+    assert tracer.origins(plain)[0].seen[3] == (7.5, 27.5)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_crop_after_a_recurrent_layer_has_seen_all(bidirectional):
+    x = torch.rand(1, 3, 48)
+    net = nn.LSTM(3, 4, batch_first=True, bidirectional=bidirectional)
+    tracer = Tracer([x])
+    with tracer.following([net]):
+        y = net(x.transpose(1, 2))[0][:, 8:28]
+    assert tracer.origins(y)[0].seen[2] == (-0.5, 47.5)

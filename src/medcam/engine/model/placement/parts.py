@@ -111,7 +111,7 @@ def regrouped(dims: Sequence[Parts], shape: Sequence[int]) -> tuple[Parts, ...]:
         UnplacedError: A part is divided unevenly.
 
     Example:
-        >>> axes = regrouped([(Part(6),), (Part(4),)], (2, 12))
+        >>> axes = regrouped([(Part(6, 2, 1.0),), (Part(4, 3, 1.0),)], (2, 12))
         >>> [[part.size for part in parts] for parts in axes]
         [[2], [3, 4]]
     """
