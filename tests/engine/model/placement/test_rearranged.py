@@ -141,7 +141,7 @@ def test_several_crops_in_a_batch_are_refused(way):
         def forward(self, x):
             return self.net(x).view(-1, len(x), 2).mean(0)
 
-    with pytest.raises(medcam.errors.NoMapError, match="beside each other|more than once"):
+    with pytest.raises(medcam.errors.NoMapError, match=r"beside each other|more than once"):
         medcam.explain(Several().eval(), torch.rand(2, 1, 16, 16), layer="net.encoder", **ASK)
 
 
@@ -462,7 +462,7 @@ class Attention(nn.Module):
     def forward(self, x):
         tokens = x.flatten(2).transpose(1, 2)
         if self.fused:
-            heads = tokens.unsqueeze(1)
+            heads = tokens.unsqueeze(1).contiguous()  # not only the plain formula
             mixed = F.scaled_dot_product_attention(heads, heads, heads).squeeze(1)
         else:
             mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
