@@ -32,7 +32,8 @@ class Assembled:
 
     Attributes:
         maps: The maps by key.
-        images: The images that they lie on, by number, ``[batch, channels, *space]``.
+        images: The images that they lie on, by number and in its order, ``[batch, channels,
+            *space]``.
     """
 
     maps: dict[MapKey, AttentionMap]
@@ -49,6 +50,7 @@ class _Source:
         number: The number of the image that the map lies on.
         activation: The recorded layer; None for a method of the input alone.
         view: The image as ``[batch, channels, *space]``, with the axes of the map as its space.
+        is_bag: Whether the first axis of the image is slices or views of one case.
     """
 
     method: Method
@@ -56,6 +58,7 @@ class _Source:
     number: int
     activation: Activation | None
     view: Tensor
+    is_bag: bool
 
     @property
     def recorded(self) -> Activation:
@@ -97,11 +100,11 @@ def assemble(
     for source, plain_key in zip(sources, names, strict=True):
         name = inputs[source.number].name if several else None
         of_method = _input_map if source.method.of_input else _layer_map
-        item = of_method(request, evidence, scores, source, notices, is_bag)
+        item = of_method(request, evidence, scores, source, notices)
         key = plain_key if names.count(plain_key) == 1 else _key(request, source, name)
         maps[key] = dataclasses.replace(item, image=name, input_space=source.space)
         images.setdefault(source.number, source.view)
-    return Assembled(maps, images)
+    return Assembled(maps, dict(sorted(images.items())))
 
 
 def _layer_map(
@@ -110,7 +113,6 @@ def _layer_map(
     scores: TargetScores,
     source: _Source,
     notices: Notices,
-    is_bag: bool,
 ) -> AttentionMap:
     """Return a method's map of one layer, for all targets, with the arguments of `assemble`."""
     method, activation = source.method, source.recorded
@@ -142,7 +144,6 @@ def _input_map(
     scores: TargetScores,
     source: _Source,
     notices: Notices,
-    is_bag: bool,
 ) -> AttentionMap:
     """Return a method's map of one image, for all targets, with the arguments of `assemble`."""
     method, shape = source.method, requested_shape(request.shape, source.space)
@@ -150,7 +151,7 @@ def _input_map(
     for target in range(scores.values.shape[1]):
         values = _input_values(request, evidence, source, target)
         _check_shape(method, values, evidence.inputs[source.number].shape, channels=1)
-        per_target.append(values.movedim(0, 1)[None] if is_bag else values)
+        per_target.append(values.movedim(0, 1)[None] if source.is_bag else values)
     values = torch.stack(per_target, 1) if len(per_target) > 1 else per_target[0][:, None]
     values, channels = method.reduced(values)
     where = "the input" if source.layer is None else f"layer {source.layer[0]!r}"
@@ -227,16 +228,16 @@ def _sources(
         if not method.of_layer:
             for number in evidence.images:
                 view = _view(inputs[number].tensor, None, is_bag)
-                yield _Source(method, None, number, None, view)
+                yield _Source(method, None, number, None, view, is_bag)
             continue
         for layer in evidence.layers:
             activation, number = evidence.recorded[layer], layer[1]
             if not method.of_input:
                 view = _view(inputs[number].tensor, activation, is_bag)
-                yield _Source(method, layer, number, activation, view)
+                yield _Source(method, layer, number, activation, view, is_bag)
             elif number in evidence.images:
                 view = _view(inputs[number].tensor, None, is_bag)
-                yield _Source(method, layer, number, activation, view)
+                yield _Source(method, layer, number, activation, view, is_bag)
 
 
 def _view(image: Tensor, activation: Activation | None, is_bag: bool) -> Tensor:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
-from medcam.engine.model.inputs import first_image
+from medcam.engine.model.inputs import find_images
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, InputTypeError, warn
+from medcam.injection.call_arguments import ByImage, CallArguments
 from medcam.injection.settings import Settings
+from medcam.maps import ImageName
 
 _POSITIONAL = ("label", "mask", "raw_input")
 """medcam's arguments, in the order of the original package."""
@@ -36,36 +36,6 @@ class Parameters(NamedTuple):
     positional: int | None
     names: frozenset[str]
     any_keyword: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class CallArguments:
-    """The arguments of one call that are medcam's, validated.
-
-    Attributes:
-        image: The first image among the model's inputs, ``[batch, channels, *space]``; None if
-            there is none.
-        label: What is explained in this call; None: the target of `medcam.inject`.
-        mask: The ground truth, or None.
-        raw_input: The images that 2D maps are drawn over, one for each sample, or None.
-        references: What 3D maps take their geometry from in this call, one for each sample; None:
-            the reference of `medcam.inject`, or the image.
-    """
-
-    image: Tensor | None
-    label: TargetLike = None
-    mask: Any = None
-    raw_input: Any = None
-    references: Sequence[Any] | None = None
-
-    def on(self, image: Tensor | None) -> CallArguments:
-        """Return the arguments for the maps of one image, which need not be the first."""
-        return self if image is None else dataclasses.replace(self, image=image)
-
-    @property
-    def space(self) -> tuple[int, ...]:
-        """The spatial shape of the image; empty without an image."""
-        return () if self.image is None else tuple(self.image.shape[2:])
 
 
 def parameters_of(forward: Callable[..., Any], *, bound: bool) -> Parameters:
@@ -166,20 +136,45 @@ def validate(
             "A mask was given, but maps are not scored: use inject(..., evaluate=True, "
             "output_dir=...)."
         )
-    image = first_image(args, kwargs, model)
-    references = None
-    if reference is not None and image is not None and image.ndim > 3:
-        # pictures have no place in mm, but those of one case may be its slices
-        references = _references(reference, len(image)) if image.ndim == 5 else [reference]
-    return CallArguments(image, label, mask, _raw_inputs(raw_input, image), references)
+    images = {item.name: item.tensor for item in find_images(args, kwargs, model, named=True)}
+    first = next(iter(images.values()), None)
+    return CallArguments(
+        first,
+        label,
+        _for_images("mask", mask, images, first, lambda value, _: value),
+        _for_images("raw_input", raw_input, images, first, _raw_inputs),
+        _for_images("reference", reference, images, first, _references),
+    )
 
 
-def _references(reference: Any, batch: int) -> list[Any] | None:
+def _for_images(
+    argument: str,
+    value: Any,
+    images: Mapping[ImageName, Tensor],
+    first: Tensor | None,
+    check: Callable[[Any, Tensor | None], Any],
+) -> Any:
+    """Return a checked argument, for the first image or by image.
+
+    Raises:
+        InputError: A name is none of an image.
+    """
+    if not isinstance(value, Mapping):
+        return check(value, first)
+    unknown = [name for name in value if name not in images]
+    if unknown:
+        raise InputError(
+            f"{argument}= names {unknown}, but the images among the inputs are {list(images)}."
+        )
+    return ByImage({name: check(value[name], images[name]) for name in images if name in value})
+
+
+def _references(reference: Any, image: Tensor | None) -> list[Any] | None:
     """Return one reference for each sample of a call, checked; None if there is none.
 
     Args:
         reference: As ``reference`` of a call: an affine, or an image for each sample.
-        batch: The number of samples.
+        image: The image.
 
     Raises:
         InputError: Their number is not that of the samples, or one cannot be read.
@@ -187,8 +182,11 @@ def _references(reference: Any, batch: int) -> list[Any] | None:
     """
     from medcam.files.formats.nifti import voxel_sizes
 
-    if reference is None:
+    if reference is None or image is None or image.ndim < 4:
         return None
+    if image.ndim == 4:  # pictures have no place in mm, but those of one case may be its slices
+        return [reference]
+    batch = len(image)
     is_batch = getattr(reference, "ndim", 0) in (3, 5) and not hasattr(reference, "header")
     if is_batch and (reference.ndim == 5 or not hasattr(reference, "affine")):
         references = [reference[index] for index in range(len(reference))]

@@ -96,7 +96,8 @@ def inject(
         reference: The geometry of saved 3D maps in all calls: a 4×4 affine, or the image of the
             one case that is explained, as a path or nibabel image. For several cases give it with
             each call, ``model(x, reference=...)``. None takes the input's own affine if it has one
-            (MONAI's MetaTensor), which also takes precedence over an image given here.
+            (MONAI's MetaTensor), which also takes precedence over an image given here. For a model
+            of several images it holds for the first, or is a mapping by their names.
         raw_input_order: The order of the three channels of ``raw_input``: "bgr" for images that
             OpenCV read, as programs for the original package do.
         memory: "low" needs less memory and more time (see `medcam.explain`).

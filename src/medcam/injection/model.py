@@ -46,7 +46,9 @@ class InjectedModel(nn.Module):
                 ``reference`` (the image whose geometry 3D maps take in this call: for one sample
                 a path, nibabel image or MetaTensor, for several a list of these; or an affine),
                 ``data_shape`` (the spatial shape of the maps in this call; both as in
-                `medcam.inject`). A model whose own forward has a parameter of that name gets it
+                `medcam.inject`). For a model of several images, ``mask``, ``raw_input`` and
+                ``reference`` hold for the first one with a map; a mapping by the images' names
+                gives one for each. A model whose own forward has a parameter of that name gets it
                 (``reference`` and ``data_shape`` also if it takes any keyword); medcam's is then
                 ``medcam_label``, ``medcam_mask``, ``medcam_reference`` and so on.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from medcam.errors import InputError
 from medcam.explanation.explanation import Explanation
-from medcam.injection.arguments import CallArguments
+from medcam.injection.call_arguments import CallArguments, arguments_on, warn_of_first_image
 from medcam.injection.references import References
 from medcam.injection.settings import Settings
 from medcam.maps import AttentionMap, MapKey
@@ -39,6 +39,7 @@ class Recording:
         self._pickled: list[np.ndarray] = []
         self._evaluator: Evaluator | None = None
         self._references = References(settings.reference)
+        self._has_told = False
         if settings.output_dir is not None:
             from medcam.files.folder import make_folder
 
@@ -61,6 +62,8 @@ class Recording:
             SaveError: A file could not be written.
         """
         settings, scores = self._settings, None
+        if not self._has_told:
+            self._has_told = warn_of_first_image(explanation, arguments, settings.reference)
         if settings.save_pickle:
             self._collect(explanation)
         if settings.save_maps:
@@ -80,11 +83,12 @@ class Recording:
         """
         from medcam.explanation.single_file import save
 
+        image = key[-1] if isinstance(key, tuple) else None
         saved = save(
             attention_map,
             self._folder(key) / f"attention_map_{self._user_maps}",
             raw_input=raw_input,
-            reference=self._settings.reference,
+            reference=self._references.of_image(image),
             colormap=self._settings.colormap,
             raw_input_order=self._settings.raw_input_order,
         )
@@ -138,7 +142,7 @@ class Recording:
 
         for key, item in explanation.maps.items():
             values = item.values.detach().cpu().numpy()
-            on_image = arguments.on(explanation.image_of(item))
+            on_image = arguments_on(item, explanation, arguments)
             ending = f"_{safe_name(str(item.image))}" if isinstance(key, tuple) else ""
             for sample, per_target in enumerate(values):
                 for target, single in enumerate(per_target):
@@ -220,30 +224,44 @@ class Recording:
 
     def _score(self, explanation: Explanation, arguments: CallArguments) -> dict[str, list[float]]:
         """Return the scores of a call by layer; the evaluator keeps them."""
-        from medcam.evaluation.metrics import METRICS
         from medcam.injection.scoring import score_maps
 
-        arguments = arguments.on(explanation.inputs)
+        scores: dict[str, list[float]] = {}
+        for name in dict.fromkeys(item.image for item in explanation.maps.values()):
+            maps = {key: item for key, item in explanation.maps.items() if item.image == name}
+            item = next(iter(maps.values()))
+            on_image = arguments_on(item, explanation, arguments)
+            if on_image.mask is None:
+                continue
+            of_image = score_maps(
+                maps,
+                on_image.mask,
+                self._evaluator_of_all_calls(),
+                call=self._calls,
+                space=on_image.space,
+                spacings=self._spacings(maps.values(), on_image),
+            )
+            for layer, values in of_image.items():
+                scores[layer] = [*scores.get(layer, []), *values]
+        return scores
+
+    def _spacings(
+        self, maps: Collection[AttentionMap], arguments: CallArguments
+    ) -> list[tuple[float, ...] | None] | None:
+        """Return the voxel size of the mask of each sample, as the metric may need it."""
+        from medcam.evaluation.metrics import METRICS
+
+        metric = self._settings.metric
+        known = METRICS.get(metric) if isinstance(metric, str) else None
+        grids = {arguments.space, *(tuple(item.values.shape[2:]) for item in maps)}
         batch = 0 if arguments.image is None else len(arguments.image)
-        grids = {arguments.space, *(tuple(i.values.shape[2:]) for i in explanation.maps.values())}
-        metric = (
-            METRICS.get(self._settings.metric) if isinstance(self._settings.metric, str) else None
-        )
-        spacings = [
+        return [
             self._references.spacing(
                 arguments, sample, np.shape(arguments.mask)[-3:], grids,
-                counts=metric is not None and "spacing" in metric.options,
+                counts=known is not None and "spacing" in known.options,
             )
             for sample in range(batch)
-        ]  # fmt: skip
-        return score_maps(
-            explanation.maps,
-            arguments.mask,
-            self._evaluator_of_all_calls(),
-            call=self._calls,
-            space=arguments.space,
-            spacings=spacings or None,
-        )
+        ] or None  # fmt: skip
 
     def _evaluator_of_all_calls(self) -> Evaluator:
         """Return the evaluator, made at the first call that is scored."""

@@ -7,7 +7,7 @@ own affine; the file given to `medcam.inject`, which is the image of one case.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from medcam.engine.model.nested import without_subclass
 from medcam.errors import warn
-from medcam.injection.arguments import CallArguments, is_plain_affine
+from medcam.injection.arguments import is_plain_affine
+from medcam.injection.call_arguments import CallArguments
+from medcam.maps import ImageName
 
 _SAME_PLACE = 0.01
 """Largest distance, in voxels, of two grids that count as one."""
@@ -36,12 +38,12 @@ class References:
     """Decides for each sample of each call where its maps lie.
 
     Args:
-        fixed: ``reference`` of `medcam.inject`.
+        fixed: ``reference`` of `medcam.inject`: for the first image with a map, or by image.
     """
 
     def __init__(self, fixed: Any) -> None:
         self._fixed = fixed
-        self._first_input: tuple[Any, ...] | None = None
+        self._first_inputs: dict[ImageName | None, tuple[Any, ...]] = {}
         self._told: set[str] = set()
 
     def reference(self, arguments: CallArguments, sample: int, shape: Sequence[int]) -> Any:
@@ -93,7 +95,7 @@ class References:
         """Return the reference that counts for a sample, of any shape."""
         if arguments.references is not None:
             return arguments.references[sample]
-        image, fixed = arguments.image, self._fixed
+        image, fixed = arguments.image, self.of_image(arguments.name, is_first=arguments.is_first)
         own = image[sample] if image is not None and hasattr(image, "affine") else None
         if fixed is None:
             return own
@@ -106,18 +108,23 @@ class References:
             if may_warn:
                 self._tell(_ELSEWHERE)
             return own
-        if may_warn and _ANOTHER_INPUT not in self._told and self._is_another(image[sample]):
+        may_warn = may_warn and _ANOTHER_INPUT not in self._told
+        if may_warn and self._is_another(image[sample], arguments.name):
             self._tell(_ANOTHER_INPUT)
         return fixed
 
-    def _is_another(self, image: Tensor) -> bool:
+    def of_image(self, name: ImageName | None, *, is_first: bool = True) -> Any:
+        """Return the reference that `medcam.inject` was given for an image; None without one."""
+        if isinstance(self._fixed, Mapping):
+            return next(iter(self._fixed.values())) if name is None else self._fixed.get(name)
+        return self._fixed if is_first else None
+
+    def _is_another(self, image: Tensor, name: ImageName | None) -> bool:
         """Return whether a sample is not the first one that the fixed reference was taken for."""
         plain: Tensor = without_subclass(image.detach())
         values = np.ascontiguousarray(plain.cpu().float().numpy())
         fingerprint = (tuple(image.shape), zlib.crc32(values.data))
-        if self._first_input is None:
-            self._first_input = fingerprint
-        return fingerprint != self._first_input
+        return fingerprint != self._first_inputs.setdefault(name, fingerprint)
 
     def _tell(self, message: str) -> None:
         """Warn once for each message."""

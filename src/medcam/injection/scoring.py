@@ -42,7 +42,8 @@ def score_maps(
     """
     scores: dict[str, list[float]] = defaultdict(list)
     for key, item in maps.items():
-        layer = key if isinstance(key, str) else ""
+        layer = str(key[0] if isinstance(key, tuple) else key or "")
+        ending = "" if item.image is None or not isinstance(key, tuple) else f"_{item.image}"
         batch, targets = item.values.shape[:2]
         masks = _masks(mask, batch, targets, item.values.ndim - 2)
         shapes = {tuple(space), tuple(item.values.shape[2:]), item.input_space} - {()}
@@ -63,7 +64,7 @@ def score_maps(
                         masks[sample, target],
                         layer=layer,
                         class_label=_class_label(item, sample, target),
-                        name=f"{call}_{sample}_{target}",
+                        name=f"{call}_{sample}_{target}{ending}",
                         spacing=None if spacings is None else spacings[sample],
                     )
                 )

@@ -141,14 +141,6 @@ def chosen_image(images: Sequence[InputImage], image: ImageName | None) -> int |
     )
 
 
-def first_image(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module
-) -> Tensor | None:
-    """Return the first of `find_images`; None if there is none."""
-    images = find_images(args, kwargs, model)
-    return images[0].tensor if images else None
-
-
 def with_leaves(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
