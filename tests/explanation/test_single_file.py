@@ -10,7 +10,8 @@ import torch
 from matplotlib import colormaps
 from skimage import io
 
-from medcam.errors import InputError, MedcamWarning, SaveError
+import medcam
+from medcam.errors import InputError, InputTypeError, MedcamWarning, SaveError
 from medcam.explanation.single_file import save
 
 RNG = np.random.default_rng(0)
@@ -144,3 +145,12 @@ def test_a_folder_that_is_a_file(tmp_path, values):
         save(values, tmp_path / "file" / "map", reference=None if values.ndim == 2 else AFFINE)
     assert (tmp_path / "file").read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_whole_explanation_is_refused_with_what_to_do(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.LazyLinear(2))
+    x = torch.rand(1, 1, 8, 8)
+    net(x)
+    explanation = medcam.explain(net.eval(), x, layer="0", target=0)
+    with pytest.raises(InputTypeError, match=r"medcam\.save\(explanation\.map.*explanation\.save"):
+        save(explanation, tmp_path / "map")

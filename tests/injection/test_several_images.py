@@ -159,3 +159,22 @@ def test_a_mapping_for_one_image(tmp_path):
     model = medcam.inject(net, tmp_path, save_maps=True, layer="0", label=1)
     model(x, reference={"input": affine(0.5)})
     np.testing.assert_allclose(saved(tmp_path, "0").affine, affine(0.5))
+
+
+def test_the_mask_of_a_bag_has_the_axes_of_the_bag(tmp_path):
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.encoder, self.head = nn.Conv2d(1, 4, 3, 2, 1), nn.Linear(4, 2)
+            self.head.weight.data.abs_()
+
+        def forward(self, x):
+            return self.head(self.encoder(x).relu().mean((2, 3)).amax(0, True))
+
+    model = medcam.inject(
+        Bag().eval(), tmp_path, evaluate=True, return_score=True, layer="encoder", label=1
+    )
+    x, mask = torch.rand(5, 1, 16, 16), torch.rand(5, 1, 16, 16) > 0.5
+    scores = [model(x, mask=given)[1] for given in (mask, mask[:, 0], mask[:, 0][None, None])]
+    assert scores[0] == scores[1] == scores[2]

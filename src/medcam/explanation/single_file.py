@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcam.errors import InputError
+from medcam.errors import InputError, InputTypeError
+from medcam.explanation.explanation import Explanation
 from medcam.files.arrays import to_map
 from medcam.files.atomic import write_atomically
 from medcam.files.formats.nifti import reference_for_layer, save_nifti
@@ -90,6 +91,11 @@ def save(
     if raw_input is None and not isinstance(heatmap, bool | int | np.bool_):
         heatmap, raw_input = True, heatmap
     source = attention_map
+    if isinstance(attention_map, Explanation):
+        raise InputTypeError(
+            "One map is saved, not a whole explanation: medcam.save(explanation.map, ...). "
+            "explanation.save(prefix) writes all maps with pictures, a report and the record."
+        )
     if isinstance(attention_map, AttentionMap):
         signed = attention_map.signed if signed is None else signed
         attention_map, reference = _placed(attention_map, raw_input, reference)

@@ -31,7 +31,7 @@ def score_maps(
     Args:
         maps: The maps of one call.
         mask: The ground truth, ``[batch, 1, *space]``, ``[batch, *space]``, ``[batch, targets,
-            *space]``, or ``[*space]`` for a single sample.
+            *space]``, or ``[*space]`` for a single sample; for a bag also ``[slices, 1, H, W]``.
         evaluator: Computes and collects the scores.
         call: The call's number, for the names of the rows.
         space: The input's spatial shape; the mask has this shape, or that of the maps.
@@ -45,7 +45,7 @@ def score_maps(
         layer = str(key[0] if isinstance(key, tuple) else key or "")
         ending = "" if item.image is None or not isinstance(key, tuple) else f"_{item.image}"
         batch, targets = item.values.shape[:2]
-        masks = _masks(mask, batch, targets, item.values.ndim - 2)
+        masks = _masks(mask, batch, targets, item.values.shape[2:])
         shapes = {tuple(space), tuple(item.values.shape[2:]), item.input_space} - {()}
         if tuple(masks.shape[2:]) not in shapes:
             raise MaskError(
@@ -78,7 +78,7 @@ def _class_label(item: AttentionMap, sample: int, target: int) -> int | str:
 
 
 def _masks(
-    mask: Any, batch: int, targets: int, spatial_axes: int
+    mask: Any, batch: int, targets: int, space: Sequence[int]
 ) -> Shaped[Tensor, "batch targets *space"]:
     """Return the ground truth for each sample and target.
 
@@ -86,13 +86,15 @@ def _masks(
         mask: As in `score_maps`.
         batch: The number of samples.
         targets: The number of targets.
-        spatial_axes: The number of spatial axes of the maps.
+        space: The spatial extents of the maps.
 
     Raises:
         MaskError: The mask's shape does not fit the maps'.
     """
     masks: Tensor = without_subclass(torch.as_tensor(mask).detach().cpu())
-    shape = tuple(masks.shape)
+    shape, spatial_axes = tuple(masks.shape), len(space)
+    if batch == 1 and spatial_axes == masks.ndim - 1 and shape[:2] == (space[0], 1) != (1, 1):
+        masks = masks[:, 0]  # as a bag of slices is, [slices, 1, H, W]
     if masks.ndim == spatial_axes and batch == 1:
         masks = masks[None, None]
     elif masks.ndim == spatial_axes + 1 and len(masks) == batch:

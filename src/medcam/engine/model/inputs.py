@@ -225,6 +225,8 @@ def _no_image_message(inputs: Mapping[int | str, Any], model: nn.Module) -> str:
 def _signal_remedy(tensors: Sequence[Tensor], model: nn.Module) -> str:
     """Return what to do if an input of three axes was meant as a batch of 1D signals."""
     triples = [tensor for tensor in tensors if tensor.ndim == 3]
+    if reads_signals(model) and not triples:
+        return " A 1D signal is [batch, channels, time]."
     if reads_signals(model) and any(has_channels_last(tensor, model) for tensor in triples):
         return (
             " A signal has its channels before its time, [batch, channels, time]: give a model "

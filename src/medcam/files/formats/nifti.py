@@ -265,6 +265,11 @@ def _check_shape(shape: tuple[int, ...], reference_shape: tuple[int, ...]) -> No
             "The axes are reversed: arrays of SimpleITK are z, y, x, NIfTI is x, y, z. Transpose "
             "the volume with .transpose(2, 1, 0) (torch: .permute(2, 1, 0))."
         )
+    elif sorted(shape) == sorted(reference_shape):
+        advice = (
+            "The same extents in another order: bring the map's axes into the order of the image "
+            "with .permute(...), e.g. slices first, [slices, H, W], to [X, Y, Z]."
+        )
     raise InputError(
         f"The volume is {list(shape)}, its reference {list(reference_shape)}: they must be equal. "
         f"{advice}"
