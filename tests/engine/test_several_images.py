@@ -248,3 +248,22 @@ def test_the_second_call_of_an_injected_model_gives_the_same_maps(scans):
     second = model.get_attention_map()
     assert list(first) == [("encoder", "prior"), ("encoder", "current")]
     assert all((first[key] == second[key]).all() for key in first)
+
+
+def test_wrong_names_of_images_are_told_with_the_right_ones(scans, tmp_path):
+    net = Siamese().double().eval()
+    with pytest.raises(InputError, match=r"0: 'prior', 1: 'current'.*Did you mean 'current'"):
+        medcam.explain(net, *scans, layer="encoder", target=1, image="curent")
+    explanation = medcam.explain(net, *scans, layer="encoder", target=1)
+    with pytest.raises(InputError, match=r"explanation\.of_image\('prior'\)"):
+        _ = explanation.map
+    image = torch.rand(32, 32)
+    for mapping in ({"prior": image}, {"prior": image, "curent": image}):
+        with pytest.raises(InputError, match=r"image= has the keys .*\['prior', 'current'\]"):
+            explanation.save(tmp_path / "case", image=mapping)
+
+
+def test_a_layer_of_another_image_says_which(scans):
+    net = Fusion(2).double().eval()
+    with pytest.raises(medcam.errors.NoMapError, match="does not depend on the image 'ct'"):
+        medcam.explain(net, *scans, layer="mr", target=1, image="ct")

@@ -249,12 +249,40 @@ def test_channels_that_are_volumes_of_their_own_are_refused_with_the_reason():
         medcam.explain(Volumes().eval(), torch.rand(2, 2, 8, 8, 8), layer="enc", target=1)
 
 
-def test_guided_grad_cam_of_views_says_why_it_cannot_be():
-    net, x = Net(mean_of_views).eval(), torch.rand(2, 4, 1, 32, 32)
-    with pytest.raises(NoMapError, match="slices or views"):
-        medcam.explain(net, x, layer="enc", method="ggcam", target=1)
-    slices = CASES["slices of a volume"][0].float().eval()
-    volume = torch.rand(2, 1, 6, 32, 32)
-    both = medcam.explain(slices, volume, layer="enc", method=["ggcam", "gbp", "gcam"], target=1)
-    expected = both.maps["gbp", None].channels * both.maps["gcam", "enc"].values[:, :, None]
-    torch.testing.assert_close(both.maps["ggcam", "enc"].channels, expected)
+VIEWS = {"views as batch", "colour views", "time, looped", "CNN and LSTM"}
+BAGS = {"MRNet", "attention pooling", "bag, looped"}
+
+
+def arranged(name, gradient):
+    """Return the largest magnitude over the channels, with the axes of the case's maps."""
+    if name == "views as channels, looped":
+        return gradient.abs()
+    largest = gradient.abs().amax(2 if name in VIEWS else 1)
+    return largest[None] if name in BAGS else largest
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'enc' ran several times on the same image")
+def test_maps_of_the_input_have_the_axes_of_slices_and_views(case):
+    name, net, x, _ = case
+    (gradient,) = torch.autograd.grad(net(x.requires_grad_())[:, 1].sum(), x)
+    x = x.detach()
+    alone = medcam.explain(net, x, method="saliency", target=1)
+    expected = arranged(name, gradient)
+    torch.testing.assert_close(alone.map.values[:, 0], expected, rtol=0, atol=1e-14)
+    assert alone.inputs.shape[2:] == expected.shape[1:]
+    for _ in range(2):  # traced, and from memory
+        maps = medcam.explain(net, x, layer="enc", method=["ggcam", "gbp", "gcam"], target=1).maps
+        guided, cam = maps["gbp", None], maps["gcam", "enc"].values
+        assert guided.values.shape == cam.shape
+        product = guided.channels * cam[:, :, None]
+        torch.testing.assert_close(maps["ggcam", "enc"].channels, product, rtol=0, atol=1e-14)
+
+
+def test_guided_grad_cam_of_a_view_is_that_of_the_picture():
+    net, x = Net(mean_of_views, 3).double().eval(), torch.rand(2, 4, 3, 32, 32).double()
+    picture = Net(lambda net, x: net.fc(net.features(x)), 3).double().eval()
+    picture.load_state_dict(net.state_dict())
+    together = medcam.explain(net, x, layer="enc", method="ggcam", target=1).map.values
+    for view in range(4):
+        alone = medcam.explain(picture, x[:, view], layer="enc", method="ggcam", target=1)
+        torch.testing.assert_close(together[:, :, view], alone.map.values / 16, rtol=1e-9, atol=0)

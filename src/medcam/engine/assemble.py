@@ -50,7 +50,7 @@ class _Source:
         number: The number of the image that the map lies on.
         activation: The recorded layer; None for a method of the input alone.
         view: The image as ``[batch, channels, *space]``, with the axes of the map as its space.
-        is_bag: Whether the first axis of the image is slices or views of one case.
+        axes: These axes, as axes of the image: with axis 0 of a bag, with axis 1 of views.
     """
 
     method: Method
@@ -58,7 +58,7 @@ class _Source:
     number: int
     activation: Activation | None
     view: Tensor
-    is_bag: bool
+    axes: tuple[int, ...]
 
     @property
     def recorded(self) -> Activation:
@@ -80,7 +80,7 @@ def assemble(
     inputs: Sequence[InputImage],
     notices: Notices,
     *,
-    is_bag: bool,
+    axes: Sequence[tuple[int, ...]],
 ) -> Assembled:
     """Return every method's map of every layer and image, ``[batch, targets, *space]``.
 
@@ -90,9 +90,10 @@ def assemble(
         scores: The resolved target.
         inputs: The images among the model's inputs.
         notices: Receives the errors about maps that are not finite.
-        is_bag: Whether the first axis of the inputs is slices or views of one case.
+        axes: For each image the axes of a map of it: the spatial ones, with the axis of slices or
+            views before them if the network takes these as samples.
     """
-    sources = list(_sources(request, evidence, inputs, is_bag))
+    sources = list(_sources(request, evidence, inputs, axes))
     names = [_key(request, source, None) for source in sources]
     several = len(inputs) > 1
     maps: dict[MapKey, AttentionMap] = {}
@@ -147,11 +148,9 @@ def _input_map(
 ) -> AttentionMap:
     """Return a method's map of one image, for all targets, with the arguments of `assemble`."""
     method, shape = source.method, requested_shape(request.shape, source.space)
-    per_target = []
-    for target in range(scores.values.shape[1]):
-        values = _input_values(request, evidence, source, target)
-        _check_shape(method, values, evidence.inputs[source.number].shape, channels=1)
-        per_target.append(values.movedim(0, 1)[None] if source.is_bag else values)
+    per_target = [
+        _input_values(request, evidence, source, target) for target in range(scores.values.shape[1])
+    ]
     values = torch.stack(per_target, 1) if len(per_target) > 1 else per_target[0][:, None]
     values, channels = method.reduced(values)
     where = "the input" if source.layer is None else f"layer {source.layer[0]!r}"
@@ -166,27 +165,27 @@ def _input_map(
 
 
 def _input_values(request: Request, evidence: Evidence, source: _Source, target: int) -> Tensor:
-    """Return the values of one target, ``[batch, channels, *space]``.
+    """Return the values of one target, ``[batch, channels, *space]``, with the axes of the map.
 
     A method that weighs the input by a layer's map gets that map where its features lie.
     """
-    method, activation = source.method, source.activation
+    method, activation, number = source.method, source.activation, source.number
     if method.from_cam is None or activation is None:
-        return evidence.map(method, target, source.layer, source.number)
-    by_name = evidence.by_name(target, source.layer, source.number)
+        values = evidence.map(method, target, source.layer, number)
+        _check_shape(method, values, evidence.inputs[number].shape, channels=1)
+        return _arranged(values, source.axes)
+    by_name = evidence.by_name(target, source.layer, number)
     cam = method.from_cam.cam.of(by_name)
     evidence.note_zero_weights(method, source.layer, by_name, cam)
-    space = tuple(evidence.inputs[source.number].shape[2:])
-    arrangement = activation.layout.arrangement
-    if arrangement is not None and arrangement.map_axes != tuple(range(2, 2 + len(space))):
-        raise NoMapError(
-            f"{method.title} weighs the input by the map of layer {activation.layer!r}, whose axes "
-            "are others than the input's, because the network takes channels or the batch as "
-            "slices or views: use a method of the layer or of the input alone."
-        )
-    grid = _grid(request, activation, space)
-    placed = _on_image(activation.layout.map_of(cam)[:, None], grid, space, space)[:, 0]
-    return method.from_cam.of(by_name, placed)
+    grid = _grid(request, activation, source.space)
+    cam = activation.layout.map_of(cam)[:, None]
+    placed = _on_image(cam, grid, source.space, source.space)[:, 0]
+    for name in ("inputs", "input_gradients", "guided_gradients"):
+        if by_name.get(name) is not None:
+            by_name[name] = _arranged(by_name[name], source.axes)
+    values = method.from_cam.of(by_name, placed)
+    _check_shape(method, values, source.view.shape, channels=1)
+    return values
 
 
 def _grid(request: Request, activation: Activation, space: Sequence[int]) -> LayerGrid:
@@ -221,36 +220,51 @@ def _check_shape(method: Method, values: Tensor, expected: Sequence[int], *, cha
 
 
 def _sources(
-    request: Request, evidence: Evidence, inputs: Sequence[InputImage], is_bag: bool
+    request: Request,
+    evidence: Evidence,
+    inputs: Sequence[InputImage],
+    axes: Sequence[tuple[int, ...]],
 ) -> Iterator[_Source]:
     """Yield each method with each layer and image that it has a map of."""
     for method in request.methods:
         if not method.of_layer:
             for number in evidence.images:
-                view = _view(inputs[number].tensor, None, is_bag)
-                yield _Source(method, None, number, None, view, is_bag)
+                yield _source(method, None, number, None, inputs[number].tensor, axes[number])
             continue
         for layer in evidence.layers:
-            activation, number = evidence.recorded[layer], layer[1]
-            if not method.of_input:
-                view = _view(inputs[number].tensor, activation, is_bag)
-                yield _Source(method, layer, number, activation, view, is_bag)
-            elif number in evidence.images:
-                view = _view(inputs[number].tensor, None, is_bag)
-                yield _Source(method, layer, number, activation, view, is_bag)
+            number = layer[1]
+            if not method.of_input or number in evidence.images:
+                activation, image = evidence.recorded[layer], inputs[number].tensor
+                arrangement = activation.layout.arrangement
+                own = axes[number] if arrangement is None else arrangement.map_axes
+                yield _source(method, layer, number, activation, image, own)
 
 
-def _view(image: Tensor, activation: Activation | None, is_bag: bool) -> Tensor:
-    """Return an image as ``[batch, channels, *space]``, with the axes of a map as its space."""
-    plain = tuple(range(2, image.ndim))
-    axes = (0, *plain) if is_bag else plain
-    if activation is not None and activation.layout.arrangement is not None:
-        axes = activation.layout.arrangement.map_axes
-    if axes == plain:
-        return image
+def _source(
+    method: Method,
+    layer: LayerKey | None,
+    number: int,
+    activation: Activation | None,
+    image: Tensor,
+    axes: tuple[int, ...],
+) -> _Source:
+    """Return what a map of an image is made of, with a view of the image along the map's axes."""
+    view = image if axes == _spatial(image) else _arranged(without_subclass(image), axes)
+    return _Source(method, layer, number, activation, view, axes)
+
+
+def _spatial(image: Tensor) -> tuple[int, ...]:
+    """Return the spatial axes of an image."""
+    return tuple(range(2, image.ndim))
+
+
+def _arranged(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return values of an image as ``[batch, channels, *space]``, with the map's axes as space."""
+    if axes == _spatial(values):
+        return values
     batch = [] if 0 in axes else [0]
-    channels = [axis for axis in range(image.ndim) if axis not in (*batch, *axes)]
-    values = without_subclass(image).permute(*batch, *channels, *axes)
+    channels = [axis for axis in range(values.ndim) if axis not in (*batch, *axes)]
+    values = values.permute(*batch, *channels, *axes)
     if not batch:
         values = values[None]
     return values.reshape(len(values), -1, *values.shape[1 + len(channels) :])

@@ -161,7 +161,8 @@ def _record(
                 request, recorder, scores.values, leaves, keep_graph, notices, is_bag=is_bag
             )
         with isolation.full_precision(prepared.image.device.type):
-            assembled = assemble(request, evidence, scores, prepared.images, notices, is_bag=is_bag)
+            axes = placements.map_axes(is_bag=is_bag)
+            assembled = assemble(request, evidence, scores, prepared.images, notices, axes=axes)
             notice_cancelling(notices, evidence.blank)
     is_new = placements.traced or placements.is_outdated
     return _Recorded(output, scores, evidence, recorder, assembled, is_new)
@@ -207,12 +208,11 @@ def _placements(
     layers_of_choice = None if prepared.choice.automatic else list(prepared.choice.modules)
     if not any(method.of_layer for method in prepared.request.methods):
         layers_of_choice = []
-    signature = signature_of(prepared.modules, (args, dict(kwargs)))
-    originals = [image.tensor for image in prepared.images]
-    names = [image.name for image in prepared.images]
     return Placements(
-        prepared.model, inputs, signature, layers_of_choice, originals=originals, names=names
-    )
+        prepared.model, inputs, signature_of(prepared.modules, (args, dict(kwargs))),
+        layers_of_choice, originals=[image.tensor for image in prepared.images],
+        names=[image.name for image in prepared.images],
+    )  # fmt: skip
 
 
 def _finish(prepared: Prepared, recorded: _Recorded, keep_graph: bool) -> Run:

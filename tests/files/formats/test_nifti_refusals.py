@@ -33,6 +33,7 @@ def test_nonfinite_values(tmp_path, bad, volume, affine):
     [
         (image_of(AFFINE, (5, 6, 8)), r"\[5, 6, 7\].*\[5, 6, 8\].*data_shape"),
         (image_of(AFFINE, (7, 6, 5)), r"\[5, 6, 7\].*\[7, 6, 5\].*SimpleITK.*transpose\(2, 1, 0\)"),
+        (image_of(AFFINE, (6, 5, 7)), r"\[5, 6, 7\].*\[6, 5, 7\].*another order.*permute"),
         (image_of(AFFINE, (4, 5, 6, 7)), r"\[4, 5, 6\]"),
         (np.eye(3), r"4x4, not \[3, 3\].*sample"),
         (np.stack([AFFINE, AFFINE]), r"4x4, not \[2, 4, 4\]"),

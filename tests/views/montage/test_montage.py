@@ -619,6 +619,8 @@ def test_an_image_of_another_grid_is_refused_where_its_place_is_not_known():
         medcam.montage(explanation, np.ones((12, 12, 13)))
     with pytest.raises(InputError, match="are \\[12, 15, 9\\], the image \\[12, 15, 10\\]"):
         medcam.montage(block(), np.ones((12, 15, 10)))
+    with pytest.raises(InputError, match="same extents in another order"):
+        medcam.montage(block(), np.ones((15, 12, 9)))
     coarse = medcam.explain(Classifier(3).eval(), image(3, 1), shape=None)
     assert coarse.map.values.shape[2:] == (6, 6, 6)
     figure = medcam.montage(coarse, slices=2)  # the layer's grid covers the input

@@ -89,11 +89,13 @@ class _Memory:
         batched: For each tensor of the output, whether its first axis is the batch; None if that is
             unknown.
         is_complete: Whether every layer was recorded, for the automatic choice.
+        views: The axes of a map of an image whose channels are views, by the image's number.
     """
 
     layers: dict[str, list[dict[str, PlacedTensor]]] = field(default_factory=dict)
     batched: dict[str, bool | None] = field(default_factory=dict)
     is_complete: bool = False
+    views: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 _MAX_SHAPES = 16
@@ -240,6 +242,21 @@ class Placements:
             is_clear = [value for value in known if value is not None]
             self._memory.batched[path] = any(is_clear) if is_clear else None
 
+    def map_axes(self, *, is_bag: bool) -> list[tuple[int, ...]]:
+        """Return for each image the axes of a map of it.
+
+        They are the spatial axes; before them that of the slices of a bag, or of views.
+
+        Args:
+            is_bag: Whether the first axis of the images is slices or views of one case.
+        """
+        first = (0,) if is_bag else ()
+        return [
+            (*first, *range(2, image.ndim)) if is_bag or number not in self._memory.views
+            else self._memory.views[number]
+            for number, image in enumerate(self._images)
+        ]  # fmt: skip
+
     def is_bag(self, output: Any, batch: int) -> bool:
         """Return whether no tensor of the output holds the samples of the input's first axis.
 
@@ -259,6 +276,7 @@ class Placements:
             if self.is_outdated:
                 memories.pop(signature, None)
             return
+        self._memory.views = self._tracer.entries.views
         follows_data = self._tracer.follows_data
         self._tracer = None
         if follows_data:  # the next image may lead another way, with the same shapes

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medcam.engine.model.placement.entries import Entries
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.memory import (
     Storage,
@@ -56,6 +57,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
     Attributes:
         follows_data: Whether values of an image were read as numbers, so that the way that the
             model takes may depend on them: a crop around what was found, for example.
+        entries: How the first convolutions read the images.
     """
 
     def __init__(self, images: Sequence[Tensor], originals: Sequence[Tensor] = ()) -> None:
@@ -64,6 +66,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         # the images of which something went into tensors that are not known by their memory
         self._lost: Origins = {}
         self.follows_data = False
+        self.entries = Entries()
         for same in (originals, images):
             for number, image in enumerate(same):
                 self._add(image, {number: Geometry.of_image(image.shape)})
@@ -179,6 +182,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         shapes = [tuple(t.shape) if has_memory(t) else () for t in tensors if t is not None]
         origins_of: list[Origins] = [{} for _ in tensors]
         for image in images:
+            entering = origins.get(id(arguments.get("input")), {}).get(image)
+            if name == "convolution" and isinstance(entering, Geometry):
+                self.entries.note(arguments, image, entering)
             geometries = geometries_of(func, name, arguments, origins, image, shapes)
             for item, geometry in zip(origins_of, geometries, strict=False):
                 if geometry is not None:
