@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import prod
+from itertools import pairwise
+from math import isclose, prod
 
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.parts import (
@@ -36,24 +37,76 @@ def joined(
         shape: The shape of the result.
         weight: The weight of each tensor, by its number.
 
+    Where the tensors run along the image in different ways, such as a skip connection and the
+    output of an attention over all windows, the one counts whose parts tile the image, or that sees
+    it more densely.
+
     Raises:
-        UnplacedError: The tensors run along the image in different ways.
+        UnplacedError: They run in different ways, and none counts clearly more.
     """
+    # by how densely they see the image, those whose parts tile it first
+    ranks = [
+        (all(map(_tiles, g.dims)), weight(i) / g.volume) for i, g in enumerate(geometries)
+    ]  # fmt: skip
     dims: list[Parts] = []
+    elsewhere: set[int] = set()
     for dim, size in enumerate(shape):
-        choices = []
-        for geometry in geometries:
+        choices: dict[int, Parts] = {}
+        for i, geometry in enumerate(geometries):
             index = dim - len(shape) + len(geometry.dims)
             if index >= 0 and size_of(geometry.dims[index]) == size:
-                choices.append(merged(geometry.dims[index]))
-        plain = next((parts for parts in choices if any(p.inner for p in parts)), nothing(size))
-        choices = [parts for parts in choices if axes_of(parts)][: 1 if size == 1 else None]
-        best = max(choices, key=lambda parts: len(axes_of(parts)), default=plain)
-        for other in choices:
-            if _outline(other) != _outline(best) and len(axes_of(other)) == len(axes_of(best)):
-                raise UnplacedError("tensors of different places are joined")
-        dims.append(best)
-    return combined([_broadcast(geometry, dims) for geometry in geometries], dims, weight)
+                choices[i] = _large(merged(geometry.dims[index]))
+        plain = next((p for p in choices.values() if any(q.inner for q in p)), nothing(size))
+        along = [i for i, parts in choices.items() if axes_of(parts)]
+        if not along:
+            dims.append(plain)
+            continue
+        axes = max(len(axes_of(choices[i])) for i in along)
+        best = max((i for i in along if len(axes_of(choices[i])) == axes), key=ranks.__getitem__)
+        dims.append(choices[best])
+        for i in along if size > 1 else ():
+            if len(axes_of(choices[i])) == axes and _outline(choices[i]) != _outline(choices[best]):
+                if ranks[best][0] == ranks[i][0] and ranks[best][1] < _CLEARLY * ranks[i][1]:
+                    raise UnplacedError("tensors of different places are joined")
+                elsewhere.add(i)
+    placed = [i for i in range(len(geometries)) if i not in elsewhere] or [0]
+    result = combined(
+        [_broadcast(geometries[i], dims) for i in placed], dims, lambda n: weight(placed[n])
+    )
+    return _seeing(result, [geometries[i] for i in elsewhere])
+
+
+_CLEARLY = 2
+"""How much more densely a tensor must see the image for its place to count against another's."""
+
+
+def _seeing(geometry: Geometry, others: Sequence[Geometry]) -> Geometry:
+    """Return a geometry that also sees what others do, which give it no place."""
+    reach, seen = list(geometry.reach), list(geometry.seen)
+    for other in others:
+        reach = [max(pair) for pair in zip(reach, other.reach, strict=True)]
+        seen = [
+            (min(a, c), max(b, d)) for (a, b), (c, d) in zip(seen, other.seen, strict=True)
+        ]  # fmt: skip
+    return replace(geometry, reach=tuple(reach), seen=tuple(seen))
+
+
+def _tiles(parts: Parts) -> bool:
+    """Return whether the parts along each axis of the image lie beside each other, as windows do.
+
+    The parts of a query that all windows share run over the image in each window again.
+    """
+    leaves = [part for part in flat(parts) if part.size > 1 and part.axis is not None]
+    leaves.sort(key=lambda part: (part.axis or 0, -abs(part.step)))
+    return all(
+        coarse.axis != fine.axis or isclose(coarse.step, fine.step * fine.size, rel_tol=1e-3)
+        for coarse, fine in pairwise(leaves)
+    )
+
+
+def _large(parts: Parts) -> Parts:
+    """Return parts without those of one index, unless there is no other."""
+    return tuple(part for part in parts if part.size > 1) or parts
 
 
 def _outline(parts: Parts) -> list[tuple[int | None, int, int]]:
@@ -93,7 +146,7 @@ def combined(
         weight: The weight of each tensor, by its number.
     """
     present = axes_of(part for parts in dims for part in parts)
-    start, width, rolled, seen = [], [], [], []
+    start, width, reach, rolled, seen = [], [], [], [], []
     shares: dict[int, dict[int, float]] = {}
     for axis in range(len(geometries[0].start)):
         along = _along(geometries, axis, is_present=axis in present)
@@ -103,11 +156,14 @@ def combined(
         low = min(geometries[i].start[axis] - geometries[i].width[axis] / 2 for i in along)
         high = max(geometries[i].start[axis] + geometries[i].width[axis] / 2 for i in along)
         width.append(high - low)
+        reach.append(max([high - low, *(geometries[i].reach[axis] for i in along)]))
         rolled.append(geometries[along[0]].rolled[axis])
         borders = [geometry.seen[axis] for geometry in geometries]
         seen.append((min(low for low, _ in borders), max(high for _, high in borders)))
     dims = [_mean_steps(geometries, dim, parts, shares) for dim, parts in enumerate(dims)]
-    return Geometry(tuple(dims), tuple(start), tuple(width), tuple(rolled), tuple(seen))
+    return Geometry(
+        tuple(dims), tuple(start), tuple(width), tuple(reach), tuple(rolled), tuple(seen)
+    )
 
 
 def _along(geometries: Sequence[Geometry], axis: int, *, is_present: bool) -> list[int]:

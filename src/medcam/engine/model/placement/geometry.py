@@ -27,6 +27,7 @@ class Geometry:
         start: For each axis of the image, the position of index 0, in voxels: the centre of what
             the cell sees.
         width: For each axis of the image, the width of what a cell sees (its receptive field).
+        reach: The same, with what a cell sees without a place of its own (attention over all).
         rolled: For each axis of the image, the number of cells by which it is rotated.
         seen: For each axis of the image, the borders of what the tensor can depend on, in voxels:
             beyond a crop it depends on nothing.
@@ -35,6 +36,7 @@ class Geometry:
     dims: tuple[Parts, ...]
     start: tuple[float, ...]
     width: tuple[float, ...]
+    reach: tuple[float, ...]
     rolled: tuple[int, ...]
     seen: tuple[tuple[float, float], ...]
 
@@ -49,7 +51,8 @@ class Geometry:
         rank = len(shape)
         dims = tuple((Part(size, axis, 1.0),) for axis, size in enumerate(shape))
         seen = tuple((-0.5, size - 0.5) for size in shape)
-        return Geometry(dims, (0.0,) * rank, (1.0,) * rank, (0,) * rank, seen)
+        ones = (1.0,) * rank
+        return Geometry(dims, (0.0,) * rank, ones, ones, (0,) * rank, seen)
 
     @property
     def axes(self) -> frozenset[int]:
@@ -75,10 +78,11 @@ class Geometry:
         """Return the geometry with index 0 moved along one axis of the image, in voxels."""
         if axis is None:
             return self
-        start, width = list(self.start), list(self.width)
+        start, width, reach = list(self.start), list(self.width), list(self.reach)
         start[axis] += offset
         width[axis] += abs(widening)
-        return replace(self, start=tuple(start), width=tuple(width))
+        reach[axis] += abs(widening)
+        return replace(self, start=tuple(start), width=tuple(width), reach=tuple(reach))
 
     def cut(self, axis: int | None) -> Geometry:
         """Return the geometry after a cut along one axis of the image: no more is seen beyond."""
@@ -89,7 +93,7 @@ class Geometry:
             if part.axis == axis:
                 low += min(0.0, (part.size - 1) * part.step)
                 high += max(0.0, (part.size - 1) * part.step)
-        reach = self.width[axis] - 0.5  # half would do if the field were centred at the cell
+        reach = self.reach[axis] - 0.5  # half would do if the field were centred at the cell
         seen = list(self.seen)
         seen[axis] = (max(seen[axis][0], low - reach), min(seen[axis][1], high + reach))
         return replace(self, seen=tuple(seen))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medcam.engine.model.placement.geometry import Geometry, single
-from medcam.engine.model.placement.parts import Part, UnplacedError, nothing, size_of
+from medcam.engine.model.placement.parts import Part, UnplacedError, merged, nothing, size_of
 from medcam.engine.model.placement.rules.call import Call, Rule
 
 
@@ -182,6 +182,11 @@ def padding(call: Call) -> Geometry:
         before, dim = amounts[2 * number], len(geometry.dims) - 1 - number
         size = call.shape[dim]
         if size == size_of(geometry.dims[dim]) and before == 0:
+            continue
+        if before >= 0 and len(merged(geometry.dims[dim])) > 1 and min(amounts) >= 0:
+            # tokens beside a sequence
+            inner = geometry.dims[dim]
+            geometry = geometry.with_dim(dim, (Part(size, before=before, inner=inner),))
             continue
         part, geometry = single(geometry, dim)
         if part is None:

@@ -29,6 +29,16 @@ def reshape(call: Call) -> Geometry:
     return geometry.with_dims(regrouped(geometry.dims, call.shape))
 
 
+def restrided(call: Call) -> Geometry:
+    """Rule of ``as_strided`` where it rewrites the strides of axes of extent 1 only."""
+    geometry = call.known("self")
+    strides = [s for s, size in zip(call["stride"], call.shape, strict=True) if size > 1]
+    is_same = tuple(size_of(parts) for parts in geometry.dims) == tuple(call.shape)
+    if not is_same or call["storage_offset"] or strides != sorted(strides, reverse=True):
+        raise UnplacedError("values are read in another order")
+    return geometry
+
+
 def permute(call: Call) -> Geometry:
     """Rule of a permutation of axes."""
     geometry = call.known("self")
