@@ -29,7 +29,9 @@ class Activation:
         image: The number of the image that the run saw.
         stored: The output, attached to the graph; the model continues with a copy.
         layout: How to read the output as ``[samples, channels, *space]``.
-        further: The outputs of further runs, each on the next slice or sample of the image.
+        further: The outputs of further runs, each on the next part of the image: slices, views,
+            samples or tiles.
+        layouts: How to read the output of each run; empty for one run.
         joins_batch: Whether the runs saw one sample after the other, not one slice.
         version: The version counter of ``stored``, which a later in-place change increases.
         samples: The extent of the first axis of ``stored``.
@@ -40,6 +42,7 @@ class Activation:
     stored: Tensor
     layout: Layout
     further: tuple[Activation, ...] = ()
+    layouts: tuple[Layout, ...] = ()
     joins_batch: bool = False
     version: int = field(init=False)
     samples: int = field(init=False)
@@ -75,17 +78,19 @@ class Activation:
 
     def evidence(self, values: Sequence[Tensor]) -> Tensor:
         """Return tensors of the layer's shape, one for each run, as evidence of all runs."""
-        per_run = [as_evidence(tensor, self.layout) for tensor in values]
-        if len(per_run) == 1:
-            return per_run[0]
-        return torch.cat(per_run) if self.joins_batch else torch.stack(per_run, 1).flatten(0, 1)
+        if not self.layouts:
+            return as_evidence(values[0], self.layout)
+        pairs = zip(values, self.layouts, strict=True)
+        per_run = [as_evidence(tensor, layout) for tensor, layout in pairs]
+        joined = torch.cat(per_run) if self.joins_batch else torch.stack(per_run, 1)
+        return joined.reshape(self.evidence_shape)
 
     @property
     def evidence_shape(self) -> tuple[int, ...]:
         """The extents ``[samples, channels, *space]`` of the evidence of all runs."""
         arrangement = self.layout.arrangement
         samples = self.samples if arrangement is None else arrangement.evidence[0]
-        return samples * len(self.tensors), self.layout.channels, *self.layout.space
+        return samples, self.layout.channels, *self.layout.space
 
     def as_bag(self) -> Activation:
         """Return the activation for an input whose first axis is slices of one case."""
@@ -148,18 +153,22 @@ def used(
 
 
 def in_a_row(runs: Sequence[Activation]) -> Activation | None:
-    """Return runs that see one slice of the image each as one activation.
+    """Return runs that see a part of the image each (slices, views, tiles) as one activation.
 
     Returns:
-        The activation; None if the runs do not lie evenly along one axis of the image.
+        The activation; None if the parts do not lie evenly beside each other.
     """
-    layout = stacked([activation.layout for activation in runs])
-    if layout is None:
+    result = stacked([activation.layout for activation in runs])
+    if result is None:
         return None
-    order = sorted(range(len(runs)), key=lambda number: layout[1][number])
+    layout, order = result
     first, *further = [runs[number] for number in order]
-    before, after = first.layout.arrangement, layout[0].arrangement
+    before, after = first.layout.arrangement, layout.arrangement
     joins_batch = before is not None and after is not None and before.batch != after.batch
     return dataclasses.replace(
-        first, layout=layout[0], further=tuple(further), joins_batch=joins_batch
+        first,
+        layout=layout,
+        further=tuple(further),
+        layouts=tuple(run.layout for run in (first, *further)),
+        joins_batch=joins_batch,
     )

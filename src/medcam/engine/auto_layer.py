@@ -36,8 +36,9 @@ from medcam.engine.activation import (
     in_a_row,
 )
 from medcam.engine.candidates import Candidates
-from medcam.engine.capture import Recorder
+from medcam.engine.capture import APART, Recorder
 from medcam.engine.model.copies import strided_copy
+from medcam.engine.model.layouts import see_different_views
 from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import tensors
 from medcam.engine.model.placements import MainTensor, Placements
@@ -152,9 +153,8 @@ class AutoRecorder(Recorder):
             axes = "at least two spatial axes" if self._images[0].ndim > 3 else "a time axis"
             raise NoMapError(
                 f"No layer was found automatically: no module returns features with {axes} on the "
-                f"input's grid {spaces}. If the model's blocks are plain "
-                "functions, name a layer: medcam.get_layers(model); methods that need no layer are "
-                "'saliency', 'inputxgradient' and 'gbp'."
+                f"input's grid {spaces}. {self._why()}name a layer: medcam.get_layers(model); "
+                "methods that need no layer are 'saliency', 'inputxgradient' and 'gbp'."
             )
         chosen: dict[tuple[int, int], Activation] = {}
         unused: list[Activation] = []
@@ -164,10 +164,12 @@ class AutoRecorder(Recorder):
                 unused.append(chain.last)
                 continue
             row = in_a_row(runs)
-            if row is None:
-                self.note_last_run_only(runs)
             activation = row or runs[-1]
-            if reason := activation.layout.missing_samples:
+            is_apart = row is None and see_different_views([run.layout for run in runs])
+            if row is None and not is_apart:
+                self.note_last_run_only(runs)
+            missing = activation.layout.missing_samples(is_bag=self.is_bag)
+            if reason := APART if is_apart else missing:
                 raise NoMapError(
                     f"No map can be made of layer {activation.layer!r}, which was chosen "
                     f"automatically: {reason}. Name another layer: medcam.get_layers(model)."
@@ -176,6 +178,13 @@ class AutoRecorder(Recorder):
         for activation in chosen.values():
             self._log_choice(activation)
         return list(chosen.values()) or unused[:1]
+
+    def _why(self) -> str:
+        """Return why the first convolution is no candidate, if it ran."""
+        for name, module in self._modules.items():
+            if isinstance(module, nn.modules.conv._ConvNd) and (reason := self.reason(name)):
+                return f"Layer {name!r} has no map, because {reason}. If another one has, "
+        return "If the model's blocks are plain functions, "
 
     def _log_choice(self, chosen: Activation) -> None:
         space = tuple(self._images[chosen.image].shape[2:])

@@ -19,9 +19,16 @@ from torch.utils.hooks import RemovableHandle
 
 from medcam.engine.activation import Activation, copy_for_model, in_a_row, used
 from medcam.engine.model.copies import graph_node, strided_copy
+from medcam.engine.model.layouts import see_different_views
 from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import map_tensors, tensors
 from medcam.engine.model.placements import MainTensor, Placements
+
+APART = (
+    "it ran on several views or samples of the image one after the other, which do not lie alike "
+    "(mirrored, or other crops), or each more than once"
+)
+"""Why a layer has no map whose runs saw different views in different places."""
 
 
 class Recorder:
@@ -40,9 +47,11 @@ class Recorder:
     Attributes:
         on_graph_start: Called before an output becomes a leaf; None by default.
         by_gradient: Whether runs without a gradient are passed over, see `used`.
+        is_bag: Whether the first axis of the images is slices or views of one case.
         features: For each layer on an image its channels and spatial extents.
         last_run_only: The layers that ran several times on one image, of which only the last run
             has a map.
+        ran_on_parts: Those of them whose runs saw different parts of the image.
     """
 
     def __init__(
@@ -55,8 +64,10 @@ class Recorder:
     ) -> None:
         self.on_graph_start: Callable[[], None] | None = None
         self.by_gradient = False
+        self.is_bag = False
         self.features: dict[str, tuple[int, tuple[int, ...]]] = {}
         self.last_run_only: list[str] = []
+        self.ran_on_parts: set[str] = set()
         self._layers = layers
         self._images = images
         self._placements = placements
@@ -212,7 +223,7 @@ class Recorder:
             if len(runs) > 1:
                 runs[:] = self._of_each_image(runs, scores)  # releases the other runs
             for activation in runs:
-                if reason := activation.layout.missing_samples:
+                if reason := activation.layout.missing_samples(is_bag=self.is_bag):
                     self._reasons[name] = reason
                 else:
                     chosen.append(activation)
@@ -229,6 +240,9 @@ class Recorder:
             if not connected:
                 continue
             row = in_a_row(connected)
+            if row is None and see_different_views([run.layout for run in connected]):
+                self._reasons[connected[-1].layer] = APART
+                return []
             if row is None:
                 self.note_last_run_only(connected)
             chosen.append(connected[-1] if row is None else row)
@@ -244,6 +258,8 @@ class Recorder:
         has_weights = any(True for _ in self._hooked_modules()[last.layer].parameters())
         if sum(has_weights or run.evidence_shape == last.evidence_shape for run in runs) > 1:
             self.last_run_only.append(last.layer)
+            if len({run.layout.grid.seen for run in runs}) > 1:
+                self.ran_on_parts.add(last.layer)
 
     def exclude(self, name: str, reason: str) -> None:
         """Record why no map is made of a layer."""

@@ -95,34 +95,65 @@ def unconnected_message(recorder: Recorder, request: Request) -> str:
     )
 
 
+def zero_gradients(activation: Activation, grad: Tensor) -> Tensor:
+    """Return the samples ``[batch]`` whose target has no gradient at a layer.
+
+    Args:
+        activation: The layer.
+        grad: The gradient, as evidence ``[samples, channels, *space]``.
+    """
+    arrangement = activation.layout.arrangement
+    batch = len(grad) if arrangement is None else arrangement.batch
+    return (grad == 0).reshape(batch, -1).all(1)
+
+
+def may_be_blank(recorder: Recorder, activation: Activation) -> bool:
+    """Return whether a layer of zero gradients is worth a warning.
+
+    The automatic layer is, and a named layer of tokens: a layer that the caller names knowingly may
+    be one that the target does not use.
+    """
+    return isinstance(recorder, AutoRecorder) or activation.layout.kind == "tokens"
+
+
 def notice_zero_gradients(
-    notices: Notices, activation: Activation, grads: Sequence[Sequence[Tensor] | None]
+    notices: Notices, layer: str, zero: Sequence[Tensor], *, is_automatic: bool
 ) -> None:
-    """Add a warning for samples whose target has no gradient at the automatic layer.
+    """Add a warning for samples whose target has no gradient at a layer.
 
     Args:
         notices: Where the warning is added.
-        activation: The layer.
-        grads: For each target the gradients of the layer's runs.
+        layer: The layer's name.
+        zero: For each target `zero_gradients`.
+        is_automatic: Whether the layer was chosen automatically.
     """
-    layer, arrangement = activation.layer, activation.layout.arrangement
-    evidence = [activation.evidence(of_runs) for of_runs in grads if of_runs is not None]
-    batch = len(evidence[0]) if arrangement is None else arrangement.batch
-    zero = torch.stack([(grad == 0).reshape(batch, -1).all(1) for grad in evidence], 1)
+    if is_automatic:
+        chosen = ", which was chosen automatically,"
+        advice = (
+            "If this target is made by another branch of the model, name a layer of that branch."
+        )
+    else:
+        chosen = ""
+        advice = (
+            "The class token makes it, which patch tokens no longer reach after the last attention:"
+            " choose a layer before that, such as the last block's first normalisation, or 'auto'."
+        )
     notices.add(
-        zero,
-        f"The target's gradient is zero at layer {layer!r}, which was chosen automatically, for "
-        "sample(s) {samples}: the map is zero there. If this target is made by another branch of "
-        "the model, name a layer of that branch.",
+        torch.stack(list(zero), 1),
+        f"The target's gradient is zero at layer {layer!r}{chosen} for sample(s) {{samples}}: the "
+        f"map is zero there. {advice}",
     )
 
 
 def last_runs(recorder: Recorder) -> Iterator[str]:
     """Yield what to say of layers with a map of their last run only."""
     for layer in recorder.last_run_only:
+        parts = layer in recorder.ran_on_parts
         yield (
-            f"Layer {layer!r} ran several times on the same image: its map is that of the last run "
-            "that the target depends on."
+            f"Layer {layer!r} ran several times on "
+            f"{'parts of the same image that do not tile it' if parts else 'the same image'}: its "
+            "map is that of the last run that the target depends on"
+            f"{', and zero outside that part' if parts else ''}."
         )
 
 

@@ -14,9 +14,11 @@ from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.failures import (
     connected,
+    may_be_blank,
     notice_zero_gradients,
     require_layers,
     unconnected_message,
+    zero_gradients,
 )
 from medcam.engine.gradients import can_stream, gradients, stream_gradients
 from medcam.engine.model import isolation
@@ -33,8 +35,6 @@ def gather(
     leaves: Mapping[int, Tensor],
     keep_graph: bool,
     notices: Notices,
-    *,
-    is_bag: bool,
 ) -> Evidence:
     """Return the activations and gradients of a run that its methods need.
 
@@ -45,7 +45,6 @@ def gather(
         leaves: The images as leaves, by number; empty if no method needs their gradients.
         keep_graph: Whether the caller needs the graph afterwards.
         notices: Where warnings are added.
-        is_bag: Whether the first axis of the images is slices or views of one case.
 
     Raises:
         NoMapError: The scores depend on no recorded layer, or not on the input.
@@ -54,7 +53,7 @@ def gather(
     if not scores.requires_grad:
         raise NoMapError(unconnected_message(recorder, request))
     activations = recorder.activations(scores)
-    if is_bag:
+    if recorder.is_bag:
         activations = [activation.as_bag() for activation in activations]
     require_layers(request, recorder, activations)
     columns = scores.unbind(1)
@@ -64,7 +63,7 @@ def gather(
     single_runs = not any(activation.further for activation in with_gradients)
     may_stream = only_layers and not keep_graph and len(stored) > 1 and single_runs
     if may_stream and can_stream(scores, stored):
-        return _stream_maps(request, recorder, activations, columns)
+        return _stream_maps(request, recorder, activations, columns, notices)
     guided_follows = "guided_gradients" in needed
     plain_leaves = leaves if "input_gradients" in needed else {}
     last = len(columns) - 1
@@ -79,11 +78,14 @@ def gather(
     if with_gradients:
         per_run = [_per_activation(with_gradients, row) for row in rows]
         activations = connected(request, recorder, activations, per_run)
-        if isinstance(recorder, AutoRecorder):
-            for number, activation in enumerate(activations):
-                grads = [row[number] for row in per_run]
-                notice_zero_gradients(notices, activation, grads)
         evidence.gradients = [_by_layer(with_gradients, activations, row) for row in per_run]
+        if request.layer != "full":
+            for activation in filter(partial(may_be_blank, recorder), activations):
+                grads = [of_target[activation.key] for of_target in evidence.gradients]
+                zero = [zero_gradients(activation, grad) for grad in grads]
+                notice_zero_gradients(
+                    notices, activation.layer, zero, is_automatic=isinstance(recorder, AutoRecorder)
+                )
     if leaves:
         evidence.inputs = {n: without_subclass(leaf.detach()) for n, leaf in leaves.items()}
         if plain_leaves:
@@ -142,6 +144,7 @@ def _stream_maps(
     recorder: Recorder,
     activations: Sequence[Activation],
     columns: Sequence[Tensor],
+    notices: Notices,
 ) -> Evidence:
     """Make the maps of many layers during the backward pass.
 
@@ -154,6 +157,7 @@ def _stream_maps(
     groups = list(by_tensor.values())
     device = columns[0].device.type
     evidence = Evidence(maps=[{} for _ in columns])
+    zero: dict[str, list[Tensor]] = {}
 
     def use(
         maps: dict[LayerKey, dict[str, Tensor]], is_last: bool, index: int, grad: Tensor
@@ -162,6 +166,9 @@ def _stream_maps(
             for activation in groups[index]:
                 by_name = {"activations": activation.values}
                 by_name["gradients"] = activation.evidence([grad])
+                if request.layer != "full" and may_be_blank(recorder, activation):
+                    flags = zero_gradients(activation, by_name["gradients"])
+                    zero.setdefault(activation.layer, []).append(flags)
                 maps[activation.key] = {
                     method.name: evidence.apply(method, activation.key, by_name)
                     for method in request.methods
@@ -173,6 +180,8 @@ def _stream_maps(
         is_last = index + 1 == len(columns)
         tensors = (group[0].stored for group in groups)
         stream_gradients(column, tensors, partial(use, maps, is_last), retain_graph=not is_last)
+    for layer, flags in zero.items():
+        notice_zero_gradients(notices, layer, flags, is_automatic=False)
     rows = [[maps.get(activation.key) for activation in activations] for maps in evidence.maps]
     kept = connected(request, recorder, activations, rows)
     evidence.recorded = {activation.key: activation for activation in kept}

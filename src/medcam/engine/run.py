@@ -155,11 +155,10 @@ def _record(
         own_input.require_used(output, leaves.values(), own)
         is_bag = request.layout == "bag" or placements.is_bag(output, len(prepared.image))
         scores = _scores(prepared, output, batch=1 if is_bag else len(prepared.image))
+        recorder.is_bag = is_bag
         recorder.by_gradient = scores.target.task == "detection"
         with isolation.separate_buffers(prepared.modules if keep_graph else ()):
-            evidence = gather(
-                request, recorder, scores.values, leaves, keep_graph, notices, is_bag=is_bag
-            )
+            evidence = gather(request, recorder, scores.values, leaves, keep_graph, notices)
         with isolation.full_precision(prepared.image.device.type):
             axes = placements.map_axes(is_bag=is_bag)
             assembled = assemble(request, evidence, scores, prepared.images, notices, axes=axes)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from medcam.engine.model.placement.arrangement import Arrangement, stack_arrangements
+from medcam.engine.model.placement.arrangement import Arrangement
+from medcam.engine.model.placement.runs import see_apart, stack_arrangements
 from medcam.errors import NoMapError
 from medcam.maps import LayerGrid
 
@@ -57,16 +58,13 @@ class Layout:
         """Return a map of the evidence as a map of the image."""
         return values if self.arrangement is None else self.arrangement.map_of(values)
 
-    @property
-    def missing_samples(self) -> str:
-        """Why there is no map of all samples; empty if there is."""
-        arrangement = self.arrangement
-        if arrangement is None or arrangement.batch == arrangement.whole_batch:
-            return ""
-        return (
-            f"its output holds {arrangement.batch} of the {arrangement.whole_batch} samples of the "
-            "batch"
-        )
+    def missing_samples(self, *, is_bag: bool) -> str:
+        """Return why there is no map of each sample; empty if there is.
+
+        Args:
+            is_bag: Whether the samples are slices or views of one case: some may be unused.
+        """
+        return "" if self.arrangement is None else self.arrangement.missing_samples(is_bag=is_bag)
 
     @property
     def is_beside(self) -> bool:
@@ -89,27 +87,35 @@ class Layout:
         return replace(self, arrangement=bag, grid=bag.grid)
 
 
-def stacked(layouts: Sequence[Layout]) -> tuple[Layout, list[float]] | None:
-    """Return the layout of several runs, each of which saw one slice of the image.
+def stacked(layouts: Sequence[Layout]) -> tuple[Layout, list[int]] | None:
+    """Return the layout of several runs, each of which saw a part of the image.
 
     Args:
         layouts: The layouts of the runs.
 
     Returns:
-        The layout of all runs, in the order of the slices, and the position of each run; None if
-        the runs do not lie evenly along one axis of the image.
+        The layout of all runs, and the order of the runs in it; None if the parts do not lie
+        evenly beside each other.
     """
-    arrangements = [layout.arrangement for layout in layouts if layout.arrangement is not None]
+    arrangements = _arrangements(layouts)
     if len(arrangements) < 2 or len(arrangements) < len(layouts):
         return None
     result = stack_arrangements(arrangements)
     if result is None:
         return None
-    arrangement, positions = result
-    layout = replace(
-        layouts[0], arrangement=arrangement, grid=arrangement.grid, space=arrangement.evidence[2:]
-    )
-    return layout, positions
+    arrangement, order = result
+    return Layout.of_arrangement(arrangement), order
+
+
+def see_different_views(layouts: Sequence[Layout]) -> bool:
+    """Return whether runs saw different samples or views of an image."""
+    arrangements = _arrangements(layouts)
+    return len(arrangements) > 1 and see_apart(arrangements)
+
+
+def _arrangements(layouts: Sequence[Layout]) -> list[Arrangement]:
+    """Return the arrangements of layouts, where they are known."""
+    return [layout.arrangement for layout in layouts if layout.arrangement is not None]
 
 
 def inferred_layout(

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from medcam.engine.model.layouts import Layout, inferred_layout
 from medcam.engine.model.nested import describe, tensors
 from medcam.engine.model.placement.geometry import Geometry
-from medcam.engine.model.placement.reading import NotOnImageError, arrangement_of, holds_samples
+from medcam.engine.model.placement.parts import Misplaced
+from medcam.engine.model.placement.reading import arrangement_of
 from medcam.engine.model.placement.rules.apply import Origins
+from medcam.engine.model.placement.samples import NotOnImageError, holds_samples
 from medcam.engine.model.placement.tracer import ANY_IMAGE, Tracer
 
 
@@ -51,6 +53,8 @@ class PlacedTensor:
                 return Layout.of_arrangement(arrangement_of(origin, shape))
             except NotOnImageError as error:
                 return str(error)
+        if isinstance(origin, Misplaced):
+            return str(origin)
         reason = origin or "the model took another way than in the call that was followed"
         layout = inferred_layout(self.shape, shape[0], shape[2:], reason, module=module)
         if layout is None:

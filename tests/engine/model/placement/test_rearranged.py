@@ -124,7 +124,6 @@ def test_copies_of_an_image_in_the_batch_count_together(way):
 
 CROPS_IN_A_BATCH = {
     "quarters": lambda x: torch.cat([x[..., :8, :8], x[..., 8:, :8], x[..., 8:, 8:]], 0),
-    "halves": lambda x: torch.cat([x[..., :8], x[..., 8:]], 0),
     "mirrored": lambda x: torch.cat([x, x.flip(-1)], 0),
     "zoomed": lambda x: torch.cat([x, F.interpolate(x[..., 4:12, 4:12], scale_factor=2.0)], 0),
     "overlapping": lambda x: torch.stack([x[..., :8], x[..., 6:14]], 0).flatten(0, 1),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from medcam.maps import LayerGrid
@@ -30,9 +32,10 @@ class Arrangement:
         crops: For each of these axes what is kept of it: first index and length.
         inner: The extents after the crops, with the parts inside.
         order: The permutation of these axes.
-        evidence: The extents ``[samples, channels, *space]``.
+        evidence: The extents ``[samples, channels, *space]``, of all runs if there are several.
         batch: The number of samples of the image.
-        slices: The image's axes that are samples here, and their extents.
+        slices: The image's axes that are samples here, and their extents. The tiles of a picture
+            are samples, too, while ``space_axes`` are the axes of their cells.
         space_axes: The image's axes of the evidence's spatial axes.
         map_axes: The image's axes of the map.
         rolls: The shifts that undo circular shifts, for each spatial axis.
@@ -47,8 +50,8 @@ class Arrangement:
             tensor before the channels, or "rearranged".
         absent: The map's axes that the tensor does not run along: it is one cell there.
         is_beside: Whether the tensor also holds features of other images, beside these.
-        whole_batch: The number of samples of the image; ``batch`` is smaller if the network takes
-            the samples one after the other.
+        indices: For axis 0 the samples of the image that the tensor holds, and for axis 1 the
+            views, in its order.
     """
 
     split: tuple[int, ...]
@@ -70,7 +73,7 @@ class Arrangement:
     kind: Kind
     absent: tuple[int, ...]
     is_beside: bool
-    whole_batch: int
+    indices: tuple[tuple[int, tuple[int, ...]], ...]
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the layer's shape as ``[samples, channels, *space]``."""
@@ -87,22 +90,56 @@ class Arrangement:
 
     def map_of(self, values: Tensor) -> Tensor:
         """Return a map of the evidence, ``[samples, *space]``, as ``[batch, *map]``."""
-        if not self.slices and self.space_axes == self.map_axes and not any(self.slice_rolls):
+        is_whole = all(
+            indices == tuple(range(self.space[axis]))
+            for axis, indices in self.indices
+            if axis in self.map_axes or axis == 0
+        )
+        in_order = self.space_axes == self.map_axes and not any(self.slice_rolls)
+        if is_whole and in_order and not self.slices:
             return values
         axes = [*(axis for axis, _ in self.slices), *self.space_axes]
         shape = [self.batch, *(count for _, count in self.slices), *values.shape[1:]]
         values = values.reshape(shape)
         if any(self.slice_rolls):
             values = values.roll(self.slice_rolls, tuple(range(len(self.slice_rolls))))
-        order = sorted(range(len(axes)), key=lambda number: axes[number])
-        return values.permute(0, *(number + 1 for number in order))
+        order = sorted(
+            range(len(axes)), key=lambda number: axes[number]
+        )  # tiles before their cells
+        values = values.permute(0, *(number + 1 for number in order))
+        present = sorted(set(axes))
+        extents = [
+            prod(values.shape[1 + n] for n, number in enumerate(order) if axes[number] == axis)
+            for axis in present
+        ]
+        values = values.reshape(len(values), *extents)
+        for axis, indices in self.indices:
+            if axis in self.map_axes or axis == 0:
+                dim = present.index(axis) + 1 if axis in self.map_axes else 0
+                values = _in_place_of(values, dim, indices, self.space[axis])
+        return values
 
     @property
     def map_space(self) -> tuple[int, ...]:
         """The extents of the map."""
-        extents = dict(zip(self.space_axes, self.evidence[2:], strict=True))
-        extents.update(self.slices)
-        return tuple(extents.get(axis, 1) for axis in self.map_axes)
+        extents = dict.fromkeys(self.map_axes, 1)
+        for axis, extent in (*zip(self.space_axes, self.evidence[2:], strict=True), *self.slices):
+            extents[axis] = extents.get(axis, 1) * extent
+        extents.update({a: self.space[a] for a, _ in self.indices if a in extents})
+        return tuple(extents[axis] for axis in self.map_axes)
+
+    def missing_samples(self, *, is_bag: bool) -> str:
+        """Return why there is no map of each sample; empty if there is.
+
+        Args:
+            is_bag: Whether the samples are slices or views of one case: some may be unused.
+        """
+        whole, held = self.space[0], dict(self.indices).get(0)
+        if held is not None and len(set(held)) < len(held):
+            return "its output holds a sample of the batch twice"
+        if self.batch == whole or (is_bag and held is not None):
+            return ""
+        return f"its output holds {self.batch} of the {whole} samples of the batch"
 
     def as_bag(self) -> Arrangement:
         """Return the arrangement for an input whose first axis is slices of one case."""
@@ -115,6 +152,15 @@ class Arrangement:
             self, batch=1, slices=((0, self.batch), *self.slices), grid=first,
             map_axes=(0, *self.map_axes), slice_rolls=(0, *self.slice_rolls),
         )  # fmt: skip
+
+
+def _in_place_of(values: Tensor, dim: int, indices: Sequence[int], extent: int) -> Tensor:
+    """Return values of some samples or views in the place of each; the others are zero."""
+    if tuple(indices) == tuple(range(extent)):
+        return values
+    shape = [*values.shape[:dim], extent, *values.shape[dim + 1 :]]
+    chosen = torch.tensor(indices, device=values.device)
+    return values.new_zeros(shape).index_copy(dim, chosen, values)
 
 
 def limited(
@@ -131,72 +177,3 @@ def limited(
         low > first or high < last for (low, high), (first, last) in zip(seen, whole, strict=True)
     ]
     return tuple(seen) if any(inside) else ()
-
-
-def stack_arrangements(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[float]] | None:
-    """Return the arrangement of runs that see one slice, view or sample each, and their positions.
-
-    Returns:
-        None if the runs do not lie evenly along one axis that they do not run along themselves.
-    """
-    first = runs[0]
-    if any((run.evidence, run.map_axes) != (first.evidence, first.map_axes) for run in runs):
-        return None
-    axis = _moving_axis(runs)
-    if axis is None:
-        return None
-    positions = [run.centre[axis] for run in runs]
-    low, high = min(positions), max(positions)
-    step = (high - low) / (len(runs) - 1)
-    if any(abs(p - low - i * step) > 0.01 * step for i, p in enumerate(sorted(positions))):
-        return None
-    if axis == 0:
-        held = first.batch * len(runs)
-        return (replace(first, batch=held), positions) if step == first.batch else None
-    seen = tuple(
-        (min(low for low, _ in borders), max(high for _, high in borders))
-        for borders in zip(*(run.seen for run in runs), strict=True)
-    )
-    spaces = [
-        (a, n) for a, n in zip(first.space_axes, first.evidence[2:], strict=True) if a != axis
-    ]
-    grids = {
-        a: pair for a, *pair in zip(first.map_axes, first.grid.start, first.grid.step, strict=True)
-    }
-    grids[axis] = [low, step]
-    # views that are the input's channels become an axis; an axis of colours is none of the map
-    map_axes = first.map_axes if axis > 1 else (1, *(a for a, _ in spaces if a not in first.absent))
-    spaces = [(a, n) for a, n in spaces if a in map_axes]
-    if sum(n > 1 for _, n in spaces) < MIN_PICTURE_AXES:
-        return None
-    arrangement = replace(
-        first,
-        evidence=(*first.evidence[:2], *(n for _, n in spaces)),
-        slices=(*first.slices, (axis, len(runs))),
-        space_axes=tuple(a for a, _ in spaces),
-        map_axes=map_axes,
-        rolls=(0,) * len(spaces) if not any(first.rolls) else first.rolls,
-        slice_rolls=(*first.slice_rolls, 0),
-        seen=seen,
-        grid=LayerGrid(
-            tuple(grids[a][0] for a in map_axes),
-            tuple(grids[a][1] for a in map_axes),
-            seen=limited([seen[a] for a in map_axes], [first.space[a] for a in map_axes]),
-        ),
-        is_plain=False,
-        absent=tuple(a for a in first.absent if a in map_axes and a != axis),
-    )
-    return arrangement, positions
-
-
-def _moving_axis(runs: Sequence[Arrangement]) -> int | None:
-    """Return the only axis of the image along which the runs' positions differ."""
-    centres = [run.centre for run in runs]
-    moving = [axis for axis, along in enumerate(zip(*centres, strict=True)) if len(set(along)) > 1]
-    if len(moving) != 1:
-        return None
-    axis, first = moving[0], runs[0]
-    apart = len({centre[axis] for centre in centres}) == len(runs)
-    if axis > 1:
-        return axis if apart and axis in first.absent else None
-    return axis if apart and (axis == 1 or first.batch < first.whole_batch) else None

@@ -9,6 +9,7 @@ from math import isclose, prod
 
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.parts import (
+    MisplacedError,
     Parts,
     UnplacedError,
     axes_of,
@@ -56,7 +57,8 @@ def joined(
             index = dim - len(shape) + len(geometry.dims)
             if index >= 0 and size_of(geometry.dims[index]) == size:
                 choices[i] = _large(merged(geometry.dims[index]))
-        plain = next((p for p in choices.values() if any(q.inner for q in p)), nothing(size))
+        marked = (p for p in choices.values() if any(q.inner or (q.step and q.size > 1) for q in p))
+        plain = next(marked, nothing(size))
         along = [i for i, parts in choices.items() if axes_of(parts)]
         if not along:
             dims.append(plain)
@@ -70,10 +72,24 @@ def joined(
                     raise UnplacedError("tensors of different places are joined")
                 elsewhere.add(i)
     placed = [i for i in range(len(geometries)) if i not in elsewhere] or [0]
+    _require_overlap([geometries[i] for i in placed])
     result = combined(
         [_broadcast(geometries[i], dims) for i in placed], dims, lambda n: weight(placed[n])
     )
     return _seeing(result, [geometries[i] for i in elsewhere])
+
+
+def _require_overlap(geometries: Sequence[Geometry]) -> None:
+    """Raise if tensors that are joined see parts of the image beside each other.
+
+    Raises:
+        MisplacedError: Two neighbours do not overlap: tiles, or the halves of a picture.
+    """
+    for axis in range(len(geometries[0].start)) if len(geometries) > 1 else ():
+        along = [g for g in geometries if axis in g.axes and _extent(g, axis) > 1]
+        intervals = sorted(geometry.interval(axis) for geometry in along)
+        if any(low > high for (_, high), (low, _) in pairwise(intervals)):
+            raise MisplacedError("parts of the image that lie beside each other are joined")
 
 
 _CLEARLY = 2
@@ -109,9 +125,9 @@ def _large(parts: Parts) -> Parts:
     return tuple(part for part in parts if part.size > 1) or parts
 
 
-def _outline(parts: Parts) -> list[tuple[int | None, int, int]]:
+def _outline(parts: Parts) -> list[tuple[int | None, int, int, tuple[int, ...]]]:
     """Return what tensors have in common that run along the same indices."""
-    return [(part.axis, part.size, part.before) for part in flat(parts)]
+    return [(part.axis, part.size, part.before, part.picks) for part in flat(parts)]
 
 
 def _broadcast(geometry: Geometry, dims: Sequence[Parts]) -> Geometry:
@@ -199,10 +215,41 @@ def _mean_steps(
     return tuple(result)
 
 
+def lie_apart(first: Geometry, second: Geometry, *, but: Sequence[int] = ()) -> bool:
+    """Return whether the cells of two tensors lie in different places, or run in other directions.
+
+    Args:
+        first: The geometry of one tensor.
+        second: That of the other.
+        but: Axes of the image on which they may differ.
+    """
+    for axis in range(len(first.start)):
+        if axis in but:
+            continue
+        steps = [_steps(geometry, axis) for geometry in (first, second)]
+        if [step < 0 for step in steps[0]] != [step < 0 for step in steps[1]]:
+            return True
+        near = min([abs(step) for step in steps[0] + steps[1]], default=1.0) / 2
+        if abs(first.start[axis] - second.start[axis]) > near:
+            return True
+    return False
+
+
+def moving_axes(starts: Sequence[tuple[float, ...]]) -> list[int]:
+    """Return the axes of the image along which tensors lie at different places."""
+    along = enumerate(zip(*starts, strict=True))
+    return [axis for axis, values in along if max(values) - min(values) > 1e-6]
+
+
+def _steps(geometry: Geometry, axis: int) -> list[float]:
+    """Return the steps of the parts along an axis of the image."""
+    parts = flat(part for dim in geometry.dims for part in dim)
+    return [part.step for part in parts if part.axis == axis and part.size > 1]
+
+
 def _is_mirrored(geometry: Geometry, axis: int) -> bool:
     """Return whether a tensor runs against the image along one of its axes."""
-    parts = flat(part for dim in geometry.dims for part in dim)
-    return any(part.axis == axis and part.size > 1 and part.step < 0 for part in parts)
+    return any(step < 0 for step in _steps(geometry, axis))
 
 
 def _extent(geometry: Geometry, axis: int) -> int:

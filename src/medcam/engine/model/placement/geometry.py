@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from medcam.engine.model.placement.parts import (
+    MisplacedError,
     Part,
     Parts,
     UnplacedError,
@@ -14,6 +15,7 @@ from medcam.engine.model.placement.parts import (
     flat,
     merged,
     nothing,
+    picked,
     size_of,
 )
 
@@ -46,7 +48,7 @@ class Geometry:
 
         Example:
             >>> Geometry.of_image((2, 1)).dims
-            ((Part(size=2, axis=0, step=1.0, before=0, inner=()),), (Part(size=1, axis=1, step=1.0, before=0, inner=()),))
+            ((Part(size=2, axis=0, step=1.0, before=0, inner=(), picks=()),), (Part(size=1, axis=1, step=1.0, before=0, inner=(), picks=()),))
         """  # noqa: E501  # the line is what Python prints
         rank = len(shape)
         dims = tuple((Part(size, axis, 1.0),) for axis, size in enumerate(shape))
@@ -84,15 +86,20 @@ class Geometry:
         reach[axis] += abs(widening)
         return replace(self, start=tuple(start), width=tuple(width), reach=tuple(reach))
 
+    def interval(self, axis: int) -> tuple[float, float]:
+        """Return the positions of the first and the last cell along an axis of the image."""
+        low = high = self.start[axis]
+        for part in flat(part for parts in self.dims for part in parts):
+            if part.axis == axis:
+                low += min(0.0, (part.size - 1) * part.step, *part.picks)
+                high += max(0.0, (part.size - 1) * part.step, *part.picks)
+        return low, high
+
     def cut(self, axis: int | None) -> Geometry:
         """Return the geometry after a cut along one axis of the image: no more is seen beyond."""
         if axis is None:
             return self
-        low = high = self.start[axis]
-        for part in flat(part for parts in self.dims for part in parts):
-            if part.axis == axis:
-                low += min(0.0, (part.size - 1) * part.step)
-                high += max(0.0, (part.size - 1) * part.step)
+        low, high = self.interval(axis)
         reach = self.reach[axis] - 0.5  # half would do if the field were centred at the cell
         seen = list(self.seen)
         seen[axis] = (max(seen[axis][0], low - reach), min(seen[axis][1], high + reach))
@@ -112,6 +119,24 @@ class Geometry:
             length = (part.size - 1) * part.step
             geometry = geometry.moved(part.axis, length / 2, length)
         return geometry
+
+
+def require_no_tiles(removed: Iterable[Part], geometry: Geometry) -> None:
+    """Raise if a sum has run over the tiles of a picture, while their cells are still there.
+
+    Args:
+        removed: The parts that were summed over.
+        geometry: The geometry of the sum.
+
+    Raises:
+        MisplacedError: A cell sees the same position in each tile, so it lies nowhere.
+    """
+    remaining = [part for parts in geometry.dims for part in flat(parts) if part.size > 1]
+    for part in flat(removed):
+        fine = [rest for rest in remaining if rest.axis == part.axis is not None]
+        extent = max((rest.size * abs(rest.step) for rest in fine), default=0.0)
+        if part.size > 1 and fine and abs(part.step) >= (1 - 1e-6) * extent:
+            raise MisplacedError("parts of the image that lie beside each other are joined")
 
 
 def single(geometry: Geometry, dim: int) -> tuple[Part | None, Geometry]:
@@ -153,6 +178,8 @@ def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) 
     if (low, count, stride) == (0, total, 1):
         return geometry
     if not axes_of(parts):
+        if any(part.step for part in flat(parts)):
+            raise MisplacedError("parts of the image are put beside each other and taken apart")
         return geometry.with_dim(dim, nothing(count))
     if len(parts) == 1 and parts[0].inner:
         return _sliced_inside(geometry, dim, parts[0], low, count, stride)
@@ -169,6 +196,10 @@ def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) 
     part, geometry = single(geometry, dim)
     if part is None:
         return geometry.with_dim(dim, nothing(count))
+    if part.axis is not None and part.picks:
+        chosen = part.picks[low : low + count * stride : stride]
+        geometry = geometry.moved(part.axis, chosen[0])
+        return geometry.with_dim(dim, (picked(part.axis, chosen),)).cut(part.axis)
     geometry = geometry.moved(part.axis, low * part.step)
     return geometry.with_dim(dim, (Part(count, part.axis, part.step * stride),)).cut(part.axis)
 

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from medcam.engine.model.placement.combining import lie_apart
 from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.parts import Misplaced, UnplacedError, reason_of
 from medcam.engine.model.placement.rules.apply import Origins
 from medcam.engine.model.placement.writing import Whole
+
+IN_PLACE = "a part of a tensor was written in place"
 
 
 @dataclass(eq=False)
@@ -31,6 +35,45 @@ class Storage:
     views: dict[tuple[Any, ...], Origins] = field(default_factory=dict)
     whole: dict[int, str] = field(default_factory=dict)
     filled: Whole | None = None
+
+    def fill(self, whole: Whole, part: Tensor, origins: Origins) -> bool:
+        """Record that a part of a new tensor was written; return whether that could be followed."""
+        if tuple(part.shape) == whole.shape:
+            return False
+        filled: Origins = {}
+        for image, geometry in origins.items():
+            if image < 0:
+                continue  # of what was there before
+            if isinstance(geometry, str):
+                return False
+            try:
+                filled[image] = whole.write(image, part, geometry)
+            except UnplacedError as error:
+                filled[image] = self.whole[image] = reason_of(error)
+        if not filled:
+            return False
+        key = whole.offset, whole.shape, strides_key(whole.shape, whole.strides)
+        earlier = {k: g for k, g in self.views.get(key, {}).items() if k not in filled}
+        self.views = {key: {**earlier, **filled}, view_key(part): origins}
+        for image in origins:
+            self.whole.setdefault(image, IN_PLACE)
+        return True
+
+    def overwrite(self, key: tuple[Any, ...], origins: Origins) -> None:
+        """Record that a part was written in place: the whole is of several origins.
+
+        Args:
+            key: The part.
+            origins: The origins of what was written.
+        """
+        before = self.views.get(key, {})
+        for image, after in origins.items():
+            earlier = before.get(image)
+            if not isinstance(earlier, Geometry) or not isinstance(after, Geometry):
+                continue
+            if lie_apart(earlier, after):
+                self.whole[image] = Misplaced(f"{IN_PLACE} with values of another place")
+        self.views.clear()
 
 
 def has_memory(tensor: Tensor) -> bool:

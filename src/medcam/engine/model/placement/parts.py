@@ -17,6 +17,27 @@ class UnplacedError(Exception):
     """An operation after which the places of the cells are unknown."""
 
 
+class MisplacedError(UnplacedError):
+    """An operation after which the cells lie where no map can show them, whatever their shape."""
+
+
+class Misplaced(str):
+    """The reason why a tensor lies where no map can show it, so that its shape tells no place."""
+
+    __slots__ = ()
+
+
+def reason_of(error: UnplacedError, operation: str = "") -> str:
+    """Return the reason why a place is unknown.
+
+    Args:
+        error: The error.
+        operation: The name of the operation; empty to leave it out.
+    """
+    text = f"{error} (operation {operation!r})" if operation else str(error)
+    return Misplaced(text) if isinstance(error, MisplacedError) else text
+
+
 @dataclass(frozen=True)
 class Part:
     """A factor of a tensor's axis.
@@ -24,9 +45,12 @@ class Part:
     Attributes:
         size: The number of indices.
         axis: The axis of the image; None for a part that runs along nothing of the image.
-        step: The distance between neighbours, in voxels of the image.
+        step: The distance between neighbours, in voxels of the image. For features whether they
+            lie in different places (1.0), of which the mean counts.
         before: The number of indices before the part that ``inner`` describes (a class token).
         inner: The parts inside a longer axis; empty for a plain part.
+        picks: For samples or views in another order the distance of each index from index 0;
+            ``step`` is then 0.
     """
 
     size: int
@@ -34,6 +58,7 @@ class Part:
     step: float = 0.0
     before: int = 0
     inner: tuple[Part, ...] = ()
+    picks: tuple[int, ...] = ()
 
     @property
     def axes(self) -> frozenset[int]:
@@ -45,6 +70,12 @@ class Part:
 
 Parts = tuple[Part, ...]
 """The parts of one axis of a tensor."""
+
+
+def in_order(parts: Sequence[Part], axis: int) -> list[int]:
+    """Return the numbers of the parts along one axis of the image, the coarsest first."""
+    numbers = [n for n, part in enumerate(parts) if part.axis == axis]
+    return sorted(numbers, key=lambda n: (-abs(parts[n].step), -parts[n].size))
 
 
 def axes_of(parts: Iterable[Part]) -> frozenset[int]:
@@ -60,6 +91,37 @@ def size_of(parts: Iterable[Part]) -> int:
 def nothing(size: int) -> Parts:
     """Return an axis that runs along nothing of the image."""
     return () if size == 1 else (Part(size),)
+
+
+def picked(axis: int, indices: Sequence[int]) -> Part:
+    """Return the part of chosen indices of an axis, such as samples or views in another order.
+
+    Args:
+        axis: The axis of the image.
+        indices: The indices on it.
+
+    Example:
+        >>> picked(1, [0, 2, 4])
+        Part(size=3, axis=1, step=2.0, before=0, inner=(), picks=())
+        >>> picked(1, [2, 0, 1]).picks
+        (0, -2, -1)
+    """
+    distances = tuple(index - indices[0] for index in indices)
+    step = distances[1] if len(distances) > 1 else 1
+    if step and all(distance == i * step for i, distance in enumerate(distances)):
+        return Part(len(indices), axis, float(step))
+    return Part(len(indices), axis, picks=distances)
+
+
+def indices_of(part: Part, start: float) -> list[int]:
+    """Return the indices on the image that a part of samples or views runs along.
+
+    Args:
+        part: The part.
+        start: The index on the image of its index 0.
+    """
+    distances = part.picks or [i * part.step for i in range(part.size)]
+    return [round(start + distance) for distance in distances]
 
 
 def flat(parts: Iterable[Part]) -> list[Part]:
@@ -85,9 +147,11 @@ def merged(parts: Parts) -> Parts:
 
 def _continues(coarse: Part, fine: Part) -> bool:
     """Return whether two parts run evenly along one axis of the image, the first being coarser."""
-    if coarse.inner or fine.inner or coarse.axis != fine.axis:
+    if coarse.inner or fine.inner or coarse.picks or fine.picks or coarse.axis != fine.axis:
         return False
-    return fine.axis is None or isclose(coarse.step, fine.step * fine.size, rel_tol=1e-6)
+    if fine.axis is None:
+        return bool(coarse.step) == bool(fine.step)
+    return isclose(coarse.step, fine.step * fine.size, rel_tol=1e-6)
 
 
 def _evenly(parts: Iterable[Part]) -> list[Part]:
@@ -127,7 +191,7 @@ def regrouped(dims: Sequence[Parts], shape: Sequence[int]) -> tuple[Parts, ...]:
             if missing % part.size == 0:
                 taken.append(waiting.pop(0))
                 missing //= part.size
-            elif part.size % missing == 0 and not part.inner:
+            elif part.size % missing == 0 and not part.inner and not part.picks:
                 rest = part.size // missing
                 taken.append(Part(missing, part.axis, part.step * rest))
                 waiting[0] = Part(rest, part.axis, part.step)

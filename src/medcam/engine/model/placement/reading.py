@@ -9,11 +9,17 @@ from math import isclose, prod
 from medcam.engine.model.placement.arrangement import (
     MIN_PICTURE_AXES,
     Arrangement,
-    Kind,
     limited,
 )
 from medcam.engine.model.placement.geometry import Geometry
-from medcam.engine.model.placement.parts import Part, axes_of, flat, size_of
+from medcam.engine.model.placement.kinds import kind_of
+from medcam.engine.model.placement.parts import Part, axes_of, flat, in_order, size_of
+from medcam.engine.model.placement.samples import (
+    NotOnImageError,
+    dims_of_samples,
+    held_indices,
+    require_one_place,
+)
 from medcam.maps import LayerGrid
 
 _SNAP = 1e-3
@@ -22,10 +28,6 @@ _SNAP = 1e-3
 
 _BESIDE = 0.2
 """The share of cells beyond an image from which on they are taken for those of another image."""
-
-
-class NotOnImageError(Exception):
-    """A tensor that is no picture: it does not run along the axes of the image."""
 
 
 def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
@@ -40,8 +42,9 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
     """
     split, crops, leaves = _split(geometry)
     parts = [part for _, part in leaves]
-    batch = _batch(parts, shape[0])
-    channels = _channel_numbers(leaves)
+    require_one_place(leaves, len(shape))
+    batch = prod(part.size for part in parts if part.axis == 0)
+    channels = _channel_numbers(leaves, dims_of_samples(leaves, len(shape)))
     map_axes = _map_axes(parts, channels, len(shape))
     by_axis = {axis: _numbers_of(parts, axis) for axis in map_axes}
     sliced = _slice_axes(leaves, by_axis)
@@ -69,13 +72,10 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         batch * prod(extents[a] for a in sliced), count, *(extents[axis] for axis in spaces)
     )  # fmt: skip
     tensor_shape = tuple(prod(p.size for p in dim) for dim in geometry.dims)
+    indices = held_indices(geometry, parts, map_axes)
     is_plain = order == sorted(order) and evidence == tensor_shape
     is_rolled = any(geometry.rolled[axis] for axis in spaces)
-    in_order = [n for n in order if parts[n].size > 1 and n not in batch_numbers]
-    in_order = [n for n in in_order if parts[n].axis not in sliced]
-    dims_of_space = [leaves[n][0] for axis in spaces for n in by_axis[axis] if parts[n].size > 1]
-    is_first = in_order == sorted(in_order) and len(set(dims_of_space)) == len(dims_of_space)
-    kind: Kind = "channels first" if is_first else _kind(leaves, channels, spaces)
+    kind = kind_of(leaves, order, channels, {axis: by_axis[axis] for axis in spaces}, len(shape))
     return Arrangement(
         split=tuple(split),
         crops=tuple(crops),
@@ -88,7 +88,8 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         map_axes=map_axes,
         rolls=tuple(-geometry.rolled[axis] for axis in spaces),
         slice_rolls=tuple(-geometry.rolled[axis] for axis in (0, *sliced)),
-        grid=_grid(geometry, parts, by_axis, shape),
+        indices=indices,
+        grid=_grid(geometry, parts, by_axis, shape, {axis for axis, _ in indices}),
         centre=geometry.start,
         seen=geometry.seen,
         space=tuple(shape),
@@ -96,7 +97,6 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         kind=kind,
         absent=tuple(axis for axis in map_axes if not by_axis[axis]),
         is_beside=_is_beside(geometry, shape),
-        whole_batch=shape[0],
     )
 
 
@@ -117,24 +117,6 @@ def _is_beside(geometry: Geometry, shape: Sequence[int]) -> bool:
         if sum(outside) > _BESIDE * part.size:
             return True
     return False
-
-
-def _kind(
-    leaves: Sequence[tuple[int, Part]], channels: Sequence[int], spaces: Sequence[int]
-) -> Kind:
-    """Return the kind of a tensor that is not the evidence as it is.
-
-    Raises:
-        NotOnImageError: It has no axis for channels.
-    """
-    dims = [{dim for dim, part in leaves if part.axis == axis and part.size > 1} for axis in spaces]
-    of_channels = {leaves[n][0] for n in channels}
-    shares_axis = any(a & b for i, a in enumerate(dims) for b in dims[i + 1 :])
-    if shares_axis and set().union(*dims) & of_channels:
-        raise NotOnImageError("its output has places and channels in one axis (flattened)")
-    if not of_channels or min(of_channels) < max(set().union(*dims)):
-        return "rearranged"
-    return "tokens" if shares_axis else "channels last"
 
 
 def _split(
@@ -168,28 +150,18 @@ def _split(
     return split, crops, leaves
 
 
-def _batch(parts: Sequence[Part], batch: int) -> int:
-    """Return the number of samples that the tensor holds: all, or those of one run of several.
-
-    Raises:
-        NotOnImageError: The samples are mixed.
-    """
-    along = [part for part in parts if part.axis == 0]
-    held = prod(part.size for part in along)
-    if held != batch and any(part.step != 1 for part in along if part.size > 1):
-        raise NotOnImageError("its output mixes the samples of the batch")
-    return held
-
-
-def _channel_numbers(leaves: Sequence[tuple[int, Part]]) -> list[int]:
+def _channel_numbers(leaves: Sequence[tuple[int, Part]], batch_dims: set[int]) -> list[int]:
     """Return the numbers of the parts that are channels.
 
-    The input's channels count as channels if there are no others, or beside others in one axis.
+    The input's channels count as channels if there are no others and they are not among the
+    samples, or beside others in one axis.
     """
     features = [n for n, (_, part) in enumerate(leaves) if part.axis is None]
     dims = {leaves[n][0] for n in features if leaves[n][1].size > 1}
     of_input = [n for n, (_, part) in enumerate(leaves) if part.axis == 1]
-    beside = [n for n in of_input if leaves[n][0] in dims or not dims or leaves[n][1].size == 1]
+    if not dims:
+        dims = {leaves[n][0] for n in of_input} - batch_dims
+    beside = [n for n in of_input if leaves[n][0] in dims or leaves[n][1].size == 1]
     return sorted([*features, *beside])
 
 
@@ -217,8 +189,7 @@ def _numbers_of(parts: Sequence[Part], axis: int) -> list[int]:
     Raises:
         NotOnImageError: They do not make up an even axis.
     """
-    numbers = [n for n, part in enumerate(parts) if part.axis == axis]
-    numbers.sort(key=lambda n: (-abs(parts[n].step), -parts[n].size))
+    numbers = in_order(parts, axis)
     large = [n for n in numbers if parts[n].size > 1]
     for coarse, fine in pairwise(large):
         expected = parts[fine].step * parts[fine].size
@@ -250,10 +221,18 @@ def _grid(
     parts: Sequence[Part],
     by_axis: dict[int, list[int]],
     shape: Sequence[int],
+    held: set[int],
 ) -> LayerGrid:
-    """Return where the cells of the map lie; an axis that was summed over is one cell."""
+    """Return where the cells of the map lie; an axis that was summed over is one cell.
+
+    Along views, the axes ``held``, the map has all of the image.
+    """
     start, step = [], []
     for axis, numbers in by_axis.items():
+        if axis in held:
+            start.append(0.0)
+            step.append(1.0)
+            continue
         finest = [part for n in numbers if (part := parts[n]).size > 1]
         first = geometry.start[axis]
         for number in numbers:  # features that divide a cell begin before its centre
@@ -263,7 +242,9 @@ def _grid(
         low, high = geometry.seen[axis]
         start.append(first)
         step.append(min(finest, key=lambda part: abs(part.step)).step if finest else high - low)
-    seen = tuple(geometry.seen[axis] for axis in by_axis)
+    seen = tuple(
+        (-0.5, shape[axis] - 0.5) if axis in held else geometry.seen[axis] for axis in by_axis
+    )
     return LayerGrid(
         tuple(map(_snapped, start)), tuple(map(_snapped, step)),
         seen=limited(seen, [shape[axis] for axis in by_axis]),
@@ -274,22 +255,3 @@ def _snapped(value: float) -> float:
     """Return a position without what a path of vanishing weight adds to a whole or half voxel."""
     near = round(value * 2) / 2
     return near if abs(value - near) < _SNAP else value
-
-
-def holds_samples(geometry: Geometry, batch: int) -> bool | None:
-    """Return whether the first axis of a tensor holds the samples of the image's first axis.
-
-    None if that is unclear: for a number, and for a tensor that holds some of the samples.
-
-    Args:
-        geometry: The tensor's geometry.
-        batch: The extent of the image's first axis.
-    """
-    if not geometry.dims:
-        return None
-    along = [part for part in flat(geometry.dims[0]) if part.axis == 0]
-    if prod(part.size for part in along) == batch:
-        return True
-    elsewhere = any(part.axis == 0 and part.size > 1 for p in geometry.dims for part in flat(p))
-    picked = any(part.step <= 1 for part in along)
-    return None if elsewhere or picked else False

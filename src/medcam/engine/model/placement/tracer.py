@@ -22,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from medcam.engine.model.placement.entries import Entries
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.memory import (
+    IN_PLACE,
     Storage,
     has_memory,
     same_places,
-    strides_key,
     view_key,
 )
 from medcam.engine.model.placement.numbers import READS_NUMBERS, ReadingMode
@@ -35,10 +35,12 @@ from medcam.engine.model.placement.writing import Whole
 
 _log = logging.getLogger("medcam")
 
+_Entering = tuple[dict[str, Any], dict[int, Origins]]
+"""The arguments of an operation by name, and the origins of the tensors among them by id."""
+
 _Result = TypeVar("_Result")
 
 _NO_MEMORY = "it went through a nested, sparse or wrapped tensor"
-_IN_PLACE = "a part of a tensor was written in place"
 _UNWRITTEN = "memory that an operation unknown to medcam may have written"
 _CREATES_UNWRITTEN = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 _CREATES = {
@@ -131,12 +133,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             before = _unless_it_fails(lambda: self._inputs(func, args, kwargs))
             result = func(*args, **kwargs)
             if before is not None:
-                _unless_it_fails(lambda: self._follow(func, before, result))
+                _unless_it_fails(lambda: self._follow_or_lose(func, before, result))
         return result
 
-    def _inputs(
-        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[int, Origins]]:
+    def _inputs(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Entering:
         """Return the arguments by name, and the origins of the tensors among them by id.
 
         They are read before the operation runs, because it may work in place.
@@ -162,21 +162,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
                     origins[id(tensor)] = known
         return arguments, origins
 
-    def _follow(
-        self, func: Any, before: tuple[dict[str, Any], dict[int, Origins]], result: Any
-    ) -> None:
-        """Record the origins of an operation's results."""
+    def _follow(self, func: Any, before: _Entering, result: Any) -> bool:
+        """Record the origins of an operation's results; return whether nothing failed."""
         arguments, origins = before
         results = list(result) if isinstance(result, (list, tuple)) else [result]
         tensors = [value if isinstance(value, Tensor) else None for value in results]
         name = func._schema.name.removeprefix("aten::")
         if name in _CREATES and tensors[0] is not None and has_memory(tensors[0]):
             self._create(tensors[0], is_written=name not in _CREATES_UNWRITTEN)
-            return
+            return True
         if not origins:
             if func._schema.is_mutable:
                 self._overwrite(tensors)
-            return
+            return True
         self.follows_data |= name in READS_NUMBERS
         images = sorted(set().union(*origins.values()))
         shapes = [tuple(t.shape) if has_memory(t) else () for t in tensors if t is not None]
@@ -195,6 +193,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
                 continue
             if name != "copy_" or not self._fill(tensor, item):
                 self._add(tensor, item, overwrites=mutated)
+        return True
+
+    def _follow_or_lose(self, func: Any, before: _Entering, result: Any) -> None:
+        """Record the origins of an operation's results, or that their places are unknown."""
+        if _unless_it_fails(lambda: self._follow(func, before, result)):
+            return
+        images: set[int] = set().union(*before[1].values())
+        reason = f"the operation {func._schema.name.removeprefix('aten::')!r} is not followed"
+        for tensor in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(tensor, Tensor) and images:
+                self._add(tensor, dict.fromkeys(images, reason), overwrites=True)
 
     def _create(self, tensor: Tensor, *, is_written: bool) -> None:
         """Record a new tensor that is empty or constant."""
@@ -209,26 +218,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         storage = self._storage_of(part)
         if storage is None or storage.filled is None or not origins:
             return False
-        if tuple(part.shape) == storage.filled.shape:
-            return False
-        whole: Origins = {}
-        for image, geometry in origins.items():
-            if image == ANY_IMAGE:
-                continue  # of what was there before
-            if isinstance(geometry, str):
-                return False
-            whole[image] = storage.filled.write(image, part, geometry)
-        key = (
-            storage.filled.offset, storage.filled.shape,
-            strides_key(storage.filled.shape, storage.filled.strides),
-        )  # fmt: skip
-        earlier = {k: g for k, g in storage.views.get(key, {}).items() if k not in whole}
-        if not whole:
-            return False
-        storage.views = {key: {**earlier, **whole}, view_key(part): origins}
-        for image in origins:
-            storage.whole.setdefault(image, _IN_PLACE)
-        return True
+        return storage.fill(storage.filled, part, origins)
 
     def _overwrite(self, tensors: Sequence[Tensor | None]) -> None:
         """Record that memory has been written with values of no image."""
@@ -255,9 +245,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             and tensor.numel() * tensor.element_size() != memory.nbytes()
             and not same_places(storage.views.get(view_key(tensor)), origins)
         ):
-            storage.views.clear()  # a part of it was written: the whole is of several origins
+            storage.overwrite(view_key(tensor), origins)
         for image in origins:
-            storage.whole.setdefault(image, _IN_PLACE)
+            storage.whole.setdefault(image, IN_PLACE)
         if origins == {ANY_IMAGE: _UNWRITTEN}:
             storage.whole[ANY_IMAGE] = _UNWRITTEN
             return

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from torch import Tensor
 
-from medcam.engine.model.placement.combining import combined, joined
+from medcam.engine.model.placement.combining import combined, joined, lie_apart, moving_axes
 from medcam.engine.model.placement.geometry import Geometry, single
 from medcam.engine.model.placement.parts import (
+    MisplacedError,
     Part,
     Parts,
     UnplacedError,
     axes_of,
     nothing,
+    picked,
     size_of,
 )
+
+
+@dataclass(frozen=True, eq=False)
+class _Write:
+    """A part of a tensor that was written.
+
+    Attributes:
+        indices: The indices on the axes of the tensor of which one index was written.
+        ranges: The first index and the end on each axis of the tensor.
+        geometry: The geometry on the whole tensor.
+    """
+
+    indices: dict[int, int]
+    ranges: tuple[tuple[int, int], ...]
+    geometry: Geometry
 
 
 @dataclass(eq=False)
@@ -27,14 +45,13 @@ class Whole:
         shape: Its shape.
         strides: Its strides.
         offset: Its offset in the memory.
-        writes: For each image the parts that were written: the indices on axes of which one index
-            was written, and the geometry on the whole tensor.
+        writes: For each image the parts that were written.
     """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
-    writes: dict[int, list[tuple[dict[int, int], Geometry]]] = field(default_factory=dict)
+    writes: dict[int, list[_Write]] = field(default_factory=dict)
 
     def write(self, image: int, part: Tensor, geometry: Geometry) -> Geometry:
         """Return the geometry of the whole tensor on an image after a part was written.
@@ -47,32 +64,36 @@ class Whole:
         Raises:
             UnplacedError: The part is no block of the tensor, or does not fit earlier ones.
         """
-        indices, on_whole = self._on_whole(part, geometry)
         writes = self.writes.setdefault(image, [])
-        writes.append((indices, on_whole))
+        writes.append(self._on_whole(part, geometry))
         return _merged(writes, self.shape)
 
-    def _on_whole(self, part: Tensor, geometry: Geometry) -> tuple[dict[int, int], Geometry]:
-        """Return the axes of which one index was written, and the geometry on the whole tensor."""
+    def _on_whole(self, part: Tensor, geometry: Geometry) -> _Write:
+        """Return a part that was written, with its geometry on the whole tensor."""
         remaining = int(part.storage_offset()) - self.offset
         dims = list(range(part.ndim))
-        parts: list[Parts] = []
+        parts: list[Parts] = [()] * len(self.shape)
         indices: dict[int, int] = {}
         order = sorted(range(len(self.shape)), key=lambda d: -self.strides[d])
         starts = {}
         for dim in order:
             starts[dim], remaining = divmod(remaining, max(self.strides[dim], 1))
-        for dim, size in enumerate(self.shape):
-            if dims and part.stride(dims[0]) == self.strides[dim] and part.shape[dims[0]] <= size:
-                source = dims.pop(0)
-                own, geometry = _extended(geometry, source, starts[dim], size)
-                parts.append(own)
+        for dim, size in reversed(list(enumerate(self.shape))):
+            if dims and part.stride(dims[-1]) == self.strides[dim] and part.shape[dims[-1]] <= size:
+                source = dims.pop()
+                parts[dim], geometry = _extended(geometry, source, starts[dim], size)
             else:
                 indices[dim] = starts[dim]
-                parts.append(nothing(size))
+                parts[dim] = nothing(size)
         if dims or remaining:
             raise UnplacedError("a part of a tensor was written that is no block of it")
-        return indices, geometry.with_dims(parts)
+        lengths = [int(size) for size in part.shape]
+        ends = {dim: low + 1 for dim, low in starts.items()}
+        for dim in reversed(range(len(self.shape))):
+            if dim not in indices:
+                ends[dim] = starts[dim] + lengths.pop()
+        ranges = tuple((starts[dim], ends[dim]) for dim in range(len(self.shape)))
+        return _Write(indices, ranges, geometry.with_dims(parts))
 
 
 def _extended(geometry: Geometry, dim: int, low: int, size: int) -> tuple[Parts, Geometry]:
@@ -86,24 +107,59 @@ def _extended(geometry: Geometry, dim: int, low: int, size: int) -> tuple[Parts,
     return (Part(size, part.axis, part.step),), geometry.moved(part.axis, -low * part.step)
 
 
-def _merged(writes: Sequence[tuple[dict[int, int], Geometry]], shape: Sequence[int]) -> Geometry:
-    """Return the geometry after all writes: slices in a row are an axis of the image."""
-    geometries = [geometry for _, geometry in writes]
+def _merged(writes: Sequence[_Write], shape: Sequence[int]) -> Geometry:
+    """Return the geometry after all writes: slices in a row are an axis of the image.
+
+    Raises:
+        MisplacedError: Samples, views or slices were filled from different places.
+    """
+    geometries = [write.geometry for write in writes]
+    if any(_differ(*pair) for pair in combinations(writes, 2)):
+        raise MisplacedError("parts of a tensor are filled from different places of the image")
     result = joined(geometries, shape)
-    varying = [dim for dim in writes[0][0] if len({indices.get(dim) for indices, _ in writes}) > 1]
+    first_indices = writes[0].indices
+    varying = [d for d in first_indices if len({write.indices.get(d) for write in writes}) > 1]
+    moving = moving_axes([geometry.start for geometry in geometries])
     if len(writes) == 1:
-        for dim, index in writes[0][0].items():
+        for dim, index in first_indices.items():
             if shape[dim] > 1:
                 result = result.with_dim(dim, (Part(shape[dim], before=index, inner=(Part(1),)),))
         return result
     if len(varying) != 1:
         return combined(geometries, result.dims)
     dim = varying[0]
-    (first, start), (second, further) = [(i[dim], g.start) for i, g in (writes[0], writes[-1])]
-    moving = [axis for axis, (a, b) in enumerate(zip(start, further, strict=True)) if a != b]
-    if len(moving) != 1:
+    if not moving:
         return result
     axis = moving[0]
-    step = (further[axis] - start[axis]) / (second - first)
+    result = result.moved(axis, -result.start[axis])
+    if axis < 2 and {write.indices[dim] for write in writes} == set(range(shape[dim])):
+        held = {write.indices[dim]: round(write.geometry.start[axis]) for write in writes}
+        along = picked(axis, [held[index] for index in range(shape[dim])])
+        return result.with_dim(dim, (along,)).moved(axis, held[0])
+    places = [(write.indices[dim], write.geometry.start[axis]) for write in writes]
+    (first, start), (second, further) = places[0], places[-1]
+    step = (further - start) / (second - first)
+    lies = [place - start - (index - first) * step for index, place in places]
+    if max(map(abs, lies)) > 1e-3 * abs(step):
+        raise MisplacedError("parts of a tensor are filled in another order than the image's")
     result = result.with_dim(dim, (Part(shape[dim], axis, step),))
-    return result.moved(axis, start[axis] - first * step - result.start[axis])
+    return result.moved(axis, start - first * step)
+
+
+def _differ(first: _Write, second: _Write) -> bool:
+    """Return whether two parts of a tensor, which lie beside each other, show different places.
+
+    They may lie beside each other along one axis of the image, in the tensor as on the image.
+    """
+    for dim, ((low, high), (begin, end)) in enumerate(
+        zip(first.ranges, second.ranges, strict=True)
+    ):
+        if high > begin and end > low:
+            continue
+        axes = [*axes_of(first.geometry.dims[dim]), *axes_of(second.geometry.dims[dim])]
+        if dim in first.indices:
+            moving = moving_axes([first.geometry.start, second.geometry.start])
+            return lie_apart(first.geometry, second.geometry, but=axes or moving[:1])
+        if not axes or min(axes) < 2:
+            return lie_apart(first.geometry, second.geometry, but=axes) and bool(axes)
+    return False

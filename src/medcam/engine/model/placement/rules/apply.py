@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from medcam.engine.model.placement.geometry import Geometry
-from medcam.engine.model.placement.parts import UnplacedError
+from medcam.engine.model.placement.parts import Misplaced, UnplacedError, reason_of
 from medcam.engine.model.placement.rules.call import Call, elementwise
 from medcam.engine.model.placement.rules.modules import ModuleRule
 from medcam.engine.model.placement.rules.registry import RULES
@@ -30,7 +30,7 @@ def geometry_by_module(
     try:
         return rule(module, geometry, shape)
     except UnplacedError as error:
-        return str(error)
+        return reason_of(error)
 
 
 def geometries_of(
@@ -54,7 +54,8 @@ def geometries_of(
     of_image = {key: item[image] for key, item in origins.items() if image in item}
     geometries = {key: item for key, item in of_image.items() if isinstance(item, Geometry)}
     if not geometries:
-        reason = next(item for item in of_image.values() if isinstance(item, str))
+        reasons = [item for item in of_image.values() if isinstance(item, str)]
+        reason = next((item for item in reasons if isinstance(item, Misplaced)), reasons[0])
         return [reason] * len(shapes)
     rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
     if rule is None and torch.Tag.pointwise in func.tags:
@@ -66,7 +67,7 @@ def geometries_of(
     try:
         result = rule(call)
     except UnplacedError as error:
-        return [f"{error} (operation {name!r})"] * len(shapes)
+        return [reason_of(error, name)] * len(shapes)
     except Exception:  # noqa: BLE001  # rules see any program's arguments; see below
         # a rule that fails must not cost the caller the prediction: the place is then unknown
         _log.debug("the rule of %r failed", name, exc_info=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from medcam.engine.model.placement.rules.call import Rule, elementwise, numbers_only, same
-from medcam.engine.model.placement.rules.joining import (
+from medcam.engine.model.placement.rules.concatenation import concatenation, stack
+from medcam.engine.model.placement.rules.indexing import index, index_select, roll
+from medcam.engine.model.placement.rules.mixing import (
     attention,
-    concatenation,
+    choice,
     copied,
+    matrix_product,
     ordering,
-    product,
     recurrent,
     reduction,
     running,
-    stack,
     whole_sequence,
     written,
 )
@@ -32,13 +33,10 @@ from medcam.engine.model.placement.rules.views import (
     flip,
     halves,
     im2col,
-    index,
-    index_select,
     permute,
     repeat,
     reshape,
     restrided,
-    roll,
     rot90,
     select,
     slicing,
@@ -110,6 +108,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_RUNNING, running),
     **dict.fromkeys(_WRITES, written),
     "sort": ordering,
+    "where": choice,
     **dict.fromkeys(_ELEMENTWISE, elementwise),
     **dict.fromkeys(_NO_IMAGE, numbers_only),
     **dict.fromkeys(_NORMS, same("input")),
@@ -152,11 +151,11 @@ RULES: dict[str, Rule] = {
     "unbind": unbind,
     "cat": concatenation,
     "stack": stack,
-    "mm": product("self", "mat2"),
-    "bmm": product("self", "mat2"),
-    "addmm": product("mat1", "mat2"),
-    "baddbmm": product("batch1", "batch2"),
-    "linear": product("input", "weight"),
+    "mm": matrix_product("self", "mat2"),
+    "bmm": matrix_product("self", "mat2"),
+    "addmm": matrix_product("mat1", "mat2"),
+    "baddbmm": matrix_product("batch1", "batch2"),
+    "linear": matrix_product("input", "weight"),
     "_scaled_dot_product_flash_attention_for_cpu": attention,
     "_scaled_dot_product_flash_attention": attention,
     "_scaled_dot_product_efficient_attention": attention,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medcam.engine.model.placement.geometry import Geometry, single
+from medcam.engine.model.placement.geometry import Geometry, require_no_tiles, single
 from medcam.engine.model.placement.parts import Part, UnplacedError, merged, nothing, size_of
 from medcam.engine.model.placement.rules.call import Call, Rule
 
@@ -62,6 +62,7 @@ def convolution(call: Call) -> Geometry:
     depthwise = call["groups"] == size_of(channels) > 1 and call.shape[first - 1] == call["groups"]
     if not depthwise:
         geometry = geometry.contracted(channels).with_dim(first - 1, nothing(call.shape[first - 1]))
+        require_no_tiles(channels, geometry)
     dims = list(range(first, first + rank))
     if not call["transposed"]:
         return windows(geometry, dims, sizes, kernel, *spread)

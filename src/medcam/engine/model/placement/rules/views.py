@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
 from medcam.engine.model.placement.geometry import Geometry, selected, single, sliced
 from medcam.engine.model.placement.parts import (
     Part,
     Parts,
     UnplacedError,
-    axes_of,
     flat,
+    indices_of,
     merged,
     nothing,
+    picked,
     regrouped,
     size_of,
 )
@@ -133,32 +131,22 @@ def unbind(call: Call) -> list[Geometry | None]:
     return [selected(geometry, dim, index) for index in range(len(call.shapes))]
 
 
-def roll(call: Call) -> Geometry:
-    """Rule of a circular shift; shifts of windows of tokens are undone when a map is read."""
-    geometry = call.known("self")
-    if not len(call["dims"]):
-        raise UnplacedError("a circular shift of all axes")
-    for shift, dim in zip(call["shifts"], call["dims"], strict=True):
-        part, geometry = single(geometry, dim)
-        if part is None or part.axis is None:
-            continue
-        rolled = list(geometry.rolled)
-        rolled[part.axis] = (rolled[part.axis] + shift) % part.size
-        geometry = replace(geometry, rolled=tuple(rolled))
-    return geometry
-
-
 def flip(call: Call) -> Geometry:
     """Rule of mirrored axes."""
-    return _mirrored(call.known("self"), call["dims"])
+    return mirrored(call.known("self"), call["dims"])
 
 
-def _mirrored(geometry: Geometry, dims: Sequence[int]) -> Geometry:
+def mirrored(geometry: Geometry, dims: Sequence[int]) -> Geometry:
     """Return the geometry after axes of the tensor have been mirrored."""
     for number in dims:
         dim = number % len(geometry.dims)
         part, geometry = single(geometry, dim)
         if part is not None and part.axis is not None:
+            if part.picks:
+                indices = indices_of(part, 0.0)[::-1]
+                geometry = geometry.moved(part.axis, indices[0])
+                geometry = geometry.with_dim(dim, (picked(part.axis, indices),))
+                continue
             geometry = geometry.moved(part.axis, (part.size - 1) * part.step)
             geometry = geometry.with_dim(dim, (replace(part, step=-part.step),))
     return geometry
@@ -170,40 +158,11 @@ def rot90(call: Call) -> Geometry:
     first, second = (dim % len(geometry.dims) for dim in call["dims"])
     quarters = call["k"] % 4
     if quarters % 2 == 0:
-        return _mirrored(geometry, [first, second] if quarters else [])
-    geometry = _mirrored(geometry, [second if quarters == 1 else first])
+        return mirrored(geometry, [first, second] if quarters else [])
+    geometry = mirrored(geometry, [second if quarters == 1 else first])
     dims = list(geometry.dims)
     dims[first], dims[second] = dims[second], dims[first]
     return geometry.with_dims(dims)
-
-
-def index_select(call: Call) -> Geometry:
-    """Rule of chosen indices along one axis: places are known if they are evenly spaced."""
-    geometry = call.known("self")
-    return _indexed(geometry, call["dim"] % len(geometry.dims), call["index"])
-
-
-def index(call: Call) -> Geometry:
-    """Rule of indexing by one tensor of integers."""
-    geometry, indices = call.known("self"), call["indices"]
-    chosen = [(dim, item) for dim, item in enumerate(indices) if item is not None]
-    if len(chosen) != 1 or chosen[0][1].ndim != 1 or chosen[0][1].dtype == torch.bool:
-        raise UnplacedError("indexing by several tensors")
-    return _indexed(geometry, *chosen[0])
-
-
-def _indexed(geometry: Geometry, dim: int, chosen: Tensor) -> Geometry:
-    """Return the geometry of chosen indices of an axis."""
-    extent = size_of(geometry.dims[dim])
-    numbers = [number % extent for number in chosen.flatten().tolist()]
-    stride = numbers[1] - numbers[0] if len(numbers) > 1 else 1
-    is_even = stride != 0 and numbers == [numbers[0] + i * stride for i in range(len(numbers))]
-    if axes_of(geometry.dims[dim]) <= {1} and not (is_even and stride > 0):
-        return geometry.with_dim(dim, nothing(len(numbers)))  # colours in another order
-    if not is_even:
-        raise UnplacedError("indices that are not evenly spaced")
-    result = sliced(geometry, dim, min(numbers), len(numbers), abs(stride))
-    return result if stride > 0 else _mirrored(result, [dim])
 
 
 def unfold(call: Call) -> Geometry:

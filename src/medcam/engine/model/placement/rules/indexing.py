@@ -1,0 +1,88 @@
+"""Rules of chosen indices along an axis, and of circular shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from medcam.engine.model.placement.geometry import Geometry, single, sliced
+from medcam.engine.model.placement.parts import (
+    Part,
+    UnplacedError,
+    axes_of,
+    indices_of,
+    nothing,
+    picked,
+    size_of,
+)
+from medcam.engine.model.placement.rules.call import Call
+from medcam.engine.model.placement.rules.views import mirrored
+
+
+def roll(call: Call) -> Geometry:
+    """Rule of a circular shift; shifts of windows of tokens are undone when a map is read."""
+    geometry = call.known("self")
+    if not len(call["dims"]):
+        raise UnplacedError("a circular shift of all axes")
+    for shift, dim in zip(call["shifts"], call["dims"], strict=True):
+        part, geometry = single(geometry, dim)
+        if part is None or part.axis is None:
+            continue
+        if part.axis < 2:
+            before = indices_of(part, 0.0)
+            indices = [before[(number - shift) % part.size] for number in range(part.size)]
+            geometry = _reordered(geometry, dim % len(geometry.dims), part.axis, indices)
+            continue
+        rolled = list(geometry.rolled)
+        rolled[part.axis] = (rolled[part.axis] + shift) % part.size
+        geometry = replace(geometry, rolled=tuple(rolled))
+    return geometry
+
+
+def index_select(call: Call) -> Geometry:
+    """Rule of chosen indices along one axis: places are known if they are evenly spaced."""
+    geometry = call.known("self")
+    return _indexed(geometry, call["dim"] % len(geometry.dims), call["index"])
+
+
+def index(call: Call) -> Geometry:
+    """Rule of indexing by one tensor of integers."""
+    geometry, indices = call.known("self"), call["indices"]
+    chosen = [(dim, item) for dim, item in enumerate(indices) if item is not None]
+    if len(chosen) != 1 or chosen[0][1].ndim != 1 or chosen[0][1].dtype == torch.bool:
+        raise UnplacedError("indexing by several tensors")
+    return _indexed(geometry, *chosen[0])
+
+
+def _indexed(geometry: Geometry, dim: int, chosen: Tensor) -> Geometry:
+    """Return the geometry of chosen indices of an axis."""
+    extent = size_of(geometry.dims[dim])
+    numbers = [number % extent for number in chosen.flatten().tolist()]
+    stride = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+    is_even = stride != 0 and numbers == [numbers[0] + i * stride for i in range(len(numbers))]
+    if not axes_of(geometry.dims[dim]):
+        return geometry.with_dim(dim, nothing(len(numbers)))
+    part, plain = single(geometry, dim) if axes_of(geometry.dims[dim]) <= {0, 1} else (None, None)
+    if part is not None and part.axis is not None and plain is not None and not is_even:
+        return _reordered(plain, dim, part.axis, [indices_of(part, 0.0)[n] for n in numbers])
+    if not is_even:
+        raise UnplacedError("indices that are not evenly spaced")
+    result = sliced(geometry, dim, min(numbers), len(numbers), abs(stride))
+    return result if stride > 0 else mirrored(result, [dim])
+
+
+def _reordered(geometry: Geometry, dim: int, axis: int, indices: Sequence[int]) -> Geometry:
+    """Return the geometry of samples, views or colours in another order, or some of them.
+
+    Args:
+        geometry: The geometry.
+        dim: The axis of the tensor.
+        axis: The axis of the image.
+        indices: The indices, as distances from index 0.
+    """
+    if len(set(indices)) < len(indices):  # some twice
+        return geometry.with_dim(dim, (Part(len(indices), step=1.0),))
+    return geometry.moved(axis, indices[0]).with_dim(dim, (picked(axis, indices),))
