@@ -11,6 +11,7 @@ from torch import nn
 
 import medcam
 from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.reading import arrangement_of
 from medcam.engine.model.placement.tracer import Tracer
 from support.places import averaging, deviation
 
@@ -538,3 +539,43 @@ def test_a_crop_after_a_recurrent_layer_has_seen_all(bidirectional):
     with tracer.following([net]):
         y = net(x.transpose(1, 2))[0][:, 8:28]
     assert tracer.origins(y)[0].seen[2] == (-0.5, 47.5)
+
+
+def places(forward, shape=(1, 8, 56, 56)):
+    """Return the first place on each axis of what a function makes of an image."""
+    image = torch.rand(shape)
+    tracer = Tracer([image])
+    with tracer, torch.no_grad():
+        geometry = tracer.origins(forward(image))[0]
+    assert isinstance(geometry, Geometry), geometry
+    return arrangement_of(geometry, image.shape).grid.start
+
+
+def test_attention_with_relative_positions_stays_at_its_queries():
+    """A bias of each query and key row, as in MViT, runs along the queries only."""
+    key, table = nn.Conv2d(8, 8, 3, 4, 1), torch.rand(56, 14, 8)
+
+    def forward(x):
+        query, keys = x.flatten(2).transpose(1, 2), key(x).flatten(2)
+        weights = (query @ keys).view(-1, 56, 56, 14, 14)
+        rows = torch.einsum("byxc,ykc->byxk", x.permute(0, 2, 3, 1), table)
+        columns = torch.einsum("byxc,xkc->byxk", x.permute(0, 2, 3, 1), table)
+        weights = weights + rows[..., :, None] + columns[..., None, :]
+        attended = weights.view(-1, 56**2, 14**2).softmax(-1) @ keys.transpose(1, 2)
+        return attended.transpose(1, 2).reshape(x.shape)
+
+    assert places(forward) == (0.0, 0.0)
+
+
+def test_neighbours_that_attention_weighs_give_the_place():
+    """The weights come from pooled features, as in VOLO; the values are what is seen."""
+    weigh = nn.Linear(8, 81)
+
+    def forward(x):
+        values = F.unfold(x, 3, padding=1, stride=2).view(1, 8, 9, 784).permute(0, 3, 2, 1)
+        weights = weigh(F.avg_pool2d(x, 2).permute(0, 2, 3, 1)).view(1, 784, 9, 9).softmax(-1)
+        return F.fold(
+            (weights @ values).permute(0, 3, 2, 1).reshape(1, 72, 784), (56, 56), 3, 1, 1, 2
+        )
+
+    assert places(forward) == (0.0, 0.0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from math import isclose, prod
 
-from medcam.engine.model.placement.geometry import Geometry
+from medcam.engine.model.placement.geometry import Geometry, runs_over_all
 from medcam.engine.model.placement.parts import (
     MisplacedError,
     Parts,
@@ -134,14 +134,16 @@ def _broadcast(geometry: Geometry, dims: Sequence[Parts]) -> Geometry:
     """Return a geometry as that of a tensor that has been repeated along other axes.
 
     Index 0 of the result is that of the parts along which the tensor does not run itself (the
-    positions of a kernel), while the tensor lies at their centre.
+    positions of a kernel), while the tensor lies at their centre. Parts that run over the whole
+    image again are the keys of an attention matrix, whose place is that of its queries.
     """
     missing = len(dims) - len(geometry.dims)
     own = (*((),) * missing, *geometry.dims)
     for has, parts in zip(own, dims, strict=True):
         if not axes_of(has) & axes_of(parts):
             for part in flat(parts):
-                geometry = geometry.moved(part.axis, -(part.size - 1) * part.step / 2)
+                if not runs_over_all(part, flat(p for dim in own for p in dim)):
+                    geometry = geometry.moved(part.axis, -(part.size - 1) * part.step / 2)
     return replace(geometry, dims=own)
 
 

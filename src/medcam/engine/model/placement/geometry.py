@@ -113,12 +113,33 @@ class Geometry:
         return geometry
 
     def contracted(self, parts: Parts) -> Geometry:
-        """Return the geometry after a sum over parts: cells then see all of what these see."""
-        geometry = self
-        for part in flat(parts):
+        """Return the geometry after a sum over parts: cells then see all of what these see.
+
+        They lie at the centre of these parts. A sum over the keys of an attention matrix, which run
+        over the image again, leaves its queries where they are.
+        """
+        geometry, summed = self, flat(parts)
+        others = [part for dim in self.dims for part in flat(dim)]
+        for part in summed:
+            if part in others:
+                others.remove(part)  # one of two that are alike
+        for part in summed:
             length = (part.size - 1) * part.step
-            geometry = geometry.moved(part.axis, length / 2, length)
+            offset = 0.0 if runs_over_all(part, others) else length / 2
+            geometry = geometry.moved(part.axis, offset, length)
         return geometry
+
+
+def runs_over_all(part: Part, others: Sequence[Part]) -> bool:
+    """Return whether a part runs over all that other parts run over along its axis of the image.
+
+    So do the keys of an attention matrix beside its queries, but not the positions of a kernel.
+    """
+    extent = max(
+        (rest.size * abs(rest.step) for rest in others if rest.axis == part.axis and rest.size > 1),
+        default=0.0,
+    )
+    return extent > 0 and part.size * abs(part.step) >= (1 - 1e-6) * extent
 
 
 def require_no_tiles(removed: Iterable[Part], geometry: Geometry) -> None:

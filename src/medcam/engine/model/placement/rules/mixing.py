@@ -32,11 +32,11 @@ def reduction(call: Call) -> list[Geometry | None]:
         if dim not in removed:
             dims.append(parts)
             continue
-        geometry = geometry.contracted(parts)
         if keepdim:
             dims.append(_shrunk(parts))
-    result = geometry.with_dims(dims)
-    require_no_tiles([part for dim in removed for part in geometry.dims[dim]], result)
+    summed = [part for dim in removed for part in geometry.dims[dim]]
+    result = geometry.contracted(tuple(summed)).with_dims(dims)
+    require_no_tiles(summed, result)
     return [result] * len(call.shapes)
 
 
@@ -83,13 +83,19 @@ def _of_product(left: Geometry, right: Geometry, dims: tuple[Parts, ...]) -> Geo
     """Return the geometry of a product of two tensors of the image.
 
     Along an axis of the rows the place is that of the first, along one of the columns that of the
-    second; what is summed over is seen, but gives no place.
+    second; what is summed over is seen, but gives no place. If only one tensor is summed along the
+    image (the neighbours of each position), the other one weighs it: its values give the place.
     """
     rows, columns = axes_of(dims[-2]), axes_of(dims[-1])
+    of_left, of_right = axes_of(left.dims[-1]), axes_of(right.dims[-2])
     after = combined([left.contracted(left.dims[-1]), right.contracted(right.dims[-2])], dims)
     start, rolled = list(after.start), list(after.rolled)
     for axis in range(len(start)):
         source = left if axis in rows else right if axis in columns else None
+        if source is None and (axis in of_left) != (axis in of_right):
+            source = (left if axis in of_left else right).contracted(
+                left.dims[-1] if axis in of_left else right.dims[-2]
+            )
         if source is not None:
             start[axis], rolled[axis] = source.start[axis], source.rolled[axis]
     return replace(after, dims=dims, start=tuple(start), rolled=tuple(rolled))
