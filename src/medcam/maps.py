@@ -17,12 +17,9 @@ ImageName = int | str
 """The name of an image among a model's inputs: its parameter, its key, or its position."""
 
 MapKey = (
-    str
-    | None
-    | tuple[str, str | None]
-    | tuple[str | None, ImageName]
+    str | None | tuple[str, str | None] | tuple[str | None, ImageName]
     | tuple[str, str | None, ImageName]
-)
+)  # fmt: skip
 """A layer's name; ``(method, layer)`` if several methods were requested. The layer is None for
 methods without a layer, such as guided backpropagation. Where there is a map for each of several
 images, the image's name comes last: ``(layer, image)`` or ``(method, layer, image)``."""
@@ -120,6 +117,8 @@ class AttentionMap:
         grid: Where the layer's cells lie on the input; None for maps of the input or of windows.
         on_layer: Whether ``values`` have the layer's own shape (``shape=None``), not the input's.
         input_space: The extents of the input; empty if unknown.
+        is_stack: Whether the first spatial axis is views, slices or frames that the network takes
+            one by one.
     """
 
     values: Float[Tensor, "batch targets *space"]
@@ -134,6 +133,7 @@ class AttentionMap:
     grid: LayerGrid | None = None
     on_layer: bool = False
     input_space: tuple[int, ...] = ()
+    is_stack: bool = False
 
     @property
     def title(self) -> str:

@@ -103,7 +103,10 @@ def assemble(
         of_method = _input_map if source.method.of_input else _layer_map
         item = of_method(request, evidence, scores, source, notices)
         key = plain_key if names.count(plain_key) == 1 else _key(request, source, name)
-        maps[key] = dataclasses.replace(item, image=name, input_space=source.space)
+        is_stack = source.axes[0] < 2
+        maps[key] = dataclasses.replace(
+            item, image=name, input_space=source.space, is_stack=is_stack
+        )
         images.setdefault(source.number, source.view)
     return Assembled(maps, dict(sorted(images.items())))
 

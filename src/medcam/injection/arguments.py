@@ -96,7 +96,10 @@ def _named_by_type(further: Sequence[Any]) -> Iterable[tuple[str, Any]]:
     The paper writes ``model.forward(input, mask)``, the original package took
     ``forward(input, label, mask, raw_input)``: the type of the first argument decides.
     """
-    is_mask = isinstance(further[0], (Tensor, np.ndarray)) and further[0].ndim > 1
+    first = further[0]
+    values = list(first.values()) if isinstance(first, Mapping) else first
+    masks = values if isinstance(values, (list, tuple)) and values else [values]
+    is_mask = all(isinstance(item, (Tensor, np.ndarray)) and item.ndim > 1 for item in masks)
     return zip(_POSITIONAL[1:] if is_mask else _POSITIONAL, further, strict=False)
 
 

@@ -45,7 +45,8 @@ def choose_planes(grid: Grid, name: PlaneName) -> list[Plane]:
 
     Args:
         grid: The grid.
-        name: The name of the plane; "all"; or "auto": the plane of thick slices, otherwise axial.
+        name: The name of the plane; "all"; or "auto": the pictures of a stack, the plane of thick
+            slices, otherwise axial.
 
     Raises:
         InputError: A plane is named, but the volume's orientation is unknown.
@@ -64,6 +65,8 @@ def choose_planes(grid: Grid, name: PlaneName) -> list[Plane]:
         return list(grid.planes)
     if name == "auto":
         spacing = np.asarray(grid.spacing)
+        if grid.planes[0].through != 2:  # pictures of a stack
+            return list(grid.planes[:1])
         through = int(spacing.argmax()) if spacing.max() > _THICK * np.median(spacing) else 2
         return [plane for plane in grid.planes if plane.through == through]
     planes = [plane for plane in grid.planes if plane.name.lower() == name]

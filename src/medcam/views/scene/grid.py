@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ class Plane:
             arranged: Values on the grid, as `Grid.arrange` returns them.
             index: The slice's index along ``through``.
         """
-        rows: NDArray[Any] = np.take(arranged, index, axis=self.through).swapaxes(0, 1)
+        rows: NDArray[Any] = np.take(arranged, index, axis=self.through)
+        rows = rows.swapaxes(0, 1) if self.across < self.down else rows
         rows = rows[:, ::-1] if self.mirrored else rows
         return rows[::-1] if self.raised else rows
 
@@ -59,6 +60,11 @@ _UNORIENTED_PLANES = (
     Plane("Axes 1, 2", 0, 1, 2, raised=True),
     Plane("Axes 1, 3", 0, 2, 1, raised=True),
     Plane("Axes 2, 3", 1, 2, 0, raised=True),
+)
+_STACK_PLANES = (
+    Plane("Pictures", 2, 1, 0),
+    Plane("Axes 1, 2", 0, 1, 2),
+    Plane("Axes 1, 3", 0, 2, 1),
 )
 _PICTURE_PLANES = tuple(
     Plane(shows.title(), 0, 1, 2, shows=shows) for shows in ("image", "map", "overlay")
@@ -149,6 +155,27 @@ def volume_grid(shape: tuple[int, ...], affine: NDArray[np.float64] | None) -> G
         oblique=tilt if tilt >= _MIN_OBLIQUE else 0.0,
         planes=_ANATOMICAL_PLANES,
     )
+
+
+def stack_grid(shape: tuple[int, ...], affine: NDArray[np.float64] | None) -> Grid:
+    """Return the grid of pictures that lie behind each other along the first axis.
+
+    Args:
+        shape: The extents ``[pictures, H, W]``.
+        affine: As in `volume_grid`; the planes of the pictures come first.
+
+    Example:
+        >>> [plane.name for plane in stack_grid((4, 3, 2), None).planes]
+        ['Pictures', 'Axes 1, 2', 'Axes 1, 3']
+        >>> [plane.name for plane in stack_grid((4, 3, 2), np.eye(4)).planes]
+        ['Sagittal', 'Axial', 'Coronal']
+    """
+    if affine is None:
+        x, y, z = shape
+        return _unoriented_grid((x, y, z), _STACK_PLANES)
+    grid = volume_grid(shape, affine)
+    planes = sorted(grid.planes, key=lambda plane: grid.order[plane.through] != 0)
+    return replace(grid, planes=tuple(planes))
 
 
 def picture_grid(shape: tuple[int, ...]) -> Grid:

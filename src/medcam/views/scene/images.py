@@ -138,8 +138,8 @@ def labels_of(
     labels = to_array(source, f"The {name}")
     if labels.ndim == axes + 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim == axes + 1 and len(labels) in (1, batch):
-        labels = labels[sample if len(labels) > 1 else 0]
+    if labels.ndim == axes + 1 and len(labels) == batch:
+        labels = labels[sample]
     if labels.ndim != axes:
         raise MaskError(
             f"The {name} is {list(labels.shape)}: give [*space], [{batch}, *space] or "

@@ -66,6 +66,7 @@ def scene_of(
         _blank(selected[0].values) if background is None else displayed_array(background),
         selected,
         is_signal=axes == 1,
+        is_stack=axes == 3 and any(item.is_stack for item in maps),
         affine=scene_affine if axes == 3 else None,  # type: ignore[arg-type]  # Scene validates it
         mask=None if mask is None else mask_of(mask, axes, sample=sample, batch=batch),
         segmentation=None

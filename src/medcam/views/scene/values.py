@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medcam.errors import InputError, MaskError
 from medcam.files.arrays import robust_max, to_array, to_map
 from medcam.files.formats.nifti import voxel_sizes
-from medcam.views.scene.grid import Grid, picture_grid, volume_grid
+from medcam.views.scene.grid import Grid, picture_grid, stack_grid, volume_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,8 @@ class Scene:
         modality: ``"CT"``: values are Hounsfield units, and the grey windows of CT can be chosen.
             None: the same if the values look like Hounsfield units, see `is_ct`.
         is_signal: Whether the image is a 1D signal, such as an ECG.
+        is_stack: Whether the first axis of a volume is pictures (views, slices of a bag) that are
+            shown one by one.
         sampling_rate: Of a signal, the number of samples in a second. None: unknown, so the time
             axis counts samples.
 
@@ -102,6 +104,7 @@ class Scene:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     modality: str | None = None
     is_signal: bool = False
+    is_stack: bool = False
     sampling_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -139,7 +142,7 @@ class Scene:
     @property
     def is_volume(self) -> bool:
         """Whether the image is 3D; ``[H, W, 3]`` without an affine is a colour picture."""
-        coloured = self.image.shape[-1] == 3 and self.affine is None
+        coloured = self.image.shape[-1] == 3 and self.affine is None and not self.is_stack
         return self.image.ndim == 3 and not coloured
 
     @property
@@ -152,7 +155,9 @@ class Scene:
     @property
     def grid(self) -> Grid:
         """The grid on which the image is shown."""
-        return volume_grid(self.space, self.affine) if self.is_volume else picture_grid(self.space)
+        if not self.is_volume:
+            return picture_grid(self.space)
+        return (stack_grid if self.is_stack else volume_grid)(self.space, self.affine)
 
 
 def _checked_mask(mask: object, space: tuple[int, ...]) -> NDArray[np.bool_]:
