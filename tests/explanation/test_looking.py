@@ -17,7 +17,7 @@ import torch
 from PIL import Image as Pillow
 
 import medcam
-from medcam.errors import InputError
+from medcam.errors import InputError, MaskError
 from support.nets import Classifier, UNet, balanced, image
 
 
@@ -142,3 +142,9 @@ def test_the_error_replaces_a_picture_that_cannot_be_drawn():
     assert "it is unknown whether they cover the same region" in moved._repr_html_()
     bare = dataclasses.replace(explanation, inputs=None)._repr_html_()
     assert picture(bare).size[0] > 100
+
+
+def test_one_sample_s_mask_is_not_spread_over_a_batch(tmp_path):
+    explanation = medcam.explain(Classifier().eval(), image())
+    with pytest.raises(MaskError, match=r"\[2, \*space\]"):
+        explanation.save(tmp_path / "case", mask=torch.ones(1, 1, 12, 12))

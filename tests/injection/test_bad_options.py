@@ -71,6 +71,7 @@ def test_unknown_names_are_value_errors():
         (torch.ones(2, 1, 24, 24), ["(24, 24)", "(12, 12)"]),
         (torch.full((2, 1, 12, 12), 0.5), ["0.5"]),
         (torch.full((2, 1, 12, 12), 3), ["3"]),
+        ([torch.ones(12, 12)], ["(1, 12, 12)", "[2, 1, *space]"]),
     ],
 )
 def test_masks(mask, words, tmp_path):
@@ -80,6 +81,13 @@ def test_masks(mask, words, tmp_path):
     assert all(word in str(caught.value) for word in words)
     if mask is not None:  # the finished map is not lost
         assert model.get_attention_map().any()
+
+
+@pytest.mark.parametrize("masks", [[torch.ones(12, 12), torch.ones(1, 12, 12)], ["a.png"] * 2])
+def test_masks_of_samples_that_cannot_be_one_tensor(masks, tmp_path):
+    model = medcam.inject(Classifier().eval(), tmp_path, evaluate=True, label=0)
+    with pytest.raises(MaskError, match="cannot be stacked"):
+        model(image(), mask=masks)
 
 
 def test_a_label_out_of_range():

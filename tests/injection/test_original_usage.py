@@ -73,6 +73,17 @@ def test_forward_with_a_mask_scores_every_layer(form, tmp_path):
     assert (tmp_path / "mean_scores.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("positional", [False, True])
+def test_masks_may_be_a_list_of_one_for_each_sample(positional, tmp_path):
+    net, x, scores = Classifier().eval(), image(), []
+    mask = box(x)
+    for masks in (mask, list(mask), [item[0].numpy() for item in mask]):
+        model = medcam.inject(net, tmp_path, label=0, evaluate=True, return_score=True)
+        call = (x, masks) if positional else (x,)
+        scores.append(model(*call, **({} if positional else {"mask": masks}))[1])
+    assert scores[0] == scores[1] == scores[2]
+
+
 def test_a_score_is_that_of_the_map_against_the_mask(tmp_path):
     net, x = UNet().eval(), image()
     model = medcam.inject(

@@ -105,6 +105,16 @@ def test_each_image_is_scored_by_its_mask(tmp_path, volumes):
     assert "mr" in str(table)
 
 
+def test_masks_by_name_may_be_positional(tmp_path):
+    """Of a model of one image, whose own forward takes one tensor."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.rand(1, 1, 8, 8)
+    net(x)
+    model = medcam.inject(net, tmp_path, evaluate=True, return_score=True, layer="0", label=1)
+    mask = torch.rand(1, 1, 8, 8) > 0.5
+    assert model(x, {"input": mask})[1] == model(x, mask)[1]
+
+
 def test_one_mask_scores_the_first_image_and_says_so(tmp_path, volumes):
     model = medcam.inject(Pair(3), tmp_path, evaluate=True, return_score=True, **ASK)
     with pytest.warns(MedcamWarning, match="mask= holds for 'mr' only"):

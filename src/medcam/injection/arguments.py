@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from medcam.engine.model.inputs import find_images
 from medcam.engine.target.resolution import TargetLike
-from medcam.errors import InputError, InputTypeError, warn
+from medcam.errors import InputError, InputTypeError, MaskError, warn
 from medcam.injection.call_arguments import ByImage, CallArguments
 from medcam.injection.settings import Settings
 from medcam.maps import ImageName
@@ -144,7 +145,7 @@ def validate(
     return CallArguments(
         first,
         label,
-        _for_images("mask", mask, images, first, lambda value, _: value),
+        _for_images("mask", mask, images, first, _masks),
         _for_images("raw_input", raw_input, images, first, _raw_inputs),
         _for_images("reference", reference, images, first, _references),
     )
@@ -170,6 +171,24 @@ def _for_images(
             f"{argument}= names {unknown}, but the images among the inputs are {list(images)}."
         )
     return ByImage({name: check(value[name], images[name]) for name in images if name in value})
+
+
+def _masks(mask: Any, _: Tensor | None) -> Any:
+    """Return a mask; a list of one for each sample as one tensor.
+
+    Raises:
+        MaskError: The masks of a list differ in shape, or are no numbers.
+    """
+    if not isinstance(mask, (list, tuple)):
+        return mask
+    try:
+        return torch.stack([torch.as_tensor(item) for item in mask])
+    except (TypeError, ValueError, RuntimeError) as error:
+        shapes = [tuple(np.shape(item)) for item in mask]
+        raise MaskError(
+            f"The masks of the samples cannot be stacked: their shapes are {shapes}. Give a list "
+            "of tensors or arrays of one shape, or one tensor [batch, 1, *space]."
+        ) from error
 
 
 def _references(reference: Any, image: Tensor | None) -> list[Any] | None:

@@ -42,7 +42,8 @@ class InjectedModel(nn.Module):
                 tensor is the label, a tensor with spatial axes the mask.
             **kwargs: The model's keywords, and medcam's: ``label`` (what is explained in this
                 call), ``mask`` (the ground truth, ``[batch, 1, *space]``, ``[batch, *space]`` or
-                ``[*space]``), ``raw_input`` (the images that 2D maps are drawn over),
+                ``[*space]``, or a list of one for each sample; for views ``[batch, views, H, W]``,
+                for a bag ``[slices, 1, H, W]``), ``raw_input`` (what 2D maps are drawn over),
                 ``reference`` (the image whose geometry 3D maps take in this call: for one sample
                 a path, nibabel image or MetaTensor, for several a list of these; or an affine),
                 ``data_shape`` (the spatial shape of the maps in this call; both as in

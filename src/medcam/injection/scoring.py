@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -78,24 +77,6 @@ def _class_label(item: AttentionMap, sample: int, target: int) -> int | str:
     return str(item.target) if classes is None else int(classes[sample, target])
 
 
-def _as_tensor(mask: Any) -> Tensor:
-    """Return a mask as one tensor, or a list of one mask for each sample.
-
-    Raises:
-        MaskError: The masks of a list differ in shape, or are no numbers.
-    """
-    if not isinstance(mask, (list, tuple)):
-        return torch.as_tensor(mask)
-    try:
-        return torch.stack([torch.as_tensor(item) for item in mask])
-    except (TypeError, ValueError, RuntimeError) as error:
-        shapes = [tuple(np.shape(item)) for item in mask]
-        raise MaskError(
-            f"The masks of the samples cannot be stacked: their shapes are {shapes}. Give a list "
-            "of tensors or arrays of one shape, or one tensor [batch, 1, *space]."
-        ) from error
-
-
 def _masks(
     mask: Any, batch: int, targets: int, space: Sequence[int]
 ) -> Shaped[Tensor, "batch targets *space"]:
@@ -110,7 +91,7 @@ def _masks(
     Raises:
         MaskError: The mask's shape does not fit the maps'.
     """
-    masks: Tensor = without_subclass(_as_tensor(mask).detach().cpu())
+    masks: Tensor = without_subclass(torch.as_tensor(mask).detach().cpu())
     shape, spatial_axes = tuple(masks.shape), len(space)
     if batch == 1 and spatial_axes == masks.ndim - 1 and shape[:2] == (space[0], 1) != (1, 1):
         masks = masks[:, 0]  # as a bag of slices is, [slices, 1, H, W]
