@@ -11,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -148,3 +149,16 @@ def test_one_sample_s_mask_is_not_spread_over_a_batch(tmp_path):
     explanation = medcam.explain(Classifier().eval(), image())
     with pytest.raises(MaskError, match=r"\[2, \*space\]"):
         explanation.save(tmp_path / "case", mask=torch.ones(1, 1, 12, 12))
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_images_and_masks_of_nibabel_give_the_affine(channels, tmp_path):
+    net, x = UNet(3).eval(), image(3, batch=1)
+    values, affine = x[0, 0].numpy(), np.diag([0.5, 2.0, 3.0, 1.0])
+    own = nibabel.Nifti1Image(values[..., None] if channels else values, affine)
+    mask = nibabel.Nifti1Image((values > 0.5).astype(np.uint8), affine)
+    paths = medcam.explain(net, x).save(tmp_path / "case", image=own, mask=mask)
+    saved = {path.name: path for path in paths}
+    np.testing.assert_allclose(nibabel.load(saved["case_gcam.nii.gz"]).affine, affine)
+    written = np.asarray(nibabel.load(saved["case_mask.nii.gz"]).dataobj)
+    np.testing.assert_array_equal(written, values > 0.5)

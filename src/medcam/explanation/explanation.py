@@ -138,9 +138,9 @@ class Explanation:
         Args:
             prefix: The path of the files without an ending: ``"out/case"``.
             image: The image to draw the maps on, whose affine the maps' files get: a path, an
-                `Image` of `medcam.files`, an array or tensor, a MetaTensor; for several samples a
-                batch, or a list. None: the input that was explained. If no affine is known, NIfTI
-                files get the identity, with one warning per process.
+                `Image` of `medcam.files`, a nibabel image, an array or tensor, a MetaTensor; for
+                several samples a batch, or a list. None: the input that was explained. If no affine
+                is known, NIfTI files get the identity, with one warning per process.
             model: The model, for the record. None: the one that was explained, if it still exists.
             mask: A region, 0/1, drawn as an outline; a path, or as `image`.
             segmentation: The labels that the model predicted, outlined in green in the report; as

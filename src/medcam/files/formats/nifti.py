@@ -285,5 +285,5 @@ def _warn_identity() -> None:
     warn(
         "The map is saved without its image's geometry (identity affine: 1 mm voxels, no origin), "
         "so viewers will not lay it over the image. Pass reference=: the image, its path or its "
-        "affine. This warning is shown once."
+        "affine; to Explanation.save the image or its path, image=. This warning is shown once."
     )

@@ -28,7 +28,7 @@ def image_of(
     """Return one sample's image ``[channels, *space]``, with its affine if that is known.
 
     Args:
-        source: An `Image`; a path, or a list of one path per channel; or an array or tensor
+        source: An `Image` or nibabel image; a path, or a list of one per channel; an array, tensor
             ``[*space]``, ``[channels, *space]``, ``[batch, channels, *space]`` or ``[H, W, 3]``.
             The affine of a MetaTensor is used. For a batch, also a list with one of these for each
             sample.
@@ -57,6 +57,8 @@ def image_of(
         image = read_with_axes(source, axes)
     elif _are_paths(source):
         image = stack_images(source, fill=0.0)  # type: ignore[arg-type]  # a list of paths
+    elif hasattr(source, "get_fdata"):
+        image = _image_of_nibabel(source)
     else:
         image = _image_from_array(source, axes, sample, batch)
     if len(image.space) != axes:
@@ -94,8 +96,9 @@ def mask_of(source: object, axes: int, *, sample: int = 0, batch: int = 1) -> ND
     """Return one sample's mask ``[*space]``.
 
     Args:
-        source: A path, whose non-zero voxels are the mask; or an array ``[*space]``, ``[batch,
-            *space]`` or ``[batch, 1, *space]``. That an array is 0/1 is checked by `Scene`.
+        source: A path, whose non-zero voxels are the mask; or a nibabel image, or an array
+            ``[*space]``, ``[batch, *space]`` or ``[batch, 1, *space]``. That it is 0/1 is checked
+            by `Scene`.
         axes: The number of spatial axes.
         sample: The sample's index in the batch.
         batch: The number of samples.
@@ -135,6 +138,8 @@ def labels_of(
         return np.asarray(read_with_axes(source, axes).array[0])
     if isinstance(source, Image):
         return np.asarray(source.array[0])
+    if hasattr(source, "get_fdata"):
+        source = _image_of_nibabel(source).array[0]
     labels = to_array(source, f"The {name}")
     if labels.ndim == axes + 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -171,11 +176,19 @@ def _are_paths(source: object) -> bool:
     )
 
 
+def _image_of_nibabel(source: Any) -> Image:
+    """Return a nibabel image ``[X, Y, Z]``, or with channels ``[X, Y, Z, C]``, with its affine."""
+    values = np.asarray(source.dataobj)
+    array = np.moveaxis(values, -1, 0) if values.ndim == 4 else values[None]
+    affine = as_affine(source.affine, "The image's affine")
+    return Image(array, affine, tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist()))
+
+
 def _image_from_array(source: Any, axes: int, sample: int, batch: int) -> Image:
     if not isinstance(source, torch.Tensor | np.ndarray | Sequence) or isinstance(source, str):
         raise InputTypeError(
-            f"An image is a path, an Image of medcam.files, an array or a tensor, not "
-            f"{type(source).__name__}."
+            "An image is a path, an Image of medcam.files, a nibabel image, an array or a tensor, "
+            f"not {type(source).__name__}."
         )
     if not hasattr(source, "ndim"):
         source = to_array(source, "The image")
