@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import medcam
+from medcam.engine.model.placement import subclasses
 from medcam.engine.model.placement.tracer import Tracer
 
 TARGET = medcam.targets.class_score(1)
@@ -228,3 +229,21 @@ def test_nothing_of_a_model_is_kept_alive():
     del model
     gc.collect()
     assert reference() is None
+
+
+@pytest.mark.parametrize("version", ["here", "2.4"])
+def test_subclasses_are_followed_also_where_pytorch_fails_inside_modes(version, monkeypatch):
+    """As with PyTorch 2.4; the method that stands in for PyTorch's is removed again."""
+
+    class Marked(torch.Tensor):
+        pass
+
+    if version == "2.4":
+        monkeypatch.setattr(subclasses, "_fails_inside_modes", lambda: True)
+    image = torch.rand(1, 1, 16, 16).as_subclass(Marked)
+    tracer, made = Tracer([image]), []
+    with tracer.following([]):
+        made.append(torch.nn.functional.max_pool2d(image, 2).as_subclass(Marked))
+    assert type(made[0]) is Marked
+    assert tracer.origins(made[0])[0].start[2:] == (0.5, 0.5)
+    assert "as_subclass" not in vars(torch.Tensor)

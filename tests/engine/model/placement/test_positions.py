@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medcam.engine.model.placement.reading import NotOnImageError, arrangement_of
+from medcam.engine.model.placement.rules.registry import RULES
 from medcam.engine.model.placement.tracer import Tracer
 from support.places import averaging, coordinates, deviation
 
@@ -333,3 +335,37 @@ def test_random_networks(rank, layers):
     net = averaging(nn.Sequential(*[layer(rank) for layer in layers]))
     with suppress(RuntimeError, NotOnImageError):  # too many strides for the extent
         deviation(net, (1, 1, *[extent, extent - 2, extent + 1][:rank]))
+
+
+TAGGED = {
+    "sigmoid",
+    "tanh",
+    "sub",
+    "mul",
+    "add",
+    "neg",
+    "relu",
+    "clamp",
+    "clamp_min",
+    "div",
+    "silu",
+}
+"""Operations that PyTorch 2.4 tags as pointwise."""
+
+
+def test_rectifiers_are_followed_whatever_this_pytorch_tags_as_pointwise():
+    """PyTorch 2.4 does not tag leaky_relu and others, so nnU-Net's maps were stretched."""
+    called = set()
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.add(func._schema.name.removeprefix("aten::").removesuffix("_"))
+            return func(*args, **(kwargs or {}))
+
+    image, names = torch.rand(2, 4, 6, 6), set(nn.modules.activation.__all__)
+    for name in sorted(names - {"MultiheadAttention"}):
+        options = (0.1, 0.0) if name == "Threshold" else (1,) if "oftm" in name else ()
+        module = getattr(nn, name)(*(() if name == "Softmax2d" else options)).eval()
+        with Names():
+            module(image)
+    assert called - TAGGED <= {*RULES, "empty_like"}

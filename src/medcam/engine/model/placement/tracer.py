@@ -31,6 +31,7 @@ from medcam.engine.model.placement.memory import (
 from medcam.engine.model.placement.numbers import READS_NUMBERS, ReadingMode
 from medcam.engine.model.placement.rules.apply import Origins, geometries_of, geometry_by_module
 from medcam.engine.model.placement.rules.modules import ModuleRule, module_rule
+from medcam.engine.model.placement.subclasses import made_outside_modes
 from medcam.engine.model.placement.writing import Whole
 
 _log = logging.getLogger("medcam")
@@ -90,7 +91,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             if (rule := module_rule(module)) is not None
         ]
         try:
-            with self, ReadingMode(self._watch):
+            with made_outside_modes(), self, ReadingMode(self._watch):
                 yield
         finally:
             for handle in handles:

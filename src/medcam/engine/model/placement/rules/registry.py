@@ -87,8 +87,10 @@ _ELEMENTWISE = (
     "_prelu_kernel", "copysign", "hardswish", "mish", "threshold", "gelu", "heaviside", "polar",
     "complex", "rsub", "_add_relu", "floor_divide", "huber_loss", "mse_loss", "smooth_l1_loss",
     "eq", "ne", "ge", "gt", "le", "lt", "abs", "__irshift__", "gcd", "lcm",
+    "elu", "hardshrink", "hardsigmoid", "hardtanh", "isfinite", "ldexp", "leaky_relu", "rad2deg",
+    "relu6", "softplus", "softshrink",
 )  # fmt: skip
-"""Operations on each value that PyTorch does not tag as pointwise."""
+"""Operations on each value that PyTorch, or PyTorch 2.4, does not tag as pointwise."""
 _NO_IMAGE = (
     "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like",
     "new_zeros", "new_ones", "new_full", "zero", "fill", "normal", "uniform", "random",
