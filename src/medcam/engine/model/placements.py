@@ -117,6 +117,7 @@ class Placements:
         signature: What tells calls of other inputs from this one: their structure and shapes.
         layers: The names of the layers that are recorded; None if any may be.
         originals: The caller's own images, which a model may use instead of what it is given.
+        others: The other tensors among the inputs, which may steer the model.
         names: The names of the images.
 
     Attributes:
@@ -132,6 +133,7 @@ class Placements:
         layers: Sequence[str] | None,
         *,
         originals: Sequence[Tensor] = (),
+        others: Sequence[Tensor] = (),
         names: Sequence[object] = (),
     ) -> None:
         self._images = images
@@ -141,7 +143,7 @@ class Placements:
         known = memory is not None and (
             memory.is_complete if layers is None else set(layers) <= set(memory.layers)
         )
-        self._tracer = None if known else Tracer(images, originals)
+        self._tracer = None if known else Tracer(images, originals, others)
         self.traced = not known
         self._memory = memory if known and memory is not None else _Memory()
         self._memory.is_complete |= layers is None
@@ -281,7 +283,7 @@ class Placements:
                 memories.pop(signature, None)
             return
         self._memory.views = self._tracer.entries.views
-        follows_data = self._tracer.follows_data
+        follows_data = self._tracer.steering.follows_data
         self._tracer = None
         if follows_data:  # the next image may lead another way, with the same shapes
             memories.pop(signature, None)

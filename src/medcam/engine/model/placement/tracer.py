@@ -28,9 +28,9 @@ from medcam.engine.model.placement.memory import (
     same_places,
     view_key,
 )
-from medcam.engine.model.placement.numbers import READS_NUMBERS, ReadingMode
 from medcam.engine.model.placement.rules.apply import Origins, geometries_of, geometry_by_module
 from medcam.engine.model.placement.rules.modules import ModuleRule, module_rule
+from medcam.engine.model.placement.steering import ReadingMode, Steering
 from medcam.engine.model.placement.subclasses import made_outside_modes
 from medcam.engine.model.placement.writing import Whole
 
@@ -56,19 +56,25 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
     Args:
         images: The images, in the order of their numbers.
         originals: Other tensors that hold the same images, in this order.
+        others: The other tensors among the inputs.
 
     Attributes:
-        follows_data: Whether values of an image were read as numbers, so that the way that the
-            model takes may depend on them: a crop around what was found, for example.
+        steering: Whether the way that the model takes depends on values: a crop around what was
+            found, for example.
         entries: How the first convolutions read the images.
     """
 
-    def __init__(self, images: Sequence[Tensor], originals: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self,
+        images: Sequence[Tensor],
+        originals: Sequence[Tensor] = (),
+        others: Sequence[Tensor] = (),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
         self._storages: dict[int, Storage] = {}
         # the images of which something went into tensors that are not known by their memory
         self._lost: Origins = {}
-        self.follows_data = False
+        self.steering = Steering([*images, *originals, *others])
         self.entries = Entries()
         for same in (originals, images):
             for number, image in enumerate(same):
@@ -94,12 +100,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             with made_outside_modes(), self, ReadingMode(self._watch):
                 yield
         finally:
+            self.steering.finish()
             for handle in handles:
                 handle.remove()
 
     def _watch(self, tensor: Tensor) -> None:
-        """Note that the model reads the values of a tensor, if it comes from an image."""
-        self.follows_data |= bool(_unless_it_fails(lambda: self.origins(tensor)))
+        """Note that the model reads the values of a tensor."""
+        _unless_it_fails(lambda: self.steering.read(tensor))
 
     def _follow_module(self, rule: ModuleRule, module: nn.Module, inputs: Any, output: Any) -> None:
         """Record the origins of a module's output by the rule of the module."""
@@ -166,6 +173,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
     def _follow(self, func: Any, before: _Entering, result: Any) -> bool:
         """Record the origins of an operation's results; return whether nothing failed."""
         arguments, origins = before
+        self.steering.note(func, arguments, result)
         results = list(result) if isinstance(result, (list, tuple)) else [result]
         tensors = [value if isinstance(value, Tensor) else None for value in results]
         name = func._schema.name.removeprefix("aten::")
@@ -176,7 +184,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             if func._schema.is_mutable:
                 self._overwrite(tensors)
             return True
-        self.follows_data |= name in READS_NUMBERS
         images = sorted(set().union(*origins.values()))
         shapes = [tuple(t.shape) if has_memory(t) else () for t in tensors if t is not None]
         origins_of: list[Origins] = [{} for _ in tensors]
