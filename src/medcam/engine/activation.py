@@ -1,4 +1,4 @@
-"""Activations: what was recorded of a layer in one run, or in several on slices of an image."""
+"""Activations: what was recorded of a layer in one run, or in several on parts of an image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LayerKey = tuple[str, int]
 
 @dataclass(eq=False)
 class Activation:
-    """The output of one layer in one of its runs, or in several that see slices of one image.
+    """The output of one layer in one of its runs, or in several that see parts of one image.
 
     Attributes:
         layer: The layer's name.
@@ -32,7 +32,8 @@ class Activation:
         further: The outputs of further runs, each on the next part of the image: slices, views,
             samples or tiles.
         layouts: How to read the output of each run; empty for one run.
-        joins_batch: Whether the runs saw one sample after the other, not one slice.
+        group: How many runs in a row saw the same samples, as in
+            `medcam.engine.model.placement.runs.Joined`.
         version: The version counter of ``stored``, which a later in-place change increases.
         samples: The extent of the first axis of ``stored``.
     """
@@ -43,7 +44,7 @@ class Activation:
     layout: Layout
     further: tuple[Activation, ...] = ()
     layouts: tuple[Layout, ...] = ()
-    joins_batch: bool = False
+    group: int = 1
     version: int = field(init=False)
     samples: int = field(init=False)
 
@@ -82,8 +83,11 @@ class Activation:
             return as_evidence(values[0], self.layout)
         pairs = zip(values, self.layouts, strict=True)
         per_run = [as_evidence(tensor, layout) for tensor, layout in pairs]
-        joined = torch.cat(per_run) if self.joins_batch else torch.stack(per_run, 1)
-        return joined.reshape(self.evidence_shape)
+        groups = [
+            torch.stack(per_run[number : number + self.group], 1).flatten(0, 1)
+            for number in range(0, len(per_run), self.group)
+        ]
+        return torch.cat(groups).reshape(self.evidence_shape)
 
     @property
     def evidence_shape(self) -> tuple[int, ...]:
@@ -161,14 +165,12 @@ def in_a_row(runs: Sequence[Activation]) -> Activation | None:
     result = stacked([activation.layout for activation in runs])
     if result is None:
         return None
-    layout, order = result
-    first, *further = [runs[number] for number in order]
-    before, after = first.layout.arrangement, layout.arrangement
-    joins_batch = before is not None and after is not None and before.batch != after.batch
+    layout, joined = result
+    first, *further = [runs[number] for number in joined.order]
     return dataclasses.replace(
         first,
         layout=layout,
         further=tuple(further),
         layouts=tuple(run.layout for run in (first, *further)),
-        joins_batch=joins_batch,
+        group=joined.group,
     )

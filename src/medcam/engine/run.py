@@ -210,7 +210,7 @@ def _placements(
     return Placements(
         prepared.model, inputs, signature_of(prepared.modules, (args, dict(kwargs))),
         layers_of_choice, originals=[image.tensor for image in prepared.images],
-        others=[part for _, part in tensors((args, dict(kwargs)))],
+        others=(args, dict(kwargs)),
         names=[image.name for image in prepared.images],
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from medcam.engine.model.placement.arrangement import Arrangement
-from medcam.engine.model.placement.runs import see_apart, stack_arrangements
+from medcam.engine.model.placement.runs import Joined, see_apart, stack_arrangements
 from medcam.errors import NoMapError
 from medcam.maps import LayerGrid
 
@@ -23,7 +23,7 @@ class Layout:
     """How to read a tensor as ``[samples, channels, *space]``, and where its cells lie.
 
     Attributes:
-        kind: As in `medcam.engine.model.placement.reading.Arrangement`.
+        kind: As in `medcam.engine.model.placement.arrangement.Arrangement`.
         space: The spatial extents of the evidence.
         channels: The number of channels.
         grid: Where the cells of the map lie on the image.
@@ -87,24 +87,20 @@ class Layout:
         return replace(self, arrangement=bag, grid=bag.grid)
 
 
-def stacked(layouts: Sequence[Layout]) -> tuple[Layout, list[int]] | None:
-    """Return the layout of several runs, each of which saw a part of the image.
+def stacked(layouts: Sequence[Layout]) -> tuple[Layout, Joined] | None:
+    """Return the layout of several runs, each of which saw a part of the image, and their order.
 
     Args:
         layouts: The layouts of the runs.
 
     Returns:
-        The layout of all runs, and the order of the runs in it; None if the parts do not lie
-        evenly beside each other.
+        None if the parts do not lie evenly beside each other.
     """
     arrangements = _arrangements(layouts)
     if len(arrangements) < 2 or len(arrangements) < len(layouts):
         return None
-    result = stack_arrangements(arrangements)
-    if result is None:
-        return None
-    arrangement, order = result
-    return Layout.of_arrangement(arrangement), order
+    joined = stack_arrangements(arrangements)
+    return None if joined is None else (Layout.of_arrangement(joined.arrangement), joined)
 
 
 def see_different_views(layouts: Sequence[Layout]) -> bool:

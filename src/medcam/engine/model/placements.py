@@ -117,7 +117,7 @@ class Placements:
         signature: What tells calls of other inputs from this one: their structure and shapes.
         layers: The names of the layers that are recorded; None if any may be.
         originals: The caller's own images, which a model may use instead of what it is given.
-        others: The other tensors among the inputs, which may steer the model.
+        others: All inputs, of which other tensors may steer the model.
         names: The names of the images.
 
     Attributes:
@@ -133,7 +133,7 @@ class Placements:
         layers: Sequence[str] | None,
         *,
         originals: Sequence[Tensor] = (),
-        others: Sequence[Tensor] = (),
+        others: object = (),
         names: Sequence[object] = (),
     ) -> None:
         self._images = images
@@ -143,7 +143,7 @@ class Placements:
         known = memory is not None and (
             memory.is_complete if layers is None else set(layers) <= set(memory.layers)
         )
-        self._tracer = None if known else Tracer(images, originals, others)
+        self._tracer = None if known else Tracer(images, originals, [t for _, t in tensors(others)])
         self.traced = not known
         self._memory = memory if known and memory is not None else _Memory()
         self._memory.is_complete |= layers is None

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from medcam.engine.model.placement.samples import Held
 from medcam.maps import LayerGrid
 
 MIN_PICTURE_AXES = 2
@@ -39,7 +39,7 @@ class Arrangement:
         space_axes: The image's axes of the evidence's spatial axes.
         map_axes: The image's axes of the map.
         rolls: The shifts that undo circular shifts, for each spatial axis.
-        slice_rolls: The same for the samples and for each axis of ``slices``.
+        slice_rolls: The same for each axis of ``slices``.
         grid: Where the map's cells lie on the image.
         centre: The position of the first cell on every axis of the image, in voxels, those that
             the tensor does not run along included.
@@ -50,8 +50,8 @@ class Arrangement:
             tensor before the channels, or "rearranged".
         absent: The map's axes that the tensor does not run along: it is one cell there.
         is_beside: Whether the tensor also holds features of other images, beside these.
-        indices: For axis 0 the samples of the image that the tensor holds, and for axis 1 the
-            views, in its order.
+        held: The samples of the image that the tensor holds, and its views, if the map has views.
+        view_width: The number of views, or of the input's channels, that a cell sees.
     """
 
     split: tuple[int, ...]
@@ -73,7 +73,8 @@ class Arrangement:
     kind: Kind
     absent: tuple[int, ...]
     is_beside: bool
-    indices: tuple[tuple[int, tuple[int, ...]], ...]
+    held: tuple[Held, ...]
+    view_width: float
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the layer's shape as ``[samples, channels, *space]``."""
@@ -91,21 +92,16 @@ class Arrangement:
     def map_of(self, values: Tensor) -> Tensor:
         """Return a map of the evidence, ``[samples, *space]``, as ``[batch, *map]``."""
         is_whole = all(
-            indices == tuple(range(self.space[axis]))
-            for axis, indices in self.indices
-            if axis in self.map_axes or axis == 0
+            held.cells(self.space[held.axis]) == list(range(len(held.places))) for held in self.held
         )
-        in_order = self.space_axes == self.map_axes and not any(self.slice_rolls)
-        if is_whole and in_order and not self.slices:
+        if is_whole and not self.slices and self.space_axes == self.map_axes:
             return values
         axes = [*(axis for axis, _ in self.slices), *self.space_axes]
-        shape = [self.batch, *(count for _, count in self.slices), *values.shape[1:]]
-        values = values.reshape(shape)
+        values = values.reshape(self.batch, *(n for _, n in self.slices), *values.shape[1:])
         if any(self.slice_rolls):
-            values = values.roll(self.slice_rolls, tuple(range(len(self.slice_rolls))))
-        order = sorted(
-            range(len(axes)), key=lambda number: axes[number]
-        )  # tiles before their cells
+            values = values.roll(self.slice_rolls, tuple(range(1, 1 + len(self.slice_rolls))))
+        # tiles come before their cells, as sorting is stable
+        order = sorted(range(len(axes)), key=lambda number: axes[number])
         values = values.permute(0, *(number + 1 for number in order))
         present = sorted(set(axes))
         extents = [
@@ -113,11 +109,20 @@ class Arrangement:
             for axis in present
         ]
         values = values.reshape(len(values), *extents)
-        for axis, indices in self.indices:
-            if axis in self.map_axes or axis == 0:
-                dim = present.index(axis) + 1 if axis in self.map_axes else 0
-                values = _in_place_of(values, dim, indices, self.space[axis])
+        for held in self.held:
+            if held.axis in self.map_axes or held.axis == 0:
+                dim = present.index(held.axis) + 1 if held.axis in present else 0
+                values = held.place(values, dim, self.space[held.axis])
         return values
+
+    def of_samples(self, flags: Tensor) -> Tensor:
+        """Return what holds for each sample of the evidence, ``[samples]``, for each of the map.
+
+        A sample with several slices or views is flagged if all of them are.
+        """
+        flags = flags.reshape(self.batch, -1).all(1)
+        is_bag = 0 in self.map_axes
+        return flags if is_bag else self.held[0].place(flags, 0, self.space[0])
 
     @property
     def map_space(self) -> tuple[int, ...]:
@@ -125,7 +130,7 @@ class Arrangement:
         extents = dict.fromkeys(self.map_axes, 1)
         for axis, extent in (*zip(self.space_axes, self.evidence[2:], strict=True), *self.slices):
             extents[axis] = extents.get(axis, 1) * extent
-        extents.update({a: self.space[a] for a, _ in self.indices if a in extents})
+        extents.update({h.axis: self.space[h.axis] for h in self.held if h.axis in extents})
         return tuple(extents[axis] for axis in self.map_axes)
 
     def missing_samples(self, *, is_bag: bool) -> str:
@@ -134,12 +139,9 @@ class Arrangement:
         Args:
             is_bag: Whether the samples are slices or views of one case: some may be unused.
         """
-        whole, held = self.space[0], dict(self.indices).get(0)
-        if held is not None and len(set(held)) < len(held):
-            return "its output holds a sample of the batch twice"
-        if self.batch == whole or (is_bag and held is not None):
+        if is_bag or -1 not in self.held[0].cells(self.space[0]):
             return ""
-        return f"its output holds {self.batch} of the {whole} samples of the batch"
+        return f"its output holds {self.batch} of the {self.space[0]} samples of the batch"
 
     def as_bag(self) -> Arrangement:
         """Return the arrangement for an input whose first axis is slices of one case."""
@@ -147,20 +149,12 @@ class Arrangement:
             [self.seen[axis] for axis in (0, *self.map_axes)],
             [self.space[axis] for axis in (0, *self.map_axes)],
         )
+        seen = ((-0.5, self.space[0] - 0.5), *seen[1:]) if seen else ()
         first = LayerGrid((0.0, *self.grid.start), (1.0, *self.grid.step), seen=seen)
         return replace(
             self, batch=1, slices=((0, self.batch), *self.slices), grid=first,
             map_axes=(0, *self.map_axes), slice_rolls=(0, *self.slice_rolls),
         )  # fmt: skip
-
-
-def _in_place_of(values: Tensor, dim: int, indices: Sequence[int], extent: int) -> Tensor:
-    """Return values of some samples or views in the place of each; the others are zero."""
-    if tuple(indices) == tuple(range(extent)):
-        return values
-    shape = [*values.shape[:dim], extent, *values.shape[dim + 1 :]]
-    chosen = torch.tensor(indices, device=values.device)
-    return values.new_zeros(shape).index_copy(dim, chosen, values)
 
 
 def limited(

@@ -45,6 +45,7 @@ def joined(
     Raises:
         UnplacedError: They run in different ways, and none counts clearly more.
     """
+    geometries = _unshifted(geometries)
     # by how densely they see the image, those whose parts tile it first
     ranks = [
         (all(map(_tiles, g.dims)), weight(i) / g.volume) for i, g in enumerate(geometries)
@@ -57,14 +58,15 @@ def joined(
             index = dim - len(shape) + len(geometry.dims)
             if index >= 0 and size_of(geometry.dims[index]) == size:
                 choices[i] = _large(merged(geometry.dims[index]))
-        marked = (p for p in choices.values() if any(q.inner or (q.step and q.size > 1) for q in p))
+        marked = (p for p in choices.values() if any(q.inner or q.apart for q in p))
         plain = next(marked, nothing(size))
         along = [i for i, parts in choices.items() if axes_of(parts)]
         if not along:
             dims.append(plain)
             continue
         axes = max(len(axes_of(choices[i])) for i in along)
-        best = max((i for i in along if len(axes_of(choices[i])) == axes), key=ranks.__getitem__)
+        most = [i for i in along if len(axes_of(choices[i])) == axes]
+        best = max(most, key=ranks.__getitem__) if axes_of(choices[most[0]]) - {0, 1} else most[0]
         dims.append(choices[best])
         for i in along if size > 1 else ():
             if len(axes_of(choices[i])) == axes and _outline(choices[i]) != _outline(choices[best]):
@@ -79,13 +81,42 @@ def joined(
     return _seeing(result, [geometries[i] for i in elsewhere])
 
 
+def _unshifted(geometries: Sequence[Geometry]) -> Sequence[Geometry]:
+    """Return geometries whose circular shifts are alike; small ones that differ become moves.
+
+    Shift networks join features that were shifted by a few cells; what wraps around is little.
+
+    Raises:
+        MisplacedError: Far shifts differ.
+    """
+    result = list(geometries)
+    for axis in range(len(result[0].start)):
+        if len({geometry.rolled[axis] for geometry in result if axis in geometry.axes}) < 2:
+            continue
+        for number, geometry in enumerate(result):
+            shift, period = geometry.rolled[axis]
+            if not shift:
+                continue
+            shift = shift - period if shift > period / 2 else shift
+            if abs(shift) > _FAR * period:
+                raise MisplacedError("tensors of different circular shifts are joined")
+            rolled = list(geometry.rolled)
+            rolled[axis] = (0.0, 0.0)
+            result[number] = replace(geometry, rolled=tuple(rolled)).moved(axis, -shift)
+    return result
+
+
+_FAR = 1 / 8
+"""The share of an extent from which on a circular shift cannot count as a move."""
+
+
 def _require_overlap(geometries: Sequence[Geometry]) -> None:
     """Raise if tensors that are joined see parts of the image beside each other.
 
     Raises:
         MisplacedError: Two neighbours do not overlap: tiles, or the halves of a picture.
     """
-    for axis in range(len(geometries[0].start)) if len(geometries) > 1 else ():
+    for axis in range(2, len(geometries[0].start)) if len(geometries) > 1 else ():
         along = [g for g in geometries if axis in g.axes and _extent(g, axis) > 1]
         intervals = sorted(geometry.interval(axis) for geometry in along)
         if any(low > high for (_, high), (low, _) in pairwise(intervals)):
@@ -125,9 +156,12 @@ def _large(parts: Parts) -> Parts:
     return tuple(part for part in parts if part.size > 1) or parts
 
 
-def _outline(parts: Parts) -> list[tuple[int | None, int, int, tuple[int, ...]]]:
-    """Return what tensors have in common that run along the same indices."""
-    return [(part.axis, part.size, part.before, part.picks) for part in flat(parts)]
+def _outline(parts: Parts) -> list[tuple[int | None, int, int]]:
+    """Return what tensors have in common that run along the same indices.
+
+    Samples and views may come in another order: then they are mixed, and the first tensor counts.
+    """
+    return [(part.axis, part.size, part.before) for part in flat(parts)]
 
 
 def _broadcast(geometry: Geometry, dims: Sequence[Parts]) -> Geometry:
@@ -163,6 +197,7 @@ def combined(
         dims: The axes of the result.
         weight: The weight of each tensor, by its number.
     """
+    geometries = _unshifted(geometries)
     present = axes_of(part for parts in dims for part in parts)
     start, width, reach, rolled, seen = [], [], [], [], []
     shares: dict[int, dict[int, float]] = {}
@@ -170,6 +205,8 @@ def combined(
         along = _along(geometries, axis, is_present=axis in present)
         total = sum(weight(i) / geometries[i].volume for i in along)
         shares[axis] = {i: weight(i) / geometries[i].volume / total for i in along}
+        if axis < 2 and len({_order(geometries[i], axis) for i in along}) > 1:
+            shares[axis] = {along[0]: 1.0}  # samples or views in other orders are mixed
         start.append(sum(share * geometries[i].start[axis] for i, share in shares[axis].items()))
         low = min(geometries[i].start[axis] - geometries[i].width[axis] / 2 for i in along)
         high = max(geometries[i].start[axis] + geometries[i].width[axis] / 2 for i in along)
@@ -220,17 +257,21 @@ def _mean_steps(
 def lie_apart(first: Geometry, second: Geometry, *, but: Sequence[int] = ()) -> bool:
     """Return whether the cells of two tensors lie in different places, or run in other directions.
 
+    Circular shifts count as places, too.
+
     Args:
         first: The geometry of one tensor.
         second: That of the other.
         but: Axes of the image on which they may differ.
     """
     for axis in range(len(first.start)):
+        steps = [_steps(geometry, axis) for geometry in (first, second)]
+        if axis > 1 and [step < 0 for step in steps[0]] != [step < 0 for step in steps[1]]:
+            return True
+        if axis > 1 and first.rolled[axis] != second.rolled[axis]:
+            return True
         if axis in but:
             continue
-        steps = [_steps(geometry, axis) for geometry in (first, second)]
-        if [step < 0 for step in steps[0]] != [step < 0 for step in steps[1]]:
-            return True
         near = min([abs(step) for step in steps[0] + steps[1]], default=1.0) / 2
         if abs(first.start[axis] - second.start[axis]) > near:
             return True
@@ -241,6 +282,12 @@ def moving_axes(starts: Sequence[tuple[float, ...]]) -> list[int]:
     """Return the axes of the image along which tensors lie at different places."""
     along = enumerate(zip(*starts, strict=True))
     return [axis for axis, values in along if max(values) - min(values) > 1e-6]
+
+
+def _order(geometry: Geometry, axis: int) -> tuple[object, ...]:
+    """Return in which order a tensor holds samples or views."""
+    parts = flat(part for dim in geometry.dims for part in dim)
+    return tuple((p.step, p.picks) for p in parts if p.axis == axis and p.size > 1)
 
 
 def _steps(geometry: Geometry, axis: int) -> list[float]:

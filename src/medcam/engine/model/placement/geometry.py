@@ -12,6 +12,7 @@ from medcam.engine.model.placement.parts import (
     Parts,
     UnplacedError,
     axes_of,
+    distances_of,
     flat,
     merged,
     nothing,
@@ -30,7 +31,8 @@ class Geometry:
             the cell sees.
         width: For each axis of the image, the width of what a cell sees (its receptive field).
         reach: The same, with what a cell sees without a place of its own (attention over all).
-        rolled: For each axis of the image, the number of cells by which it is rotated.
+        rolled: For each axis of the image, the circular shift in voxels, and the extent that was
+            shifted: cells lie this much before the place that start and step give.
         seen: For each axis of the image, the borders of what the tensor can depend on, in voxels:
             beyond a crop it depends on nothing.
     """
@@ -39,7 +41,7 @@ class Geometry:
     start: tuple[float, ...]
     width: tuple[float, ...]
     reach: tuple[float, ...]
-    rolled: tuple[int, ...]
+    rolled: tuple[tuple[float, float], ...]
     seen: tuple[tuple[float, float], ...]
 
     @staticmethod
@@ -48,13 +50,13 @@ class Geometry:
 
         Example:
             >>> Geometry.of_image((2, 1)).dims
-            ((Part(size=2, axis=0, step=1.0, before=0, inner=(), picks=()),), (Part(size=1, axis=1, step=1.0, before=0, inner=(), picks=()),))
+            ((Part(size=2, axis=0, step=1.0, before=0, inner=(), picks=(), apart=False),), (Part(size=1, axis=1, step=1.0, before=0, inner=(), picks=(), apart=False),))
         """  # noqa: E501  # the line is what Python prints
         rank = len(shape)
         dims = tuple((Part(size, axis, 1.0),) for axis, size in enumerate(shape))
         seen = tuple((-0.5, size - 0.5) for size in shape)
         ones = (1.0,) * rank
-        return Geometry(dims, (0.0,) * rank, ones, ones, (0,) * rank, seen)
+        return Geometry(dims, (0.0,) * rank, ones, ones, ((0.0, 0.0),) * rank, seen)
 
     @property
     def axes(self) -> frozenset[int]:
@@ -85,6 +87,20 @@ class Geometry:
         width[axis] += abs(widening)
         reach[axis] += abs(widening)
         return replace(self, start=tuple(start), width=tuple(width), reach=tuple(reach))
+
+    def shifted(self, axis: int, shift: float, period: float) -> Geometry:
+        """Return the geometry after a circular shift along one axis of the image, in voxels.
+
+        Raises:
+            UnplacedError: Another extent was shifted before.
+        """
+        earlier, extent = self.rolled[axis]
+        if earlier and extent != period:
+            raise UnplacedError("circular shifts of several extents")
+        shift = (earlier + shift) % period
+        rolled = list(self.rolled)
+        rolled[axis] = (shift, period) if shift else (0.0, 0.0)
+        return replace(self, rolled=tuple(rolled))
 
     def interval(self, axis: int) -> tuple[float, float]:
         """Return the positions of the first and the last cell along an axis of the image."""
@@ -142,6 +158,16 @@ def runs_over_all(part: Part, others: Sequence[Part]) -> bool:
     return extent > 0 and part.size * abs(part.step) >= (1 - 1e-6) * extent
 
 
+def require_together(parts: Parts) -> None:
+    """Raise if features lie in different places: one of them does not lie at the mean.
+
+    Raises:
+        MisplacedError: They do.
+    """
+    if any(part.apart for part in flat(parts)):
+        raise MisplacedError("parts of the image are put beside each other and taken apart")
+
+
 def require_no_tiles(removed: Iterable[Part], geometry: Geometry) -> None:
     """Raise if a sum has run over the tiles of a picture, while their cells are still there.
 
@@ -154,6 +180,8 @@ def require_no_tiles(removed: Iterable[Part], geometry: Geometry) -> None:
     """
     remaining = [part for parts in geometry.dims for part in flat(parts) if part.size > 1]
     for part in flat(removed):
+        if part.axis is None or part.axis < 2:
+            continue
         fine = [rest for rest in remaining if rest.axis == part.axis is not None]
         extent = max((rest.size * abs(rest.step) for rest in fine), default=0.0)
         if part.size > 1 and fine and abs(part.step) >= (1 - 1e-6) * extent:
@@ -178,7 +206,8 @@ def single(geometry: Geometry, dim: int) -> tuple[Part | None, Geometry]:
     if not axes:
         return None, geometry.with_dim(dim, parts)
     parts = tuple(part for part in parts if part.size > 1) or parts[:1]
-    if len(parts) == 2 and parts[1].axis is None and not parts[0].inner and not parts[1].inner:
+    is_divided = len(parts) == 2 and parts[1].axis is None and not parts[0].picks
+    if is_divided and not parts[0].inner and not parts[1].inner:
         coarse, count = parts[0], parts[1].size
         step = coarse.step / count
         geometry = geometry.moved(coarse.axis, -(count - 1) / 2 * step)
@@ -199,8 +228,7 @@ def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) 
     if (low, count, stride) == (0, total, 1):
         return geometry
     if not axes_of(parts):
-        if any(part.step for part in flat(parts)):
-            raise MisplacedError("parts of the image are put beside each other and taken apart")
+        require_together(parts)
         return geometry.with_dim(dim, nothing(count))
     if len(parts) == 1 and parts[0].inner:
         return _sliced_inside(geometry, dim, parts[0], low, count, stride)
@@ -210,9 +238,13 @@ def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) 
             if not axes_of(parts[1:]) and count == 1 and minor > 1:  # one of the features
                 raise UnplacedError("a slice cuts features out of an axis of the image")
             raise UnplacedError("a slice cuts an axis of several parts")
-        head = replace(parts[0], size=count // minor)
-        if parts[0].axis is not None:
-            geometry = geometry.moved(parts[0].axis, low // minor * parts[0].step)
+        head = parts[0]
+        if head.axis is not None and (head.picks or head.step):
+            places = distances_of(head)[low // minor : (low + count) // minor]
+            geometry = geometry.moved(head.axis, places[0])
+            head = picked(head.axis, places) if head.picks else replace(head, size=count // minor)
+        else:
+            head = replace(head, size=count // minor)
         return geometry.with_dim(dim, (head, *parts[1:])).cut(head.axis)
     part, geometry = single(geometry, dim)
     if part is None:

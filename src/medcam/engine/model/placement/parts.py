@@ -9,7 +9,7 @@ grid are one axis with two parts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose, prod
 
 
@@ -45,12 +45,12 @@ class Part:
     Attributes:
         size: The number of indices.
         axis: The axis of the image; None for a part that runs along nothing of the image.
-        step: The distance between neighbours, in voxels of the image. For features whether they
-            lie in different places (1.0), of which the mean counts.
+        step: The distance between neighbours, in voxels of the image.
         before: The number of indices before the part that ``inner`` describes (a class token).
         inner: The parts inside a longer axis; empty for a plain part.
         picks: For samples or views in another order the distance of each index from index 0;
             ``step`` is then 0.
+        apart: Of features, whether they lie in different places, of which the mean counts.
     """
 
     size: int
@@ -59,6 +59,7 @@ class Part:
     before: int = 0
     inner: tuple[Part, ...] = ()
     picks: tuple[int, ...] = ()
+    apart: bool = False
 
     @property
     def axes(self) -> frozenset[int]:
@@ -93,16 +94,19 @@ def nothing(size: int) -> Parts:
     return () if size == 1 else (Part(size),)
 
 
-def picked(axis: int, indices: Sequence[int]) -> Part:
+def picked(axis: int, indices: Sequence[float]) -> Part:
     """Return the part of chosen indices of an axis, such as samples or views in another order.
 
     Args:
         axis: The axis of the image.
-        indices: The indices on it.
+        indices: The indices on it; between two if a cell sees several.
+
+    Raises:
+        UnplacedError: They lie neither evenly nor at whole indices.
 
     Example:
         >>> picked(1, [0, 2, 4])
-        Part(size=3, axis=1, step=2.0, before=0, inner=(), picks=())
+        Part(size=3, axis=1, step=2.0, before=0, inner=(), picks=(), apart=False)
         >>> picked(1, [2, 0, 1]).picks
         (0, -2, -1)
     """
@@ -110,18 +114,14 @@ def picked(axis: int, indices: Sequence[int]) -> Part:
     step = distances[1] if len(distances) > 1 else 1
     if step and all(distance == i * step for i, distance in enumerate(distances)):
         return Part(len(indices), axis, float(step))
-    return Part(len(indices), axis, picks=distances)
+    if any(distance % 1 for distance in distances):
+        raise UnplacedError("views that lie unevenly between others")
+    return Part(len(indices), axis, picks=tuple(map(int, distances)))
 
 
-def indices_of(part: Part, start: float) -> list[int]:
-    """Return the indices on the image that a part of samples or views runs along.
-
-    Args:
-        part: The part.
-        start: The index on the image of its index 0.
-    """
-    distances = part.picks or [i * part.step for i in range(part.size)]
-    return [round(start + distance) for distance in distances]
+def distances_of(part: Part) -> list[float]:
+    """Return the distance of each index of a part from index 0, in voxels."""
+    return [float(d) for d in part.picks] or [i * part.step for i in range(part.size)]
 
 
 def flat(parts: Iterable[Part]) -> list[Part]:
@@ -139,7 +139,7 @@ def merged(parts: Parts) -> Parts:
             continue
         last = result[-1] if result else None
         if last is not None and _continues(last, part):
-            result[-1] = Part(last.size * part.size, part.axis, part.step)
+            result[-1] = Part(last.size * part.size, part.axis, part.step, apart=part.apart)
         else:
             result.append(part)
     return tuple(result)
@@ -150,7 +150,7 @@ def _continues(coarse: Part, fine: Part) -> bool:
     if coarse.inner or fine.inner or coarse.picks or fine.picks or coarse.axis != fine.axis:
         return False
     if fine.axis is None:
-        return bool(coarse.step) == bool(fine.step)
+        return coarse.apart == fine.apart
     return isclose(coarse.step, fine.step * fine.size, rel_tol=1e-6)
 
 
@@ -162,7 +162,8 @@ def _evenly(parts: Iterable[Part]) -> list[Part]:
     result: list[Part] = []
     for part in parts:
         if result and result[-1].size > 1 and part.size > 1 and _continues(result[-1], part):
-            result[-1] = Part(result[-1].size * part.size, part.axis, part.step)
+            size = result[-1].size * part.size
+            result[-1] = Part(size, part.axis, part.step, apart=part.apart)
         else:
             result.append(part)
     return result
@@ -193,8 +194,8 @@ def regrouped(dims: Sequence[Parts], shape: Sequence[int]) -> tuple[Parts, ...]:
                 missing //= part.size
             elif part.size % missing == 0 and not part.inner and not part.picks:
                 rest = part.size // missing
-                taken.append(Part(missing, part.axis, part.step * rest))
-                waiting[0] = Part(rest, part.axis, part.step)
+                taken.append(replace(part, size=missing, step=part.step * rest))
+                waiting[0] = replace(part, size=rest)
                 missing = 1
             else:
                 raise UnplacedError("a reshape divides an axis of the image unevenly")

@@ -17,7 +17,7 @@ from medcam.engine.model.placement.parts import Part, axes_of, flat, in_order, s
 from medcam.engine.model.placement.samples import (
     NotOnImageError,
     dims_of_samples,
-    held_indices,
+    held_by,
     require_one_place,
 )
 from medcam.maps import LayerGrid
@@ -56,7 +56,7 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         )
     if all(prod(parts[n].size for n in by_axis[axis]) == 1 for axis in spaces + sliced):
         raise NotOnImageError("its output is a single voxel")
-    batch_numbers = [n for n, part in enumerate(parts) if part.axis == 0]
+    batch_numbers = in_order(parts, 0)
     order = [
         *batch_numbers,
         *(n for axis in sliced for n in by_axis[axis]),
@@ -72,9 +72,9 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         batch * prod(extents[a] for a in sliced), count, *(extents[axis] for axis in spaces)
     )  # fmt: skip
     tensor_shape = tuple(prod(p.size for p in dim) for dim in geometry.dims)
-    indices = held_indices(geometry, parts, map_axes)
+    held = tuple(held_by(geometry, parts, axis) for axis in (0, 1) if axis in (0, *map_axes))
     is_plain = order == sorted(order) and evidence == tensor_shape
-    is_rolled = any(geometry.rolled[axis] for axis in spaces)
+    rolls = {axis: _roll(geometry, parts, by_axis[axis], axis) for axis in map_axes}
     kind = kind_of(leaves, order, channels, {axis: by_axis[axis] for axis in spaces}, len(shape))
     return Arrangement(
         split=tuple(split),
@@ -86,14 +86,15 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
         slices=tuple((axis, extents[axis]) for axis in sliced),
         space_axes=tuple(spaces),
         map_axes=map_axes,
-        rolls=tuple(-geometry.rolled[axis] for axis in spaces),
-        slice_rolls=tuple(-geometry.rolled[axis] for axis in (0, *sliced)),
-        indices=indices,
-        grid=_grid(geometry, parts, by_axis, shape, {axis for axis, _ in indices}),
+        rolls=tuple(rolls[axis] for axis in spaces),
+        slice_rolls=tuple(rolls[axis] for axis in sliced),
+        held=held,
+        view_width=geometry.width[1],
+        grid=_grid(geometry, parts, by_axis, shape),
         centre=geometry.start,
         seen=geometry.seen,
         space=tuple(shape),
-        is_plain=is_plain and not is_rolled,
+        is_plain=is_plain and not any(rolls[axis] for axis in spaces),
         kind=kind,
         absent=tuple(axis for axis in map_axes if not by_axis[axis]),
         is_beside=_is_beside(geometry, shape),
@@ -221,15 +222,14 @@ def _grid(
     parts: Sequence[Part],
     by_axis: dict[int, list[int]],
     shape: Sequence[int],
-    held: set[int],
 ) -> LayerGrid:
     """Return where the cells of the map lie; an axis that was summed over is one cell.
 
-    Along views, the axes ``held``, the map has all of the image.
+    Along views, axis 1, the map has all of the image.
     """
     start, step = [], []
     for axis, numbers in by_axis.items():
-        if axis in held:
+        if axis == 1:
             start.append(0.0)
             step.append(1.0)
             continue
@@ -243,12 +243,30 @@ def _grid(
         start.append(first)
         step.append(min(finest, key=lambda part: abs(part.step)).step if finest else high - low)
     seen = tuple(
-        (-0.5, shape[axis] - 0.5) if axis in held else geometry.seen[axis] for axis in by_axis
+        (-0.5, shape[axis] - 0.5) if axis == 1 else geometry.seen[axis] for axis in by_axis
     )
     return LayerGrid(
         tuple(map(_snapped, start)), tuple(map(_snapped, step)),
         seen=limited(seen, [shape[axis] for axis in by_axis]),
     )  # fmt: skip
+
+
+def _roll(geometry: Geometry, parts: Sequence[Part], numbers: Sequence[int], axis: int) -> int:
+    """Return by how many cells a circular shift along an axis is undone.
+
+    Raises:
+        NotOnImageError: It is no whole number of cells, or the axis is no longer the one that was
+            shifted.
+    """
+    shift, period = geometry.rolled[axis]
+    if not shift:
+        return 0
+    step = min((parts[n].step for n in numbers if parts[n].size > 1), key=abs, default=1.0)
+    cells = prod(parts[n].size for n in numbers)
+    shifted = shift / step
+    if not isclose(cells * abs(step), period) or abs(shifted - round(shifted)) > _SNAP:
+        raise NotOnImageError("its output was shifted circularly, and then cut or strided")
+    return -round(shifted)
 
 
 def _snapped(value: float) -> float:

@@ -12,7 +12,7 @@ from medcam.engine.model.placement.parts import (
     Part,
     Parts,
     axes_of,
-    indices_of,
+    distances_of,
     merged,
     picked,
 )
@@ -36,7 +36,7 @@ def row_of(pieces: Sequence[Piece], dim: int) -> tuple[Parts, Geometry] | None:
     if len(pieces) < 2:
         return None
     first = pieces[0][2]
-    parts = [_large(geometry.dims[dim]) for _, _, geometry in pieces]
+    parts = [_merged_parts(geometry.dims[dim]) for _, _, geometry in pieces]
     starts = [geometry.start for _, _, geometry in pieces]
     moving = moving_axes(starts)
     if not moving:
@@ -81,7 +81,7 @@ def _lattice(starts: Sequence[tuple[float, ...]], moving: Sequence[int]) -> Part
     return None
 
 
-def _large(parts: Parts) -> Parts:
+def _merged_parts(parts: Parts) -> Parts:
     """Return merged parts without those of one index."""
     return tuple(part for part in merged(parts) if part.size > 1)
 
@@ -92,8 +92,8 @@ def _joined_parts(axis: int, runs: Sequence[tuple[Part, float]]) -> Part | None:
     Samples and views may come in any order, slices evenly.
     """
     if axis < 2:
-        indices = [index for part, start in runs for index in indices_of(part, start)]
-        return picked(axis, indices) if len(set(indices)) == len(indices) else None
+        places = [start + d for part, start in runs for d in distances_of(part)]
+        return picked(axis, places) if len(set(places)) == len(places) else None
     first, position = runs[0]
     step = first.step if first.size > 1 else runs[1][1] - position
     for part, start in runs:

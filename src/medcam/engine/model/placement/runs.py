@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from math import isclose
 
 from medcam.engine.model.placement.arrangement import MIN_PICTURE_AXES, Arrangement, limited
+from medcam.engine.model.placement.samples import Held
 from medcam.maps import LayerGrid
 
 _TOLERANCE = 0.01
 """The share of a step by which slices may lie off an even grid."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Runs that see a part of the image each, together.
+
+    Attributes:
+        arrangement: The arrangement of all of them.
+        order: The numbers of the runs, in the order of their evidence.
+        group: How many runs in a row see the same samples: their evidence lies behind each other
+            for each sample, that of the groups as a batch.
+    """
+
+    arrangement: Arrangement
+    order: list[int]
+    group: int
 
 
 def see_apart(runs: Sequence[Arrangement]) -> bool:
@@ -19,8 +36,8 @@ def see_apart(runs: Sequence[Arrangement]) -> bool:
     return any(axis < 2 for axis in _moving(runs))
 
 
-def stack_arrangements(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[int]] | None:
-    """Return the arrangement of runs that see a part of the image each, and the order of the runs.
+def stack_arrangements(runs: Sequence[Arrangement]) -> Joined | None:
+    """Return runs that see a part of the image each, together.
 
     The parts are samples, views or slices that follow each other along one axis that the runs do
     not run along themselves, or tiles that cover a picture without overlap.
@@ -29,12 +46,12 @@ def stack_arrangements(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[i
         None if the runs do not lie so.
     """
     first, moving = runs[0], _moving(runs)
-    alike = [(run.evidence[1:], run.map_axes, run.space_axes, run.slices) for run in runs]
+    alike = [(r.evidence[1:], r.map_axes, r.space_axes, r.slices, _views(r)) for r in runs]
     if not moving or any(item != alike[0] for item in alike):
         return None
-    if moving == [0]:
+    if 0 in moving:
         return _stack_samples(runs)
-    if first.evidence[0] != max(run.evidence[0] for run in runs) or 0 in moving:
+    if any(run.held[0] != first.held[0] for run in runs):
         return None
     if moving == [1]:
         return _stack_views(runs)
@@ -43,32 +60,60 @@ def stack_arrangements(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[i
     return None if 1 in moving else _stack_tiles(runs, moving)
 
 
+def _views(run: Arrangement) -> Held | None:
+    """Return the views that one run holds, if it holds several."""
+    return next((held for held in run.held if held.axis == 1), None)
+
+
 def _moving(runs: Sequence[Arrangement]) -> list[int]:
     """Return the axes of the image along which the runs' positions differ."""
     centres = zip(*(run.centre for run in runs), strict=True)
-    return [axis for axis, along in enumerate(centres) if len(set(along)) > 1]
+    moving = [axis for axis, along in enumerate(centres) if len(set(along)) > 1]
+    samples = {run.held[0].places for run in runs}
+    return [0, *moving] if len(samples) > 1 and 0 not in moving else moving
 
 
-def _stack_samples(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[int]] | None:
-    """Return `stack_arrangements` of runs that see some samples each."""
-    held = [dict(run.indices).get(0, ()) for run in runs]
-    together = [sample for samples in held for sample in samples]
-    if not all(held) or len(set(together)) < len(together):
+def _stack_samples(runs: Sequence[Arrangement]) -> Joined | None:
+    """Return `stack_arrangements` of runs that see some samples each.
+
+    Runs that see parts of the same samples are put together first.
+    """
+    by_samples: dict[tuple[float, ...], list[int]] = {}
+    for number, run in enumerate(runs):
+        by_samples.setdefault(run.held[0].places, []).append(number)
+    groups = [by_samples[places] for places in sorted(by_samples)]
+    arrangements, order = [], []
+    for group in groups:
+        if len(group) == 1:
+            arrangements.append(runs[group[0]])
+            order += group
+            continue
+        joined = stack_arrangements([runs[number] for number in group])
+        if joined is None or len(group) != len(groups[0]):
+            return None
+        arrangements.append(joined.arrangement)
+        order += [group[number] for number in joined.order]
+    places = [place for item in arrangements for place in item.held[0].places]
+    first = arrangements[0]
+    alike = [(a.evidence[1:], a.slices, a.held[1:], a.grid.start, a.map_axes) for a in arrangements]
+    if len(set(places)) < len(places) or any(item != alike[0] for item in alike):
         return None
-    order = sorted(range(len(runs)), key=lambda number: held[number])
-    indices = tuple(sample for number in order for sample in held[number])
-    first, count = runs[0], sum(run.evidence[0] for run in runs)
-    arrangement = replace(
-        first, batch=len(indices), evidence=(count, *first.evidence[1:]),
-        indices=((0, indices), *((a, i) for a, i in first.indices if a)),
-    )  # fmt: skip
-    return arrangement, order
+    seen = _union([item.seen for item in arrangements])
+    together = replace(
+        first,
+        batch=len(places),
+        evidence=(sum(item.evidence[0] for item in arrangements), *first.evidence[1:]),
+        held=(replace(first.held[0], places=tuple(places)), *first.held[1:]),
+        seen=seen,
+        grid=replace(first.grid, seen=_limited(seen, first.map_axes, first.space)),
+    )
+    return Joined(together, order, len(groups[0]))
 
 
-def _stack_views(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[int]] | None:
+def _stack_views(runs: Sequence[Arrangement]) -> Joined | None:
     """Return `stack_arrangements` of runs that see one view each."""
-    first, views = runs[0], [round(run.centre[1]) for run in runs]
-    if len(set(views)) < len(views) or 1 in first.map_axes:
+    first, views = runs[0], [run.centre[1] for run in runs]
+    if len(set(views)) < len(views):
         return None
     order = sorted(range(len(runs)), key=lambda number: views[number])
     spaces = [
@@ -79,12 +124,12 @@ def _stack_views(runs: Sequence[Arrangement]) -> tuple[Arrangement, list[int]] |
     map_axes = (1, *(axis for axis, _ in spaces))
     if sum(extent > 1 for _, extent in spaces) < MIN_PICTURE_AXES:
         return None
-    indices = ((0, dict(first.indices).get(0, ())), (1, tuple(views[n] for n in order)))
-    arrangement = _with_slices(runs, [(1, len(runs))], spaces, map_axes, {1: (0.0, 1.0)})
-    return replace(arrangement, indices=tuple(item for item in indices if item[1])), order
+    together = _with_slices(runs, [(1, len(runs))], spaces, map_axes, {1: (0.0, 1.0)})
+    held = Held(1, tuple(views[number] for number in order), first.view_width)
+    return Joined(replace(together, held=(first.held[0], held)), order, len(runs))
 
 
-def _stack_slices(runs: Sequence[Arrangement], axis: int) -> tuple[Arrangement, list[int]] | None:
+def _stack_slices(runs: Sequence[Arrangement], axis: int) -> Joined | None:
     """Return `stack_arrangements` of runs that see one slice each."""
     first, places = runs[0], [run.centre[axis] for run in runs]
     low, step = min(places), (max(places) - min(places)) / (len(runs) - 1)
@@ -97,22 +142,18 @@ def _stack_slices(runs: Sequence[Arrangement], axis: int) -> tuple[Arrangement, 
     if sum(n > 1 for _, n in spaces) < MIN_PICTURE_AXES:
         return None
     grid = {axis: (low, step)}
-    return _with_slices(runs, [(axis, len(runs))], spaces, first.map_axes, grid), order
+    together = _with_slices(runs, [(axis, len(runs))], spaces, first.map_axes, grid)
+    return Joined(together, order, len(runs))
 
 
-def _stack_tiles(
-    runs: Sequence[Arrangement], moving: Sequence[int]
-) -> tuple[Arrangement, list[int]] | None:
+def _stack_tiles(runs: Sequence[Arrangement], moving: Sequence[int]) -> Joined | None:
     """Return `stack_arrangements` of runs that see a tile of the picture each."""
     first = runs[0]
     spaces = list(zip(first.space_axes, first.evidence[2:], strict=True))
     places = [tuple(run.centre[axis] for axis in moving) for run in runs]
     along = [sorted(set(values)) for values in zip(*places, strict=True)]
-    if (
-        sorted(places) != list(product(*along))
-        or any(first.rolls)
-        or set(moving) & set(first.absent)
-    ):
+    is_lattice = sorted(places) == list(product(*along))
+    if not is_lattice or any(first.rolls) or not set(moving) <= set(dict(spaces)) - {*first.absent}:
         return None
     steps, starts = (
         dict(zip(first.map_axes, values, strict=True))
@@ -129,7 +170,7 @@ def _stack_tiles(
         grid[axis] = (starts[axis] - first.centre[axis] + positions[0], steps[axis])
     slices = [(axis, len(values)) for axis, values in zip(moving, along, strict=True)]
     order = sorted(range(len(runs)), key=lambda number: places[number])
-    return _with_slices(runs, slices, spaces, first.map_axes, grid), order
+    return Joined(_with_slices(runs, slices, spaces, first.map_axes, grid), order, len(runs))
 
 
 def _with_slices(
@@ -148,11 +189,7 @@ def _with_slices(
         map_axes: The axes of the map.
         grid: The position of the first cell and the step along the axes of ``slices``.
     """
-    first = runs[0]
-    seen = tuple(
-        (min(low for low, _ in borders), max(high for _, high in borders))
-        for borders in zip(*(run.seen for run in runs), strict=True)
-    )
+    first, seen = runs[0], _union([run.seen for run in runs])
     pairs = zip(first.grid.start, first.grid.step, strict=True)
     grids = {**dict(zip(first.map_axes, pairs, strict=True)), **grid}
     axes = tuple(axis for axis, _ in spaces)
@@ -169,8 +206,26 @@ def _with_slices(
         grid=LayerGrid(
             tuple(grids[axis][0] for axis in map_axes),
             tuple(grids[axis][1] for axis in map_axes),
-            seen=limited([seen[a] for a in map_axes], [first.space[a] for a in map_axes]),
+            seen=_limited(seen, map_axes, first.space),
         ),
         is_plain=False,
         absent=tuple(axis for axis in first.absent if axis in map_axes and axis not in moved),
     )
+
+
+Borders = tuple[tuple[float, float], ...]
+"""The borders of what a layer can depend on, on every axis of the image, in voxels."""
+
+
+def _union(borders: Sequence[Borders]) -> Borders:
+    """Return the borders of what several runs can depend on."""
+    return tuple(
+        (min(low for low, _ in along), max(high for _, high in along))
+        for along in zip(*borders, strict=True)
+    )
+
+
+def _limited(seen: Borders, map_axes: Sequence[int], space: Sequence[int]) -> Borders:
+    """Return the borders along the axes of the map; empty if they are those of the image."""
+    own = [(-0.5, space[a] - 0.5) if a < 2 else seen[a] for a in map_axes]
+    return limited(own, [space[a] for a in map_axes])

@@ -3,40 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 
+import torch
+from torch import Tensor
+
 from medcam.engine.model.placement.geometry import Geometry
-from medcam.engine.model.placement.parts import Part, flat, in_order, indices_of
+from medcam.engine.model.placement.parts import Part, distances_of, flat, in_order
 
 
 class NotOnImageError(Exception):
     """A tensor that is no picture: it does not run along the axes of the image."""
 
 
-def held_indices(
-    geometry: Geometry, parts: Sequence[Part], map_axes: Sequence[int]
-) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """Return for axis 0 the samples of the image that a tensor holds, for axis 1 the views.
+@dataclass(frozen=True)
+class Held:
+    """The samples or views of an image that a tensor holds.
+
+    Attributes:
+        axis: The axis of the image: 0 for samples, 1 for views.
+        places: The place of each cell on it, in the tensor's order; between two views if a cell
+            sees several.
+        width: The number of samples or views that a cell sees.
+    """
+
+    axis: int
+    places: tuple[float, ...]
+    width: float
+
+    def cells(self, extent: int) -> list[int]:
+        """Return for each sample or view the cell nearest to it; -1 if no cell sees it.
+
+        Example:
+            >>> Held(1, (2.0, 0.0), 1.0).cells(3), Held(1, (0.5, 2.5), 2.0).cells(4)
+            ([1, -1, 0], [0, 0, 1, 1])
+        """
+        result = []
+        for index in range(extent):
+            distances = [abs(place - index) for place in self.places]
+            nearest = min(range(len(distances)), key=distances.__getitem__, default=-1)
+            is_seen = nearest >= 0 and distances[nearest] <= max(self.width, 1) / 2
+            result.append(nearest if is_seen else -1)
+        return result
+
+    def place(self, values: Tensor, dim: int, extent: int) -> Tensor:
+        """Return values with each sample or view in its place; those not seen are zero.
+
+        Args:
+            values: Values of the tensor's cells.
+            dim: Their axis of samples or views.
+            extent: The number of samples or views of the image.
+        """
+        cells = self.cells(extent)
+        if cells == list(range(values.shape[dim])):
+            return values
+        chosen = torch.tensor([max(cell, 0) for cell in cells], device=values.device)
+        placed = values.index_select(dim, chosen)
+        unseen = [index for index, cell in enumerate(cells) if cell < 0]
+        gaps = torch.tensor(unseen, dtype=torch.long, device=values.device)
+        return placed.index_fill(dim, gaps, 0)
+
+
+def held_by(geometry: Geometry, parts: Sequence[Part], axis: int) -> Held:
+    """Return the samples or views of an image that a tensor holds.
 
     Args:
         geometry: The tensor's geometry.
         parts: Its plain parts.
-        map_axes: The axes of the map: views are among them, colours are not.
+        axis: The axis of the image: 0 for samples, 1 for views.
 
-    Returns:
-        The axis, and the indices in the tensor's order; nothing for an axis whose cells see several
-        samples or views.
+    Raises:
+        NotOnImageError: It holds one of them twice.
     """
-    indices = []
-    for axis in (0, 1):
-        along = [parts[number] for number in in_order(parts, axis)]
-        is_one_each = geometry.width[axis] <= 1 and (axis == 0 or axis in map_axes)
-        if is_one_each or any(part.picks for part in along):
-            first = round(geometry.start[axis])
-            places = product(*(indices_of(part, 0.0) for part in along))
-            indices.append((axis, tuple(first + sum(place) for place in places)))
-    return tuple(indices)
+    along = [parts[number] for number in in_order(parts, axis)]
+    places = [
+        geometry.start[axis] + sum(distances)
+        for distances in product(*map(distances_of, along))
+    ]  # fmt: skip
+    if len(set(places)) < len(places):
+        raise NotOnImageError(f"its output holds a {('sample', 'view')[axis]} of the image twice")
+    return Held(axis, tuple(places), geometry.width[axis])
 
 
 def require_one_place(leaves: Sequence[tuple[int, Part]], rank: int) -> None:
@@ -50,7 +98,7 @@ def require_one_place(leaves: Sequence[tuple[int, Part]], rank: int) -> None:
         NotOnImageError: They are crops of several places, mirrored views, or copies of samples.
     """
     batch_dims = dims_of_samples(leaves, rank)
-    if any(part.axis is None and part.step and dim in batch_dims for dim, part in leaves):
+    if any(part.apart and dim in batch_dims for dim, part in leaves):
         raise NotOnImageError(
             "its samples are parts of the image that lie in different places (crops, mirrored "
             "views) in one batch"
@@ -67,9 +115,11 @@ def dims_of_samples(leaves: Sequence[tuple[int, Part]], rank: int) -> set[int]:
     dims_of_batch = {dim for dim, part in leaves if part.axis == 0}
     if dims_of_batch:
         return dims_of_batch
+    # without the axis of samples, which one sample was taken out of, the first axis holds them if
+    # there is one for channels, too
     spatial = {part.axis for _, part in leaves if part.axis is not None and part.axis > 1}
     dims = max((dim for dim, _ in leaves), default=0) + 1
-    return {0} if dims >= min(len(spatial) + 2, rank) else set()  # a sample without its axis
+    return {0} if dims >= min(len(spatial) + 2, rank) else set()
 
 
 def holds_samples(geometry: Geometry, batch: int) -> bool | None:
@@ -83,7 +133,7 @@ def holds_samples(geometry: Geometry, batch: int) -> bool | None:
     """
     if not geometry.dims:
         return None
-    if any(part.axis is None and part.step for part in flat(geometry.dims[0])):
+    if any(part.apart for part in flat(geometry.dims[0])):
         return None
     along = [part for part in flat(geometry.dims[0]) if part.axis == 0]
     if prod(part.size for part in along) == batch:

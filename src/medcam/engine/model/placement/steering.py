@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -70,7 +69,7 @@ class Steering:
                 self._add(tensor)
 
     def finish(self) -> None:
-        """Note the end of the forward pass: Python's or NumPy's random numbers may steer, too."""
+        """Note the end of the forward pass: NumPy's random numbers may steer, too."""
         self.follows_data |= self._random_state != _random_state()
 
     def _varies(self, tensor: Tensor) -> bool:
@@ -109,10 +108,12 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
     ]
 
 
-def _random_state() -> tuple[object, ...]:
-    """Return the state of Python's and NumPy's random numbers."""
-    state = np.random.get_state()  # noqa: NPY002  # which the model may use
-    return random.getstate(), repr(state)
+def _random_state() -> str:
+    """Return the state of NumPy's random numbers.
+
+    That of Python's `random` tells nothing: type checkers of annotations draw from it.
+    """
+    return repr(np.random.get_state())  # noqa: NPY002  # which the model may use
 
 
 class ReadingMode(TorchFunctionMode):

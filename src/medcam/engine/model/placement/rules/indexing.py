@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from medcam.engine.model.placement.geometry import Geometry, single, sliced
+from medcam.engine.model.placement.geometry import Geometry, require_together, single, sliced
 from medcam.engine.model.placement.parts import (
-    Part,
     UnplacedError,
     axes_of,
-    indices_of,
+    distances_of,
     nothing,
     picked,
     size_of,
@@ -32,13 +30,11 @@ def roll(call: Call) -> Geometry:
         if part is None or part.axis is None:
             continue
         if part.axis < 2:
-            before = indices_of(part, 0.0)
+            before = distances_of(part)
             indices = [before[(number - shift) % part.size] for number in range(part.size)]
             geometry = _reordered(geometry, dim % len(geometry.dims), part.axis, indices)
             continue
-        rolled = list(geometry.rolled)
-        rolled[part.axis] = (rolled[part.axis] + shift) % part.size
-        geometry = replace(geometry, rolled=tuple(rolled))
+        geometry = geometry.shifted(part.axis, shift * part.step, part.size * abs(part.step))
     return geometry
 
 
@@ -52,9 +48,30 @@ def index(call: Call) -> Geometry:
     """Rule of indexing by one tensor of integers."""
     geometry, indices = call.known("self"), call["indices"]
     chosen = [(dim, item) for dim, item in enumerate(indices) if item is not None]
-    if len(chosen) != 1 or chosen[0][1].ndim != 1 or chosen[0][1].dtype == torch.bool:
+    if len(chosen) != 1 or chosen[0][1].ndim > 2:
         raise UnplacedError("indexing by several tensors")
-    return _indexed(geometry, *chosen[0])
+    dim, numbers = chosen[0]
+    if numbers.dtype == torch.bool:
+        if numbers.ndim > 1:
+            raise UnplacedError("indexing by a mask of several axes")
+        numbers = numbers.nonzero()[:, 0]
+    if numbers.ndim == 2:
+        return _of_table(geometry, dim, numbers)
+    return _indexed(geometry, dim, numbers)
+
+
+def _of_table(geometry: Geometry, dim: int, numbers: Tensor) -> Geometry:
+    """Return the geometry of an axis by a table of indices: windows in even steps.
+
+    Raises:
+        UnplacedError: The windows are not alike.
+    """
+    first = numbers[0] - numbers[0, 0]
+    if not bool((numbers - numbers[:, :1] == first).all()):
+        raise UnplacedError("indices of unlike windows")
+    rows, columns = _indexed(geometry, dim, numbers[:, 0]), _indexed(geometry, dim, numbers[0])
+    dims = [*columns.dims[:dim], rows.dims[dim], *columns.dims[dim:]]
+    return columns.with_dims(dims)
 
 
 def _indexed(geometry: Geometry, dim: int, chosen: Tensor) -> Geometry:
@@ -64,17 +81,18 @@ def _indexed(geometry: Geometry, dim: int, chosen: Tensor) -> Geometry:
     stride = numbers[1] - numbers[0] if len(numbers) > 1 else 1
     is_even = stride != 0 and numbers == [numbers[0] + i * stride for i in range(len(numbers))]
     if not axes_of(geometry.dims[dim]):
+        require_together(geometry.dims[dim])
         return geometry.with_dim(dim, nothing(len(numbers)))
     part, plain = single(geometry, dim) if axes_of(geometry.dims[dim]) <= {0, 1} else (None, None)
     if part is not None and part.axis is not None and plain is not None and not is_even:
-        return _reordered(plain, dim, part.axis, [indices_of(part, 0.0)[n] for n in numbers])
+        return _reordered(plain, dim, part.axis, [distances_of(part)[n] for n in numbers])
     if not is_even:
         raise UnplacedError("indices that are not evenly spaced")
     result = sliced(geometry, dim, min(numbers), len(numbers), abs(stride))
     return result if stride > 0 else mirrored(result, [dim])
 
 
-def _reordered(geometry: Geometry, dim: int, axis: int, indices: Sequence[int]) -> Geometry:
+def _reordered(geometry: Geometry, dim: int, axis: int, indices: Sequence[float]) -> Geometry:
     """Return the geometry of samples, views or colours in another order, or some of them.
 
     Args:
@@ -83,6 +101,4 @@ def _reordered(geometry: Geometry, dim: int, axis: int, indices: Sequence[int]) 
         axis: The axis of the image.
         indices: The indices, as distances from index 0.
     """
-    if len(set(indices)) < len(indices):  # some twice
-        return geometry.with_dim(dim, (Part(len(indices), step=1.0),))
     return geometry.moved(axis, indices[0]).with_dim(dim, (picked(axis, indices),))

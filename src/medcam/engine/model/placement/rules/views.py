@@ -10,8 +10,8 @@ from medcam.engine.model.placement.parts import (
     Part,
     Parts,
     UnplacedError,
+    distances_of,
     flat,
-    indices_of,
     merged,
     nothing,
     picked,
@@ -143,7 +143,7 @@ def mirrored(geometry: Geometry, dims: Sequence[int]) -> Geometry:
         part, geometry = single(geometry, dim)
         if part is not None and part.axis is not None:
             if part.picks:
-                indices = indices_of(part, 0.0)[::-1]
+                indices = distances_of(part)[::-1]
                 geometry = geometry.moved(part.axis, indices[0])
                 geometry = geometry.with_dim(dim, (picked(part.axis, indices),))
                 continue
