@@ -284,6 +284,23 @@ def moving_axes(starts: Sequence[tuple[float, ...]]) -> list[int]:
     return [axis for axis, values in along if max(values) - min(values) > 1e-6]
 
 
+def far_apart(first: Geometry, second: Geometry) -> bool:
+    """Return whether the cells of two tensors lie in different parts of the image."""
+    for axis in range(2, len(first.start)):
+        low, high = first.interval(axis)
+        if abs(first.start[axis] - second.start[axis]) > max(1.0, (high - low) / 4):
+            return True
+    return False
+
+
+def run_against(first: Geometry, second: Geometry) -> bool:
+    """Return whether the cells of two tensors run in other directions along the image."""
+    return any(
+        _is_mirrored(first, axis) != _is_mirrored(second, axis)
+        for axis in range(2, len(first.start))
+    )
+
+
 def _order(geometry: Geometry, axis: int) -> tuple[object, ...]:
     """Return in which order a tensor holds samples or views."""
     parts = flat(part for dim in geometry.dims for part in dim)

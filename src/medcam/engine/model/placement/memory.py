@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from medcam.engine.model.placement.combining import lie_apart
+from medcam.engine.model.placement.combining import far_apart, run_against
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.parts import Misplaced, UnplacedError, reason_of
 from medcam.engine.model.placement.rules.apply import Origins
-from medcam.engine.model.placement.writing import Whole
+from medcam.engine.model.placement.writing import Whole, strides_key
 
 IN_PLACE = "a part of a tensor was written in place"
 
@@ -29,12 +28,14 @@ class Storage:
         whole: The images that something in it comes from, with the reason why a view that is not
             in ``views`` has no geometry.
         filled: The tensor if it was made empty or constant, to be filled part by part.
+        is_pending: Whether parts of it have been written since its places were last found.
     """
 
     alive: StorageWeakRef
     views: dict[tuple[Any, ...], Origins] = field(default_factory=dict)
     whole: dict[int, str] = field(default_factory=dict)
     filled: Whole | None = None
+    is_pending: bool = False
 
     def fill(self, whole: Whole, part: Tensor, origins: Origins) -> bool:
         """Record that a part of a new tensor was written; return whether that could be followed."""
@@ -46,18 +47,33 @@ class Storage:
                 continue  # of what was there before
             if isinstance(geometry, str):
                 return False
+            filled[image] = IN_PLACE  # found when the whole is read
             try:
-                filled[image] = whole.write(image, part, geometry)
+                whole.write(image, part, geometry)
             except UnplacedError as error:
+                whole.writes.pop(image, None)
                 filled[image] = self.whole[image] = reason_of(error)
         if not filled:
             return False
-        key = whole.offset, whole.shape, strides_key(whole.shape, whole.strides)
+        key = whole.key
         earlier = {k: g for k, g in self.views.get(key, {}).items() if k not in filled}
         self.views = {key: {**earlier, **filled}, view_key(part): origins}
+        self.is_pending = True
         for image in origins:
             self.whole.setdefault(image, IN_PLACE)
         return True
+
+    def finish_filling(self) -> None:
+        """Find the places of a tensor that was filled part by part."""
+        whole, self.is_pending = self.filled, False
+        if whole is None or whole.key not in self.views:
+            return
+        origins = dict(self.views[whole.key])
+        for image in whole.writes:
+            origins[image] = whole.geometry(image)
+            if isinstance(origins[image], str):
+                self.whole[image] = str(origins[image])
+        self.views[whole.key] = origins
 
     def overwrite(self, key: tuple[Any, ...], origins: Origins) -> None:
         """Record that a part was written in place: the whole is of several origins.
@@ -71,7 +87,7 @@ class Storage:
             earlier = before.get(image)
             if not isinstance(earlier, Geometry) or not isinstance(after, Geometry):
                 continue
-            if lie_apart(earlier, after):
+            if run_against(earlier, after) or far_apart(earlier, after):
                 self.whole[image] = Misplaced(f"{IN_PLACE} with values of another place")
         self.views.clear()
 
@@ -86,11 +102,6 @@ def has_memory(tensor: Tensor) -> bool:
 def view_key(tensor: Tensor) -> tuple[Any, ...]:
     """Return what tells a tensor from others in the same memory."""
     return tensor.storage_offset(), tuple(tensor.shape), strides_key(tensor.shape, tensor.stride())
-
-
-def strides_key(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides that tell tensors apart: not those of axes of one index."""
-    return tuple(stride for size, stride in zip(shape, strides, strict=True) if size > 1)
 
 
 def same_places(before: Origins | None, after: Origins) -> bool:

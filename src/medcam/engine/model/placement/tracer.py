@@ -131,6 +131,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         storage = self._storage_of(tensor)
         if storage is None:
             return {}
+        if storage.is_pending:
+            storage.finish_filling()
         known = storage.views.get(view_key(tensor))
         return dict(storage.whole) if known is None else known
 

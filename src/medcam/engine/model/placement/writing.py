@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from math import prod
+from typing import Any
 
 from torch import Tensor
 
@@ -18,8 +19,14 @@ from medcam.engine.model.placement.parts import (
     axes_of,
     nothing,
     picked,
+    reason_of,
     size_of,
 )
+
+
+def strides_key(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides that tell tensors apart: not those of axes of one index."""
+    return tuple(stride for size, stride in zip(shape, strides, strict=True) if size > 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +60,13 @@ class Whole:
     offset: int
     writes: dict[int, list[_Write]] = field(default_factory=dict)
 
-    def write(self, image: int, part: Tensor, geometry: Geometry) -> Geometry:
-        """Return the geometry of the whole tensor on an image after a part was written.
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells the tensor from others in the same memory."""
+        return self.offset, self.shape, strides_key(self.shape, self.strides)
+
+    def write(self, image: int, part: Tensor, geometry: Geometry) -> None:
+        """Note that a part was written.
 
         Args:
             image: The number of the image.
@@ -62,11 +74,16 @@ class Whole:
             geometry: The geometry of what was written to it.
 
         Raises:
-            UnplacedError: The part is no block of the tensor, or does not fit earlier ones.
+            UnplacedError: The part is no block of the tensor.
         """
-        writes = self.writes.setdefault(image, [])
-        writes.append(self._on_whole(part, geometry))
-        return _merged(writes, self.shape)
+        self.writes.setdefault(image, []).append(self._on_whole(part, geometry))
+
+    def geometry(self, image: int) -> Geometry | str:
+        """Return the geometry of the whole tensor on an image, or the reason why it is unknown."""
+        try:
+            return _merged(self.writes[image], self.shape)
+        except UnplacedError as error:
+            return reason_of(error)
 
     def _on_whole(self, part: Tensor, geometry: Geometry) -> _Write:
         """Return a part that was written, with its geometry on the whole tensor."""
@@ -74,7 +91,7 @@ class Whole:
         dims = list(range(part.ndim))
         parts: list[Parts] = [()] * len(self.shape)
         indices: dict[int, int] = {}
-        order = sorted(range(len(self.shape)), key=lambda d: -self.strides[d])
+        order = sorted(range(len(self.shape)), key=lambda d: (-self.strides[d], self.shape[d] == 1))
         starts = {}
         for dim in order:
             starts[dim], remaining = divmod(remaining, max(self.strides[dim], 1))
@@ -107,19 +124,26 @@ def _extended(geometry: Geometry, dim: int, low: int, size: int) -> tuple[Parts,
     return (Part(size, part.axis, part.step),), geometry.moved(part.axis, -low * part.step)
 
 
+_MANY = 8
+"""The number of slices from which on some stand for all."""
+
+
 def _merged(writes: Sequence[_Write], shape: Sequence[int]) -> Geometry:
     """Return the geometry after all writes: slices in a row are an axis of the image.
 
     Raises:
         MisplacedError: Samples, views or slices were filled from different places.
     """
+    writes = _without_borders(writes)
     geometries = [write.geometry for write in writes]
-    if any(_differ(*pair) for pair in combinations(writes, 2)):
+    if any(_differ(writes[0], write) for write in writes[1:]):
         raise MisplacedError("parts of a tensor are filled from different places of the image")
-    result = joined(geometries, shape)
     first_indices = writes[0].indices
     varying = [d for d in first_indices if len({write.indices.get(d) for write in writes}) > 1]
     moving = moving_axes([geometry.start for geometry in geometries])
+    if len(varying) == 1 and len(writes) > _MANY:  # slices, which are alike
+        geometries = [*geometries[: _MANY // 2], *geometries[-_MANY // 2 :]]
+    result = joined(geometries, shape)
     if len(writes) == 1:
         for dim, index in first_indices.items():
             if shape[dim] > 1:
@@ -144,6 +168,23 @@ def _merged(writes: Sequence[_Write], shape: Sequence[int]) -> Geometry:
         raise MisplacedError("parts of a tensor are filled in another order than the image's")
     result = result.with_dim(dim, (Part(shape[dim], axis, step),))
     return result.moved(axis, start - first * step)
+
+
+def _without_borders(writes: Sequence[_Write]) -> Sequence[_Write]:
+    """Return the parts without small ones beside the largest, such as circular padding."""
+    largest = max(writes, key=lambda write: prod(end - low for low, end in write.ranges))
+    kept = []
+    for write in writes:
+        is_border = False
+        for dim, ((low, high), (begin, end)) in enumerate(
+            zip(largest.ranges, write.ranges, strict=True)
+        ):
+            axes = axes_of(largest.geometry.dims[dim]) - {0, 1}
+            if axes and (high <= begin or end <= low) and 2 * (end - begin) <= high - low:
+                is_border |= lie_apart(largest.geometry, write.geometry)
+        if not is_border:
+            kept.append(write)
+    return kept
 
 
 def _differ(first: _Write, second: _Write) -> bool:

@@ -53,7 +53,13 @@ def geometries_of(
     """
     of_image = {key: item[image] for key, item in origins.items() if image in item}
     geometries = {key: item for key, item in of_image.items() if isinstance(item, Geometry)}
-    if not geometries:
+    has_place = any(
+        part.size > 1 and part.axes - {0, 1}
+        for geometry in geometries.values()
+        for dim in geometry.dims
+        for part in dim
+    )
+    if not geometries or (len(geometries) < len(of_image) and not has_place):
         reasons = [item for item in of_image.values() if isinstance(item, str)]
         reason = next((item for item in reasons if isinstance(item, Misplaced)), reasons[0])
         return [reason] * len(shapes)

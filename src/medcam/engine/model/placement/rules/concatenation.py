@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from medcam.engine.model.placement.combining import joined, lie_apart
+from medcam.engine.model.placement.combining import joined, lie_apart, run_against
 from medcam.engine.model.placement.geometry import Geometry, single
 from medcam.engine.model.placement.parts import (
     MisplacedError,
@@ -61,14 +61,17 @@ def _concatenated(call: Call, tensors: Sequence[Tensor], dim: int, *, stacked: b
         # a skip connection counts more still than in a sum (docs/decisions.md: found by experiment)
         result = _beside(pieces, dim, call.shape)
         own = _own_place(call, tensors, pieces, low)
-        if any(lie_apart(pieces[0][2], geometry) for _, _, geometry in pieces):
-            own = tuple(replace(part, step=1.0) for part in own)
+        apart = lie_apart if stacked else run_against
+        if any(apart(pieces[0][2], geometry) for _, _, geometry in pieces):
+            own = tuple(replace(part, apart=True) for part in own)
         return result.with_dim(dim, own)
     before, size, largest = max(along, key=lambda piece: piece[1])
     if size == low:
         return joined([largest], call.shape)
     if is_whole and all(_lies_as(geometry, largest) for _, _, geometry in pieces):
         return largest.with_dim(dim, (*nothing(len(pieces)), *largest.dims[dim]))
+    if axes_of(largest.dims[dim]) == {1}:  # colours, some of them twice
+        return largest.with_dim(dim, nothing(low))
     if any(2 * piece[1] > size for piece in along if piece[2] is not largest):
         raise MisplacedError("several parts or copies of the image are put beside each other")
     is_mosaic = len(merged(largest.dims[dim])) == 1 and not axes_of(largest.dims[dim]) & {0, 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from medcam.engine.model.placement.combining import combined, joined, lie_apart
+from medcam.engine.model.placement.combining import combined, joined, run_against
 from medcam.engine.model.placement.geometry import Geometry, require_no_tiles
 from medcam.engine.model.placement.parts import (
     MisplacedError,
@@ -144,7 +144,7 @@ def ordering(call: Call) -> list[Geometry | None]:
 def choice(call: Call) -> Geometry:
     """Rule of ``torch.where``: each value is that of one tensor or of the other."""
     geometries = [g for name in ("self", "other") if (g := call.of(name)) is not None]
-    if len(geometries) == 2 and lie_apart(*geometries):
+    if len(geometries) == 2 and run_against(*geometries):
         raise MisplacedError("values of different places are chosen from")
     return joined([g for t in tensors_in(call) if (g := call.geometries.get(id(t)))], call.shape)
 
