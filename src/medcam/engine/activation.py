@@ -32,7 +32,8 @@ class Activation:
         further: The outputs of further runs, each on the next part of the image: slices, views,
             samples or tiles.
         layouts: How to read the output of each run; empty for one run.
-        group: How many runs in a row saw the same samples, as in
+        group: How many runs in a row saw the same samples; and
+        kept: how many slices of a sample stay together, as in
             `medcam.engine.model.placement.runs.Joined`.
         version: The version counter of ``stored``, which a later in-place change increases.
         samples: The extent of the first axis of ``stored``.
@@ -45,6 +46,7 @@ class Activation:
     further: tuple[Activation, ...] = ()
     layouts: tuple[Layout, ...] = ()
     group: int = 1
+    kept: int = 1
     version: int = field(init=False)
     samples: int = field(init=False)
 
@@ -83,9 +85,13 @@ class Activation:
             return as_evidence(values[0], self.layout)
         pairs = zip(values, self.layouts, strict=True)
         per_run = [as_evidence(tensor, layout) for tensor, layout in pairs]
+        rows = [
+            run.reshape(layout.samples * self.kept, -1, *run.shape[1:])
+            for run, layout in zip(per_run, self.layouts, strict=True)
+        ]
         groups = [
-            torch.stack(per_run[number : number + self.group], 1).flatten(0, 1)
-            for number in range(0, len(per_run), self.group)
+            torch.cat(rows[number : number + self.group], 1).flatten(0, 1)
+            for number in range(0, len(rows), self.group)
         ]
         return torch.cat(groups).reshape(self.evidence_shape)
 
@@ -173,4 +179,5 @@ def in_a_row(runs: Sequence[Activation]) -> Activation | None:
         further=tuple(further),
         layouts=tuple(run.layout for run in (first, *further)),
         group=joined.group,
+        kept=joined.kept,
     )

@@ -126,7 +126,9 @@ class Candidates:
             by_gradient: As in `medcam.engine.capture.used`.
         """
         if self.token_outputs:
-            return [_last_with_gradient(self.token_outputs, scores)]
+            last = _last_with_gradient(self.token_outputs, scores)
+            runs = [output for output in self.token_outputs if output.layer == last.layer]
+            return used(runs, scores) or [last]
         alive = [
             dataclasses.replace(earlier, stored=stored)
             for tensor_of, earlier in self._replaced

@@ -22,6 +22,7 @@ from medcam.engine.model.copies import graph_node, strided_copy
 from medcam.engine.model.layouts import see_different_views
 from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import map_tensors, tensors
+from medcam.engine.model.placement.parts import Misplaced
 from medcam.engine.model.placements import MainTensor, Placements
 
 APART = (
@@ -52,6 +53,7 @@ class Recorder:
         last_run_only: The layers that ran several times on one image, of which only the last run
             has a map.
         ran_on_parts: Those of them whose runs saw different parts of the image.
+        unplaced: The layers of which a run has no map, with the reason.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Recorder:
         self.features: dict[str, tuple[int, tuple[int, ...]]] = {}
         self.last_run_only: list[str] = []
         self.ran_on_parts: set[str] = set()
+        self.unplaced: dict[str, str] = {}
         self._layers = layers
         self._images = images
         self._placements = placements
@@ -122,6 +125,8 @@ class Recorder:
             mains = self._placements.main_tensor(name, output, self._chosen, module)
             if isinstance(mains, str):
                 self._reasons[name] = mains
+                if isinstance(mains, Misplaced):
+                    self.unplaced[name] = mains
                 return None
             layout = mains[0].layout
             self.features[name] = layout.channels, layout.space
@@ -211,8 +216,9 @@ class Recorder:
     def activations(self, scores: Tensor) -> list[Activation]:
         """Return for each layer one activation per image that it saw and the scores depend on.
 
-        Runs that see one slice of the image each are one activation. If a layer ran repeatedly on
-        the same part of an image, keep the last run that the scores depend on.
+        Runs that see a part of the image each (slices, views, samples, tiles) are one activation.
+        If a layer ran repeatedly on the same part of an image, keep the last run that the scores
+        depend on.
         """
         chosen = []
         for name in self._layers:

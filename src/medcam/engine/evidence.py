@@ -54,8 +54,7 @@ class Evidence:
         for key, flags in self.zero_weights.items():
             recorded = self.recorded.get(key)
             arrangement = None if recorded is None else recorded.layout.arrangement
-            batch = len(flags) if arrangement is None else arrangement.batch
-            blank[key[0]] = flags.reshape(batch, -1).all(1)
+            blank[key[0]] = flags if arrangement is None else arrangement.of_samples(flags)
         return blank
 
     def map(self, method: Method, target: int, layer: LayerKey | None, image: int) -> Tensor:

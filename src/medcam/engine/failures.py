@@ -102,9 +102,9 @@ def zero_gradients(activation: Activation, grad: Tensor) -> Tensor:
         activation: The layer.
         grad: The gradient, as evidence ``[samples, channels, *space]``.
     """
+    flags = (grad == 0).reshape(len(grad), -1).all(1)
     arrangement = activation.layout.arrangement
-    batch = len(grad) if arrangement is None else arrangement.batch
-    return (grad == 0).reshape(batch, -1).all(1)
+    return flags if arrangement is None else arrangement.of_samples(flags)
 
 
 def may_be_blank(recorder: Recorder, activation: Activation) -> bool:
@@ -117,21 +117,25 @@ def may_be_blank(recorder: Recorder, activation: Activation) -> bool:
 
 
 def notice_zero_gradients(
-    notices: Notices, layer: str, zero: Sequence[Tensor], *, is_automatic: bool
+    notices: Notices, recorder: Recorder, activation: Activation, zero: Sequence[Tensor]
 ) -> None:
     """Add a warning for samples whose target has no gradient at a layer.
 
     Args:
         notices: Where the warning is added.
-        layer: The layer's name.
+        recorder: The hooks of the run.
+        activation: The layer.
         zero: For each target `zero_gradients`.
-        is_automatic: Whether the layer was chosen automatically.
     """
-    if is_automatic:
+    layer, arrangement = activation.layer, activation.layout.arrangement
+    if isinstance(recorder, AutoRecorder):
         chosen = ", which was chosen automatically,"
         advice = (
             "If this target is made by another branch of the model, name a layer of that branch."
         )
+    elif arrangement is None or not arrangement.has_other_tokens:
+        chosen = ""
+        advice = "This target does not depend on these features: choose another layer."
     else:
         chosen = ""
         advice = (
@@ -145,8 +149,19 @@ def notice_zero_gradients(
     )
 
 
-def last_runs(recorder: Recorder) -> Iterator[str]:
-    """Yield what to say of layers with a map of their last run only."""
+def last_runs(recorder: Recorder, layers: Iterable[str]) -> Iterator[str]:
+    """Yield what to say of layers with a map of some of their runs only.
+
+    Args:
+        recorder: The hooks of the run.
+        layers: The layers that have a map.
+    """
+    for layer in layers:
+        if layer in recorder.unplaced:
+            yield (
+                f"Layer {layer!r} also ran where it has no map, because {recorder.unplaced[layer]}:"
+                " its map lacks what these runs saw."
+            )
     for layer in recorder.last_run_only:
         parts = layer in recorder.ran_on_parts
         yield (

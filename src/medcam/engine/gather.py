@@ -9,7 +9,6 @@ from torch import Tensor
 
 from medcam.engine import guided
 from medcam.engine.activation import Activation, LayerKey
-from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.failures import (
@@ -83,9 +82,7 @@ def gather(
             for activation in filter(partial(may_be_blank, recorder), activations):
                 grads = [of_target[activation.key] for of_target in evidence.gradients]
                 zero = [zero_gradients(activation, grad) for grad in grads]
-                notice_zero_gradients(
-                    notices, activation.layer, zero, is_automatic=isinstance(recorder, AutoRecorder)
-                )
+                notice_zero_gradients(notices, recorder, activation, zero)
     if leaves:
         evidence.inputs = {n: without_subclass(leaf.detach()) for n, leaf in leaves.items()}
         if plain_leaves:
@@ -157,7 +154,7 @@ def _stream_maps(
     groups = list(by_tensor.values())
     device = columns[0].device.type
     evidence = Evidence(maps=[{} for _ in columns])
-    zero: dict[str, list[Tensor]] = {}
+    zero: dict[LayerKey, list[Tensor]] = {}
 
     def use(
         maps: dict[LayerKey, dict[str, Tensor]], is_last: bool, index: int, grad: Tensor
@@ -168,7 +165,7 @@ def _stream_maps(
                 by_name["gradients"] = activation.evidence([grad])
                 if request.layer != "full" and may_be_blank(recorder, activation):
                     flags = zero_gradients(activation, by_name["gradients"])
-                    zero.setdefault(activation.layer, []).append(flags)
+                    zero.setdefault(activation.key, []).append(flags)
                 maps[activation.key] = {
                     method.name: evidence.apply(method, activation.key, by_name)
                     for method in request.methods
@@ -180,8 +177,9 @@ def _stream_maps(
         is_last = index + 1 == len(columns)
         tensors = (group[0].stored for group in groups)
         stream_gradients(column, tensors, partial(use, maps, is_last), retain_graph=not is_last)
-    for layer, flags in zero.items():
-        notice_zero_gradients(notices, layer, flags, is_automatic=False)
+    for activation in activations:
+        if activation.key in zero:
+            notice_zero_gradients(notices, recorder, activation, zero[activation.key])
     rows = [[maps.get(activation.key) for activation in activations] for maps in evidence.maps]
     kept = connected(request, recorder, activations, rows)
     evidence.recorded = {activation.key: activation for activation in kept}

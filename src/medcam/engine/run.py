@@ -229,7 +229,7 @@ def _finish(prepared: Prepared, recorded: _Recorded, keep_graph: bool) -> Run:
     places = recorded.evidence.recorded if recorded.is_new else {}
     if prepared.request.placement == "resize":
         places = {}
-    for message in [*last_runs(recorder), *unknown_places(places.values())]:
+    for message in [*last_runs(recorder, used_layers), *unknown_places(places.values())]:
         if prepared.choice.optional:
             _log.info(message)
         else:

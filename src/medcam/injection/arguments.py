@@ -98,9 +98,15 @@ def _named_by_type(further: Sequence[Any]) -> Iterable[tuple[str, Any]]:
     ``forward(input, label, mask, raw_input)``: the type of the first argument decides.
     """
     first = further[0]
-    values = list(first.values()) if isinstance(first, Mapping) else first
-    masks = values if isinstance(values, (list, tuple)) and values else [values]
-    is_mask = all(isinstance(item, (Tensor, np.ndarray)) and item.ndim > 1 for item in masks)
+    values = list(first.values()) if isinstance(first, Mapping) else [first]
+    masks = [
+        item
+        for value in values
+        for item in (value if isinstance(value, (list, tuple)) and value else [value])
+    ]
+    is_mask = bool(masks) and all(
+        isinstance(item, (Tensor, np.ndarray)) and item.ndim > 1 for item in masks
+    )
     return zip(_POSITIONAL[1:] if is_mask else _POSITIONAL, further, strict=False)
 
 
@@ -179,12 +185,16 @@ def _masks(mask: Any, _: Tensor | None) -> Any:
     Raises:
         MaskError: The masks of a list differ in shape, or are no numbers.
     """
+    if hasattr(mask, "get_fdata"):  # nibabel's
+        return np.asarray(mask.dataobj, np.float32)
     if not isinstance(mask, (list, tuple)):
         return mask
     try:
-        return torch.stack([torch.as_tensor(item) for item in mask])
+        return torch.stack([torch.as_tensor(_masks(item, None)) for item in mask])
     except (TypeError, ValueError, RuntimeError) as error:
-        shapes = [tuple(np.shape(item)) for item in mask]
+        shapes = [
+            tuple(item.shape) if hasattr(item, "shape") else type(item).__name__ for item in mask
+        ]
         raise MaskError(
             f"The masks of the samples cannot be stacked: their shapes are {shapes}. Give a list "
             "of tensors or arrays of one shape, or one tensor [batch, 1, *space]."

@@ -67,6 +67,11 @@ class Layout:
         return "" if self.arrangement is None else self.arrangement.missing_samples(is_bag=is_bag)
 
     @property
+    def samples(self) -> int:
+        """The number of samples that a tensor of this layout holds."""
+        return -1 if self.arrangement is None else self.arrangement.batch
+
+    @property
     def is_beside(self) -> bool:
         """Whether the tensor also holds features of other images, beside these."""
         return self.arrangement is not None and self.arrangement.is_beside

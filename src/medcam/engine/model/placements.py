@@ -54,7 +54,7 @@ class PlacedTensor:
             except NotOnImageError as error:
                 return str(error)
         if isinstance(origin, Misplaced):
-            return str(origin)
+            return origin
         reason = origin or "the model took another way than in the call that was followed"
         layout = inferred_layout(self.shape, shape[0], shape[2:], reason, module=module)
         if layout is None:

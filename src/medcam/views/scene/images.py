@@ -139,7 +139,8 @@ def labels_of(
     if isinstance(source, Image):
         return np.asarray(source.array[0])
     if hasattr(source, "get_fdata"):
-        source = _image_of_nibabel(source).array[0]
+        source = _image_of_nibabel(source).array
+        source = source[0] if len(source) == 1 else source
     labels = to_array(source, f"The {name}")
     if labels.ndim == axes + 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

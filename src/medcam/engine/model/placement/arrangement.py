@@ -115,6 +115,11 @@ class Arrangement:
                 values = held.place(values, dim, self.space[held.axis])
         return values
 
+    @property
+    def has_other_tokens(self) -> bool:
+        """Whether the tensor also holds tokens that are no part of the picture: a class token."""
+        return tuple(length for _, length in self.crops) != self.split
+
     def of_samples(self, flags: Tensor) -> Tensor:
         """Return what holds for each sample of the evidence, ``[samples]``, for each of the map.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import isclose
+from math import isclose, prod
 
 from medcam.engine.model.placement.arrangement import MIN_PICTURE_AXES, Arrangement, limited
 from medcam.engine.model.placement.samples import Held
@@ -24,11 +24,13 @@ class Joined:
         order: The numbers of the runs, in the order of their evidence.
         group: How many runs in a row see the same samples: their evidence lies behind each other
             for each sample, that of the groups as a batch.
+        kept: How many slices of a sample in one run stay together, before those of the next run.
     """
 
     arrangement: Arrangement
     order: list[int]
     group: int
+    kept: int
 
 
 def see_apart(runs: Sequence[Arrangement]) -> bool:
@@ -46,6 +48,8 @@ def stack_arrangements(runs: Sequence[Arrangement]) -> Joined | None:
         None if the runs do not lie so.
     """
     first, moving = runs[0], _moving(runs)
+    if len(moving) == 1 and moving[0] in dict(first.slices):
+        return _join_slices(runs, moving[0])
     alike = [(r.evidence[1:], r.map_axes, r.space_axes, r.slices, _views(r)) for r in runs]
     if not moving or any(item != alike[0] for item in alike):
         return None
@@ -107,7 +111,48 @@ def _stack_samples(runs: Sequence[Arrangement]) -> Joined | None:
         seen=seen,
         grid=replace(first.grid, seen=_limited(seen, first.map_axes, first.space)),
     )
-    return Joined(together, order, len(groups[0]))
+    kept = prod(n for _, n in runs[0].slices) if len(groups[0]) > 1 else 1
+    return Joined(together, order, len(groups[0]), kept)
+
+
+def _join_slices(runs: Sequence[Arrangement], axis: int) -> Joined | None:
+    """Return `stack_arrangements` of runs that hold several slices or views each as samples."""
+    first = runs[0]
+    alike = [
+        (run.evidence[1:], run.map_axes, run.space_axes, run.held[0], [a for a, _ in run.slices])
+        for run in runs
+    ]
+    if len(first.slices) > 1 or any(item != alike[0] for item in alike):
+        return None
+    order = sorted(range(len(runs)), key=lambda number: runs[number].centre[axis])
+    counts = [dict(runs[number].slices)[axis] for number in order]
+    number = first.map_axes.index(axis)
+    held = first.held
+    if axis == 1:
+        views = [place for n in order if (own := _views(runs[n])) for place in own.places]
+        if len(set(views)) < len(views):
+            return None
+        held = (first.held[0], Held(1, tuple(views), first.view_width))
+    else:
+        expected = runs[order[0]].centre[axis]
+        for run, count in zip(order, counts, strict=True):
+            step = runs[run].grid.step[number]
+            if abs(runs[run].centre[axis] - expected) > _TOLERANCE * abs(step):
+                return None
+            expected += count * step
+    seen = _union([run.seen for run in runs])
+    start = list(first.grid.start)
+    start[number] = runs[order[0]].grid.start[number]
+    grid = LayerGrid(
+        tuple(start), first.grid.step, seen=_limited(seen, first.map_axes, first.space)
+    )
+    together = replace(
+        first,
+        evidence=(first.batch * sum(counts), *first.evidence[1:]),
+        slices=((axis, sum(counts)),),
+        held=held, seen=seen, grid=grid, is_plain=False,
+    )  # fmt: skip
+    return Joined(together, order, len(runs), 1)
 
 
 def _stack_views(runs: Sequence[Arrangement]) -> Joined | None:
@@ -126,7 +171,8 @@ def _stack_views(runs: Sequence[Arrangement]) -> Joined | None:
         return None
     together = _with_slices(runs, [(1, len(runs))], spaces, map_axes, {1: (0.0, 1.0)})
     held = Held(1, tuple(views[number] for number in order), first.view_width)
-    return Joined(replace(together, held=(first.held[0], held)), order, len(runs))
+    together = replace(together, held=(first.held[0], held))
+    return Joined(together, order, len(runs), prod(n for _, n in first.slices))
 
 
 def _stack_slices(runs: Sequence[Arrangement], axis: int) -> Joined | None:
@@ -143,7 +189,7 @@ def _stack_slices(runs: Sequence[Arrangement], axis: int) -> Joined | None:
         return None
     grid = {axis: (low, step)}
     together = _with_slices(runs, [(axis, len(runs))], spaces, first.map_axes, grid)
-    return Joined(together, order, len(runs))
+    return Joined(together, order, len(runs), prod(n for _, n in first.slices))
 
 
 def _stack_tiles(runs: Sequence[Arrangement], moving: Sequence[int]) -> Joined | None:
@@ -170,7 +216,8 @@ def _stack_tiles(runs: Sequence[Arrangement], moving: Sequence[int]) -> Joined |
         grid[axis] = (starts[axis] - first.centre[axis] + positions[0], steps[axis])
     slices = [(axis, len(values)) for axis, values in zip(moving, along, strict=True)]
     order = sorted(range(len(runs)), key=lambda number: places[number])
-    return Joined(_with_slices(runs, slices, spaces, first.map_axes, grid), order, len(runs))
+    together = _with_slices(runs, slices, spaces, first.map_axes, grid)
+    return Joined(together, order, len(runs), prod(n for _, n in first.slices))
 
 
 def _with_slices(
