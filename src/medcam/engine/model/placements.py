@@ -28,10 +28,12 @@ class PlacedTensor:
         shape: Its shape.
         origins: The images that it comes from, by number, with its geometry on each or the reason
             why that is unknown. None if it was not traced.
+        views: The axes of a map of an image of views, by its number.
     """
 
     shape: tuple[int, ...]
     origins: Origins | None
+    views: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     _read: dict[int, Layout | str] = field(default_factory=dict)
 
     def layout(self, image: int, shape: Sequence[int], module: nn.Module) -> Layout | str:
@@ -50,7 +52,7 @@ class PlacedTensor:
         origin = None if self.origins is None else self.origins.get(image)
         if isinstance(origin, Geometry):
             try:
-                return Layout.of_arrangement(arrangement_of(origin, shape))
+                return Layout.of_arrangement(arrangement_of(origin, shape, self.views.get(image)))
             except NotOnImageError as error:
                 return str(error)
         if isinstance(origin, Misplaced):
@@ -166,8 +168,9 @@ class Placements:
         run = self._runs[layer] = self._runs.get(layer, -1) + 1
         runs = self._memory.layers.setdefault(layer, [])
         if self._tracer is not None:
+            views = self._tracer.entries.early
             placed = {
-                path: PlacedTensor(tuple(tensor.shape), self._tracer.origins(tensor))
+                path: PlacedTensor(tuple(tensor.shape), self._tracer.origins(tensor), views)
                 for path, tensor in tensors(output)
             }
             runs.append(placed)
@@ -264,9 +267,9 @@ class Placements:
         ]  # fmt: skip
 
     def is_bag(self, output: Any, batch: int) -> bool:
-        """Return whether no tensor of the output holds the samples of the input's first axis.
+        """Return whether the input's first axis is slices or views of one case.
 
-        The first axis is then slices or views of one case. False if that cannot be seen.
+        Then no tensor of the output holds its samples. False if that cannot be seen.
 
         Args:
             output: The model's output.

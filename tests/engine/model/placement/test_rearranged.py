@@ -141,7 +141,7 @@ def test_several_crops_in_a_batch_are_refused(way):
         def forward(self, x):
             return self.net(x).view(-1, len(x), 2).mean(0)
 
-    with pytest.raises(medcam.errors.NoMapError, match="beside each other|more than once|place"):
+    with pytest.raises(medcam.errors.NoMapError, match=r"beside each other|more than once|place"):
         medcam.explain(Several().eval(), torch.rand(2, 1, 16, 16), layer="net.encoder", **ASK)
 
 

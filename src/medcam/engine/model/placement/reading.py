@@ -30,12 +30,16 @@ _BESIDE = 0.2
 """The share of cells beyond an image from which on they are taken for those of another image."""
 
 
-def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
+def arrangement_of(
+    geometry: Geometry, shape: Sequence[int], views: tuple[int, ...] | None = None
+) -> Arrangement:
     """Return how to read a tensor on an image.
 
     Args:
         geometry: The tensor's geometry on the image.
         shape: The image's shape, ``[batch, channels, *space]``.
+        views: The axes of a map of an image of views; None for one of channels. A tensor that sees
+            one view only has a map of all, too.
 
     Raises:
         NotOnImageError: The tensor is no picture of the image; the message says why.
@@ -45,8 +49,10 @@ def arrangement_of(geometry: Geometry, shape: Sequence[int]) -> Arrangement:
     require_one_place(leaves, len(shape))
     batch = prod(part.size for part in parts if part.axis == 0)
     channels = _channel_numbers(leaves, dims_of_samples(leaves, len(shape)))
-    map_axes = _map_axes(parts, channels, len(shape))
+    is_one_view = geometry.width[1] <= 1 and all(p.size == 1 for p in parts if p.axis == 1)
+    map_axes = views if views and is_one_view else _map_axes(parts, channels, len(shape))
     by_axis = {axis: _numbers_of(parts, axis) for axis in map_axes}
+    by_axis.update({1: []} if views and is_one_view else {})
     sliced = _slice_axes(leaves, by_axis)
     spaces = [axis for axis in map_axes if axis not in sliced]
     if not any(by_axis[axis] for axis in spaces):

@@ -66,7 +66,7 @@ def stack_arrangements(runs: Sequence[Arrangement]) -> Joined | None:
 
 def _views(run: Arrangement) -> Held | None:
     """Return the views that one run holds, if it holds several."""
-    return next((held for held in run.held if held.axis == 1), None)
+    return next((held for held in run.held if held.axis == 1 and len(held.places) > 1), None)
 
 
 def _moving(runs: Sequence[Arrangement]) -> list[int]:

@@ -76,6 +76,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         self._lost: Origins = {}
         self.steering = Steering([*images, *originals, *others])
         self.entries = Entries()
+        self._shapes = [image.shape for image in images]
         for same in (originals, images):
             for number, image in enumerate(same):
                 self._add(image, {number: Geometry.of_image(image.shape)})
@@ -191,8 +192,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         origins_of: list[Origins] = [{} for _ in tensors]
         for image in images:
             entering = origins.get(id(arguments.get("input")), {}).get(image)
-            if name == "convolution" and isinstance(entering, Geometry):
-                self.entries.note(arguments, image, entering)
+            if name == "convolution" and entering is not None and image != ANY_IMAGE:
+                self.entries.note(arguments, image, entering, self._shapes[image])
             geometries = geometries_of(func, name, arguments, origins, image, shapes)
             for item, geometry in zip(origins_of, geometries, strict=False):
                 if geometry is not None:
