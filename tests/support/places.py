@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+import medcam
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.reading import arrangement_of
 from medcam.engine.model.placement.tracer import Tracer
@@ -62,3 +63,39 @@ def deviation(net, shape, *, tolerated: float = 1e-9) -> int:
         assert float(error.abs().max()) <= tolerated, (axis, reading.grid, error)
         checked += int(inside.sum())
     return checked
+
+
+ASK = {"target": 1, "layer": "encoder", "method": "gcam"}
+
+
+def blob(row, column, size=64):
+    index = torch.arange(size)
+    return torch.exp(-((index[:, None] - row) ** 2 + (index - column) ** 2) / 18.0)
+
+
+class Steered(nn.Module):
+    """A detector of a blob; what it does with its inputs is ``way(model, *inputs)``."""
+
+    def __init__(self, way, **settings):
+        super().__init__()
+        self.way = way
+        self.encoder = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU())
+        nn.init.constant_(self.encoder[0].weight, 1 / 9)
+        nn.init.zeros_(self.encoder[0].bias)
+        for name, value in settings.items():
+            is_tensor = isinstance(value, torch.Tensor)
+            self.register_buffer(name, value) if is_tensor else setattr(self, name, value)
+
+    def forward(self, *inputs):
+        score = self.encoder(self.way(self, *inputs)).flatten(1).mean(1)
+        return torch.stack([-score, score], 1)
+
+
+def column(model, *inputs, inject=None):
+    """Return the column of the map's peak."""
+    if inject is not None:
+        inject(*inputs)
+        values = next(iter(inject.get_explanation().maps.values())).values[0, 0]
+    else:
+        values = medcam.explain(model, *inputs, **ASK).map.values[0, 0]
+    return int(values.argmax()) % values.shape[1]

@@ -86,7 +86,7 @@ class Activation:
         pairs = zip(values, self.layouts, strict=True)
         per_run = [as_evidence(tensor, layout) for tensor, layout in pairs]
         rows = [
-            run.reshape(layout.samples * self.kept, -1, *run.shape[1:])
+            run.reshape(layout.samples * self.kept, -1, *self.evidence_shape[1:])
             for run, layout in zip(per_run, self.layouts, strict=True)
         ]
         groups = [

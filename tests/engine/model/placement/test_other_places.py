@@ -67,6 +67,12 @@ def one_by_one(encoder, views, order):
     return torch.stack([encoder(views[:, i]).amax((2, 3)) for i in order], 1).amax(1)
 
 
+def filled_into(views, count):
+    result = torch.zeros(len(views), count, *views.shape[2:])
+    result[:, : views.shape[1]] = views
+    return result
+
+
 def filled(views, order):
     result = torch.zeros_like(views)
     for place, view in enumerate(order):
@@ -90,16 +96,122 @@ REORDERED = {
     "twice": lambda e, v: of_views(e, v[:, [1, 3, 0, 2]].flip(1)[:, [2, 0, 1]]),
     "filled": lambda e, v: of_views(e, filled(v, (1, 3, 2, 0))[:, :3]),
     "one by one": lambda e, v: one_by_one(e, v, (1, 3, 2)),
+    "by a mask": lambda e, v: of_views(e, v[:, torch.tensor([True, False, True, True])]),
+    "padded": lambda e, v: of_views(e, torch.nn.functional.pad(v, (0,) * 6 + (0, 2))),
+    "filled with more": lambda e, v: of_views(e, filled_into(v, 6)),
+    "in mini-batches": lambda e, v: torch.stack(
+        [of_views(e, part) for part in v.split(3, 1)], 1
+    ).amax(1),
+    "one encoder each": lambda e, v: e(v[:, 3]).amax((2, 3)) + v[:, 1].mean(),
+    "rolled difference": lambda e, v: of_views(e, v - 0.01 * v.roll(1, 1)),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("layer", ["encoder", "auto"])
+@pytest.mark.parametrize("way", REORDERED)
+def test_a_view_s_map_lies_on_that_view(way, layer, batch, views):
+    if batch == 2:
+        if way in ("largest", "cat in the batch"):
+            pytest.skip("for one sample")
+        views = torch.cat([views.roll(1, -1), views])
+    for number, (view, row, column) in enumerate(peaks(REORDERED[way], views, layer=layer)):
+        assert view == 3
+        assert abs(row - 53) <= 2
+        assert abs(column - 17 - (number == 0) * (batch - 1)) <= 2
+
+
+RUNS = {
+    "samples and views": lambda e, v: torch.stack(
+        [
+            torch.stack([e(v[b : b + 1, i]).amax((2, 3))[0] for i in range(4)]).amax(0)
+            for b in (1, 0)
+        ]
+    ).flip(0),
+    "views and samples": lambda e, v: torch.stack(
+        [torch.cat([e(v[b : b + 1, i]).amax((2, 3)) for b in (0, 1)]) for i in (3, 1, 0, 2)]
+    ).amax(0),
+    "time first": lambda e, v: (
+        e(v.transpose(0, 1).flatten(0, 1)).amax((2, 3)).view(4, -1, 4).amax(0)
+    ),
 }
 
 
 @pytest.mark.parametrize("layer", ["encoder", "auto"])
-@pytest.mark.parametrize("way", REORDERED)
-def test_a_view_s_map_lies_on_that_view(way, layer, views):
-    ((view, row, column),) = peaks(REORDERED[way], views, layer=layer)
-    assert view == 3
-    assert abs(row - 53) <= 2
-    assert abs(column - 17) <= 2
+@pytest.mark.parametrize("way", RUNS)
+def test_runs_over_samples_and_views(way, layer, views):
+    views = torch.cat([views, views.flip(1)])
+    assert peaks(RUNS[way], views, layer=layer) == [(3, 52, 16), (0, 52, 16)]
+
+
+def test_other_views_of_each_sample_are_not_mixed_up(views):
+    """The views that each sample's run sees differ: one map cannot hold them by the first run."""
+    views = torch.cat([views, views.roll(3, 1)])  # in view 3, and in view 2
+
+    def forward_of(encoder, v):
+        runs = [encoder(v[b, index]) for b, index in enumerate(([0, 3, 1], [0, 2, 1]))]
+        return torch.stack([run.amax((2, 3)).amax(0) for run in runs])
+
+    with pytest.raises(NoMapError, match="several views or samples"):
+        peaks(forward_of, views)
+
+
+@pytest.mark.parametrize("view", range(4))
+def test_a_layer_of_pairs_of_views_is_not_interpolated(view):
+    """CC and MLO of each breast, fused: the other breast has nothing of it."""
+
+    class Pairs(Detector):
+        def __init__(self):
+            super().__init__(None)
+            self.fused = nn.Conv2d(8, 4, 1)
+            nn.init.constant_(self.fused.weight, 1 / 8)
+
+        def forward(self, v):
+            features = self.encoder(v.flatten(0, 1))
+            features = self.fused(features.view(2 * len(v), 8, *features.shape[2:]))
+            score = features.amax((1, 2, 3)).view(len(v), 2).amax(1, keepdim=True)
+            return torch.cat([-score, score], 1)
+
+    views = torch.zeros(1, 4, 1, 64, 64)
+    views[0, view, 0] = blob(53, 17)
+    values = medcam.explain(Pairs().eval(), views, layer="fused", **ASK).map.values
+    seen = values[0, 0].flatten(1).amax(1) > 0
+    assert seen.tolist() == [view < 2, view < 2, view > 1, view > 1]
+
+
+@pytest.mark.parametrize("method", ["gbp", "saliency"])
+def test_maps_of_the_input_keep_views_whose_place_is_unknown(method, views):
+    for way in ("cat", "in place"):
+        net = Detector(lambda e, v, way=way: of_views(e, MIRRORED[way](v))).eval()
+        values = medcam.explain(net, views, target=1, method=method).map.values
+        assert tuple(values.shape) == (1, 1, 4, 64, 64)
+        assert values[0, 0].flatten(1).any(1).tolist() == [False, False, False, True]
+
+
+def test_views_of_an_encoder_each_lie_on_that_view(views):
+    class Two(Detector):
+        def __init__(self):
+            super().__init__(None)
+            self.second = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU())
+            nn.init.constant_(self.second[0].weight, 1 / 9)
+
+        def forward(self, v):
+            score = self.encoder(v[:, 1]).amax((1, 2, 3)) + self.second(v[:, 3]).amax((1, 2, 3))
+            return torch.stack([-score, score], 1)
+
+    explanation = medcam.explain(Two().eval(), views, layer={"encoder", "second"}, **ASK)
+    for layer, view in (("second", 3),):
+        values = explanation.maps[layer].values[0, 0]
+        assert values.flatten(1).any(1).tolist() == [i == view for i in range(4)]
+
+
+def test_a_run_without_a_place_is_said(views):
+    def forward_of(encoder, v):
+        sides = [v[:, 3], v[..., :32][:, 1] - v[..., 32:][:, 1].flip(-1)]
+        return torch.stack([encoder(side).amax((2, 3)) for side in sides]).amax(0)
+
+    with pytest.warns(medcam.errors.MedcamWarning, match="also ran where it has no map"):
+        medcam.explain(Detector(forward_of).eval(), views, layer="encoder", **ASK)
 
 
 def test_views_keep_their_axis_at_a_layer_of_one_channel(views):
@@ -278,15 +390,42 @@ BAGS = {
         [e(x[i : i + 1]).amax((2, 3)) for i in (1, 4, 2)]
     ).amax(0),
     "reversed": lambda e, x: e(x.flip(0)).amax((2, 3)).amax(0, keepdim=True),
+    "padded": lambda e, x: (
+        e(torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, 2))).amax((2, 3)).amax(0, keepdim=True)
+    ),
+    "by a mask": lambda e, x: (
+        e(x[torch.tensor([False, True, True, False, True])]).amax((2, 3)).amax(0, keepdim=True)
+    ),
 }
 
 
 @pytest.mark.parametrize("layer", ["encoder", "auto"])
+@pytest.mark.parametrize("place", [1, 4])
 @pytest.mark.parametrize("way", BAGS)
-def test_slices_of_a_bag_lie_where_they_are(way, layer):
+def test_slices_of_a_bag_lie_where_they_are(way, place, layer):
+    bag = torch.zeros(5, 1, 64, 64)
+    bag[place, 0] = blob(53, 17)
+    assert peaks(BAGS[way], bag, layer=layer, layout="bag") == [(place, 52, 16)]
+
+
+def test_slices_that_a_network_mixes_are_put_back(views):
+    """A reversed bag before a convolution over the slices."""
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Conv3d(1, 1, 3, padding=1, bias=False)
+            nn.init.constant_(self.encoder.weight, 1 / 27)
+
+        def forward(self, x):
+            score = self.encoder(x.flip(0).transpose(0, 1)[None]).amax((2, 3, 4))
+            return torch.cat([-score, score], 1)
+
     bag = torch.zeros(5, 1, 64, 64)
     bag[1, 0] = blob(53, 17)
-    assert peaks(BAGS[way], bag, layer=layer, layout="bag") == [(1, 52, 16)]
+    values = medcam.explain(Mixed().eval(), bag, layer="encoder", layout="bag", **ASK).map.values
+    assert int(values[0, 0].flatten(1).amax(1).argmax()) in (0, 1, 2)
+    assert not values[0, 0, 4].any()
 
 
 def test_without_a_layer_the_error_says_why(samples):

@@ -47,7 +47,8 @@ class Entries:
             if may_be_one and arguments["input"].shape[-rank:] == shape[3:]:
                 self.views.setdefault(image, (1, *range(3, len(shape))))
             return
-        spatial = sorted(axes_of(p for dim in geometry.dims[-rank:] for p in dim) - {0, 1})
+        parts = (part for dim in geometry.dims[-rank:] for part in flat(dim) if part.size > 1)
+        spatial = sorted(axes_of(parts) - {0, 1})
         if any(width > 1 for width in geometry.width[2:]) or len(spatial) != MIN_PICTURE_AXES:
             return  # it has passed another convolution, or is no picture
         samples, channels = geometry.dims[: -rank - 1], geometry.dims[-rank - 1]

@@ -48,8 +48,8 @@ def stack_arrangements(runs: Sequence[Arrangement]) -> Joined | None:
         None if the runs do not lie so.
     """
     first, moving = runs[0], _moving(runs)
-    if len(moving) == 1 and moving[0] in dict(first.slices):
-        return _join_slices(runs, moving[0])
+    if len(moving) == 1 and any(moving[0] in dict(run.slices) for run in runs):
+        return _join_slices([_as_slices(run, moving[0]) for run in runs], moving[0])
     alike = [(r.evidence[1:], r.map_axes, r.space_axes, r.slices, _views(r)) for r in runs]
     if not moving or any(item != alike[0] for item in alike):
         return None
@@ -115,6 +115,21 @@ def _stack_samples(runs: Sequence[Arrangement]) -> Joined | None:
     return Joined(together, order, len(groups[0]), kept)
 
 
+def _as_slices(run: Arrangement, axis: int) -> Arrangement:
+    """Return the arrangement of a run that sees one slice or view like those that see several."""
+    spaces = dict(zip(run.space_axes, run.evidence[2:], strict=True))
+    if spaces.get(axis) != 1:
+        return run
+    number = run.space_axes.index(axis)
+    evidence, axes, rolls = list(run.evidence), list(run.space_axes), list(run.rolls)
+    del evidence[number + 2], axes[number], rolls[number]
+    return replace(
+        run, evidence=tuple(evidence), slices=((axis, 1), *run.slices), space_axes=tuple(axes),
+        rolls=tuple(rolls), slice_rolls=(0, *run.slice_rolls), is_plain=False,
+        absent=tuple(other for other in run.absent if other != axis),
+    )  # fmt: skip
+
+
 def _join_slices(runs: Sequence[Arrangement], axis: int) -> Joined | None:
     """Return `stack_arrangements` of runs that hold several slices or views each as samples."""
     first = runs[0]
@@ -129,7 +144,7 @@ def _join_slices(runs: Sequence[Arrangement], axis: int) -> Joined | None:
     number = first.map_axes.index(axis)
     held = first.held
     if axis == 1:
-        views = [place for n in order if (own := _views(runs[n])) for place in own.places]
+        views = [place for n in order for held in runs[n].held[1:] for place in held.places]
         if len(set(views)) < len(views):
             return None
         held = (first.held[0], Held(1, tuple(views), first.view_width))
