@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from math import isclose, prod
 
+from medcam.engine.model.placement.comparing import is_mirrored, order_of
 from medcam.engine.model.placement.geometry import Geometry, runs_over_all
 from medcam.engine.model.placement.parts import (
     MisplacedError,
@@ -57,7 +58,7 @@ def joined(
         for i, geometry in enumerate(geometries):
             index = dim - len(shape) + len(geometry.dims)
             if index >= 0 and size_of(geometry.dims[index]) == size:
-                choices[i] = _large(merged(geometry.dims[index]))
+                choices[i] = _without_singles(merged(geometry.dims[index]))
         marked = (p for p in choices.values() if any(q.inner or q.apart for q in p))
         plain = next(marked, nothing(size))
         along = [i for i, parts in choices.items() if axes_of(parts)]
@@ -151,7 +152,7 @@ def _tiles(parts: Parts) -> bool:
     )
 
 
-def _large(parts: Parts) -> Parts:
+def _without_singles(parts: Parts) -> Parts:
     """Return parts without those of one index, unless there is no other."""
     return tuple(part for part in parts if part.size > 1) or parts
 
@@ -205,7 +206,7 @@ def combined(
         along = _along(geometries, axis, is_present=axis in present)
         total = sum(weight(i) / geometries[i].volume for i in along)
         shares[axis] = {i: weight(i) / geometries[i].volume / total for i in along}
-        if axis < 2 and len({_order(geometries[i], axis) for i in along}) > 1:
+        if axis < 2 and len({order_of(geometries[i], axis) for i in along}) > 1:
             shares[axis] = {along[0]: 1.0}  # samples or views in other orders are mixed
         start.append(sum(share * geometries[i].start[axis] for i, share in shares[axis].items()))
         low = min(geometries[i].start[axis] - geometries[i].width[axis] / 2 for i in along)
@@ -228,7 +229,7 @@ def _along(geometries: Sequence[Geometry], axis: int, *, is_present: bool) -> li
     if is_present:
         longest = max(_extent(geometries[i], axis) for i in along)
         along = [i for i in along if _extent(geometries[i], axis) == longest]
-    return [i for i in along if not _is_mirrored(geometries[i], axis)] or along
+    return [i for i in along if not is_mirrored(geometries[i], axis)] or along
 
 
 def _mean_steps(
@@ -252,70 +253,6 @@ def _mean_steps(
         mean = sum(shares[part.axis][i] * step for i, step in steps.items())
         result.append(replace(part, step=mean / total) if steps else part)
     return tuple(result)
-
-
-def lie_apart(first: Geometry, second: Geometry, *, but: Sequence[int] = ()) -> bool:
-    """Return whether the cells of two tensors lie in different places, or run in other directions.
-
-    Circular shifts count as places, too.
-
-    Args:
-        first: The geometry of one tensor.
-        second: That of the other.
-        but: Axes of the image on which they may differ.
-    """
-    for axis in range(len(first.start)):
-        steps = [_steps(geometry, axis) for geometry in (first, second)]
-        if axis > 1 and [step < 0 for step in steps[0]] != [step < 0 for step in steps[1]]:
-            return True
-        if axis > 1 and first.rolled[axis] != second.rolled[axis]:
-            return True
-        if axis in but:
-            continue
-        near = min([abs(step) for step in steps[0] + steps[1]], default=1.0) / 2
-        if abs(first.start[axis] - second.start[axis]) > near:
-            return True
-    return False
-
-
-def moving_axes(starts: Sequence[tuple[float, ...]]) -> list[int]:
-    """Return the axes of the image along which tensors lie at different places."""
-    along = enumerate(zip(*starts, strict=True))
-    return [axis for axis, values in along if max(values) - min(values) > 1e-6]
-
-
-def far_apart(first: Geometry, second: Geometry) -> bool:
-    """Return whether the cells of two tensors lie in different parts of the image."""
-    for axis in range(2, len(first.start)):
-        low, high = first.interval(axis)
-        if abs(first.start[axis] - second.start[axis]) > max(1.0, (high - low) / 4):
-            return True
-    return False
-
-
-def run_against(first: Geometry, second: Geometry) -> bool:
-    """Return whether the cells of two tensors run in other directions along the image."""
-    return any(
-        _is_mirrored(first, axis) != _is_mirrored(second, axis)
-        for axis in range(2, len(first.start))
-    )
-
-
-def _order(geometry: Geometry, axis: int) -> tuple[object, ...]:
-    """Return in which order a tensor holds samples or views."""
-    parts = flat(part for dim in geometry.dims for part in dim)
-    return tuple((p.step, p.picks) for p in parts if p.axis == axis and p.size > 1)
-
-
-def _steps(geometry: Geometry, axis: int) -> list[float]:
-    """Return the steps of the parts along an axis of the image."""
-    parts = flat(part for dim in geometry.dims for part in dim)
-    return [part.step for part in parts if part.axis == axis and part.size > 1]
-
-
-def _is_mirrored(geometry: Geometry, axis: int) -> bool:
-    """Return whether a tensor runs against the image along one of its axes."""
-    return any(step < 0 for step in _steps(geometry, axis))
 
 
 def _extent(geometry: Geometry, axis: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from medcam.engine.model.placement.combining import far_apart, run_against
+from medcam.engine.model.placement.comparing import far_apart, run_against
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.parts import Misplaced, UnplacedError, reason_of
 from medcam.engine.model.placement.rules.apply import Origins

@@ -60,25 +60,17 @@ def arrangement_of(
             f"its output is a tensor of shape {[size_of(p) for p in geometry.dims]}, which does "
             f"not lie on the input {tuple(shape[2:])}"
         )
-    if all(prod(parts[n].size for n in by_axis[axis]) == 1 for axis in spaces + sliced):
-        raise NotOnImageError("its output is a single voxel")
-    batch_numbers = in_order(parts, 0)
-    order = [
-        *batch_numbers,
-        *(n for axis in sliced for n in by_axis[axis]),
-        *channels,
-        *(n for axis in spaces for n in by_axis[axis]),
-    ]
-    order += [n for n in range(len(parts)) if n not in order and parts[n].size == 1]
-    if len(order) != len(parts):
-        raise NotOnImageError("its output runs along the channels of the input")
     extents = {axis: prod(parts[n].size for n in by_axis[axis]) for axis in map_axes}
+    if max(extents.values()) == 1:
+        raise NotOnImageError("its output is a single voxel")
+    order = _order(parts, sliced, channels, spaces, by_axis)
     count = prod(parts[n].size for n in channels)
     evidence = (
         batch * prod(extents[a] for a in sliced), count, *(extents[axis] for axis in spaces)
     )  # fmt: skip
     tensor_shape = tuple(prod(p.size for p in dim) for dim in geometry.dims)
-    held = tuple(held_by(geometry, parts, axis) for axis in (0, 1) if axis in (0, *map_axes))
+    singly = [axis for axis in (0, 1) if axis in (0, *sliced) or not by_axis.get(axis, [0])]
+    held = tuple(held_by(geometry, parts, axis) for axis in singly)
     is_plain = order == sorted(order) and evidence == tensor_shape
     rolls = {axis: _roll(geometry, parts, by_axis[axis], axis) for axis in map_axes}
     kind = kind_of(leaves, order, channels, {axis: by_axis[axis] for axis in spaces}, len(shape))
@@ -96,7 +88,7 @@ def arrangement_of(
         slice_rolls=tuple(rolls[axis] for axis in sliced),
         held=held,
         view_width=geometry.width[1],
-        grid=_grid(geometry, parts, by_axis, shape),
+        grid=_grid(geometry, parts, by_axis, shape, singly),
         centre=geometry.start,
         seen=geometry.seen,
         space=tuple(shape),
@@ -105,6 +97,30 @@ def arrangement_of(
         absent=tuple(axis for axis in map_axes if not by_axis[axis]),
         is_beside=_is_beside(geometry, shape),
     )
+
+
+def _order(
+    parts: Sequence[Part],
+    sliced: Sequence[int],
+    channels: Sequence[int],
+    spaces: Sequence[int],
+    by_axis: dict[int, list[int]],
+) -> list[int]:
+    """Return the numbers of the parts in the order ``[samples, slices, channels, *space]``.
+
+    Raises:
+        NotOnImageError: The tensor runs along other axes, too.
+    """
+    order = [
+        *in_order(parts, 0),
+        *(n for axis in sliced for n in by_axis[axis]),
+        *channels,
+        *(n for axis in spaces for n in by_axis[axis]),
+    ]
+    order += [n for n in range(len(parts)) if n not in order and parts[n].size == 1]
+    if len(order) != len(parts):
+        raise NotOnImageError("its output runs along the channels of the input")
+    return order
 
 
 def _is_beside(geometry: Geometry, shape: Sequence[int]) -> bool:
@@ -228,14 +244,15 @@ def _grid(
     parts: Sequence[Part],
     by_axis: dict[int, list[int]],
     shape: Sequence[int],
+    singly: Sequence[int],
 ) -> LayerGrid:
     """Return where the cells of the map lie; an axis that was summed over is one cell.
 
-    Along views, axis 1, the map has all of the image.
+    Along views that the network takes one by one, the axes ``singly``, the map has all.
     """
     start, step = [], []
     for axis, numbers in by_axis.items():
-        if axis == 1:
+        if axis in singly:
             start.append(0.0)
             step.append(1.0)
             continue
@@ -249,7 +266,7 @@ def _grid(
         start.append(first)
         step.append(min(finest, key=lambda part: abs(part.step)).step if finest else high - low)
     seen = tuple(
-        (-0.5, shape[axis] - 0.5) if axis == 1 else geometry.seen[axis] for axis in by_axis
+        (-0.5, shape[axis] - 0.5) if axis in singly else geometry.seen[axis] for axis in by_axis
     )
     return LayerGrid(
         tuple(map(_snapped, start)), tuple(map(_snapped, step)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import permutations, product
 
-from medcam.engine.model.placement.combining import lie_apart, moving_axes
+from medcam.engine.model.placement.comparing import lie_apart, moving_axes
 from medcam.engine.model.placement.geometry import Geometry
 from medcam.engine.model.placement.parts import (
     MisplacedError,

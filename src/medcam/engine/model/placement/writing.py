@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from medcam.engine.model.placement.combining import combined, joined, lie_apart, moving_axes
+from medcam.engine.model.placement.combining import combined, joined
+from medcam.engine.model.placement.comparing import lie_apart, moving_axes
 from medcam.engine.model.placement.geometry import Geometry, single
 from medcam.engine.model.placement.parts import (
     MisplacedError,

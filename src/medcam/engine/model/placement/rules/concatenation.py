@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from medcam.engine.model.placement.combining import joined, lie_apart, run_against
+from medcam.engine.model.placement.combining import joined
+from medcam.engine.model.placement.comparing import lie_apart, run_against
 from medcam.engine.model.placement.geometry import Geometry, single
 from medcam.engine.model.placement.parts import (
     MisplacedError,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from medcam.engine.model.placement.combining import combined, joined, run_against
+from medcam.engine.model.placement.combining import combined, joined
+from medcam.engine.model.placement.comparing import run_against
 from medcam.engine.model.placement.geometry import Geometry, require_no_tiles
 from medcam.engine.model.placement.parts import (
     MisplacedError,
