@@ -117,8 +117,8 @@ class AttentionMap:
         grid: Where the layer's cells lie on the input; None for maps of the input or of windows.
         on_layer: Whether ``values`` have the layer's own shape (``shape=None``), not the input's.
         input_space: The extents of the input; empty if unknown.
-        is_stack: Whether the first spatial axis is views, slices or frames that the network takes
-            one by one.
+        is_stack: Whether the first spatial axis is views, or the slices of a bag: pictures that the
+            network takes one by one.
     """
 
     values: Float[Tensor, "batch targets *space"]

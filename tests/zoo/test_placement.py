@@ -1,8 +1,9 @@
 """Where features lie, against the gradients of common networks.
 
-The gradient of a cell with respect to the image is centred where the cell lies. In a freshly
-initialised network it is random; its expected energy is the gradient of a linear network whose
-weights are the variances of the initialisation. So the comparison needs no seeds.
+The gradient of a cell with respect to the image is centred where the cell lies. In a network of
+random weights it is random; if norms, or the initialisation, keep the variance of the features, its
+expected energy is the gradient of a linear network whose kernels average. So the comparison needs
+no seeds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torchvision.models as tv
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks import nets as monai_nets
+from monai.networks.blocks.segresnet_block import ResBlock
 from torch import Tensor, nn
 
 import medcam
@@ -23,7 +25,10 @@ ACTIVATIONS = (nn.GELU, nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.PReLU)
 
 
 def energy_of_gradients(net: nn.Module) -> nn.Module:
-    """Return the network whose gradient is the expected energy of that of random weights."""
+    """Return the network whose gradient is the expected energy of that of random weights.
+
+    Its kernels average over what an output sees, so each keeps the energy of its input.
+    """
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, (*NORMS, *ACTIVATIONS)):
@@ -32,11 +37,18 @@ def energy_of_gradients(net: nn.Module) -> nn.Module:
                 pool = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
                 setattr(module, name, pool)
     for name, module in net.named_modules():
+        if isinstance(module, ResBlock):  # a sum of two has twice the energy, which norms undo
+            module.register_forward_hook(lambda m, i, output: output / 2)
+        if isinstance(module, monai_nets.SegResNet):
+            for layer in module.up_layers:
+                layer.register_forward_pre_hook(lambda m, args: (args[0] / 2,))
         if name.endswith("attn.proj"):
             module.weight.data.zero_()  # windows are not centred on their tokens
         elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            fan_in = nn.init._calculate_fan_in_and_fan_out(module.weight)[0]
-            module.weight.data.fill_(1 / (6 * fan_in))
+            seen = module.weight[0].numel()
+            if isinstance(module, nn.modules.conv._ConvTransposeNd):
+                seen = module.weight[:, 0].numel() / torch.tensor(module.stride).prod()
+            module.weight.data.fill_(1 / seen)
         if getattr(module, "bias", None) is not None and isinstance(module.bias, Tensor):
             module.bias.data.zero_()
     return net.double().eval()
