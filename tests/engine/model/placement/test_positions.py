@@ -334,7 +334,9 @@ def test_random_networks(rank, layers):
     extent = 61 if rank == 2 else 29
     net = averaging(nn.Sequential(*[layer(rank) for layer in layers]))
     with suppress(RuntimeError, NotOnImageError):  # too many strides for the extent
-        deviation(net, (1, 1, *[extent, extent - 2, extent + 1][:rank]))
+        # aligned corners put cells between others, of which those near a border see a little of it
+        extents = [extent, extent - 2, extent + 1][:rank]
+        deviation(net, (1, 1, *extents), tolerated=0.01)
 
 
 TAGGED = {
