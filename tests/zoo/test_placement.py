@@ -1,9 +1,8 @@
 """Where features lie, against the gradients of common networks.
 
-The gradient of a cell with respect to the image is centred where the cell lies. In a network of
-random weights it is random; if norms, or the initialisation, keep the variance of the features, its
-expected energy is the gradient of a linear network whose kernels average. So the comparison needs
-no seeds.
+The gradient of a cell with respect to the image is centred where the cell lies. In a freshly
+initialised network it is random; its expected energy is the gradient of a linear network whose
+weights are the variances of the initialisation. So the comparison needs no seeds.
 """
 
 from __future__ import annotations
@@ -15,20 +14,18 @@ import torch
 import torchvision.models as tv
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks import nets as monai_nets
-from monai.networks.blocks.segresnet_block import ResBlock
 from torch import Tensor, nn
 
 import medcam
+from medcam.demo.tasks import load_tasks
+from medcam.maps import place
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 ACTIVATIONS = (nn.GELU, nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.PReLU)
 
 
 def energy_of_gradients(net: nn.Module) -> nn.Module:
-    """Return the network whose gradient is the expected energy of that of random weights.
-
-    Its kernels average over what an output sees, so each keeps the energy of its input.
-    """
+    """Return the network whose gradient is the expected energy of that of random weights."""
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, (*NORMS, *ACTIVATIONS)):
@@ -37,18 +34,11 @@ def energy_of_gradients(net: nn.Module) -> nn.Module:
                 pool = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
                 setattr(module, name, pool)
     for name, module in net.named_modules():
-        if isinstance(module, ResBlock):  # a sum of two has twice the energy, which norms undo
-            module.register_forward_hook(lambda m, i, output: output / 2)
-        if isinstance(module, monai_nets.SegResNet):
-            for layer in module.up_layers:
-                layer.register_forward_pre_hook(lambda m, args: (args[0] / 2,))
         if name.endswith("attn.proj"):
             module.weight.data.zero_()  # windows are not centred on their tokens
         elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            seen = module.weight[0].numel()
-            if isinstance(module, nn.modules.conv._ConvTransposeNd):
-                seen = module.weight[:, 0].numel() / torch.tensor(module.stride).prod()
-            module.weight.data.fill_(1 / seen)
+            fan_in = nn.init._calculate_fan_in_and_fan_out(module.weight)[0]
+            module.weight.data.fill_(1 / (6 * fan_in))
         if getattr(module, "bias", None) is not None and isinstance(module.bias, Tensor):
             module.bias.data.zero_()
     return net.double().eval()
@@ -143,6 +133,23 @@ def test_features_lie_where_their_gradients_are_centred(name):
         worst_of_stretching = max(worst_of_stretching, *offsets)
     if name not in ("convnext", "swin"):  # non-overlapping kernels tile the image
         assert worst_of_stretching >= 1
+
+
+@pytest.mark.parametrize("method", ["gcam", "hirescam"])
+@pytest.mark.parametrize("layer", ["decoder1", "decoder2"])
+def test_maps_of_a_trained_decoder_fit_the_ground_truth_where_they_lie(layer, method):
+    """What its features stand for decides, not the middle of all that they have seen."""
+    _, task, _ = load_tasks()
+    net, image, truth = task.load(), task.inputs, task.masks.flatten().float()
+    item = medcam.explain(
+        net, image, layer=layer, method=method, target=task.options["label"], shape=None
+    ).map
+    fits = []
+    for offset in (-1.0, -0.75, 0.0, 0.75, 1.0):
+        grid = medcam.LayerGrid(tuple(start + offset for start in item.grid.start), item.grid.step)
+        values = place(item.attention(), grid, image.shape[2:], image.shape[2:]).flatten()
+        fits.append(float(torch.corrcoef(torch.stack([values, truth]))[0, 1]))
+    assert max(fits) == fits[2] > 0.8
 
 
 def sum_of(output) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from math import isclose, prod
 
-from medcam.engine.model.placement.comparing import is_mirrored, order_of, steps_of
+from medcam.engine.model.placement.comparing import is_mirrored, order_of
 from medcam.engine.model.placement.geometry import Geometry, runs_over_all
 from medcam.engine.model.placement.parts import (
     MisplacedError,
@@ -187,10 +187,11 @@ def combined(
 ) -> Geometry:
     """Return the geometry of a tensor that several others have been joined to.
 
-    The position is the mean over the tensors that run along the axis: that is where the cells of an
-    averaging network see the image, and near to where the gradients of trained networks are centred
-    (docs/decisions.md). Where features are joined to their mirror image, those count that are not
-    mirrored.
+    The position is the mean over the tensors that run along the axis. Each counts by how densely
+    it sees the image: its weight over the number of voxels that its cells see. So a skip connection
+    counts more than the coarse features that it is joined to, as it does in the gradients of
+    trained and of freshly initialised networks (docs/decisions.md). Where features are joined to
+    their mirror image, those count that are not mirrored.
 
     Args:
         geometries: The geometries of the tensors.
@@ -203,8 +204,8 @@ def combined(
     shares: dict[int, dict[int, float]] = {}
     for axis in range(len(geometries[0].start)):
         along = _along(geometries, axis, is_present=axis in present)
-        total = sum(weight(i) for i in along)
-        shares[axis] = {i: weight(i) / total for i in along}
+        total = sum(weight(i) / geometries[i].volume for i in along)
+        shares[axis] = {i: weight(i) / geometries[i].volume / total for i in along}
         if axis < 2 and len({order_of(geometries[i], axis) for i in along}) > 1:
             shares[axis] = {along[0]: 1.0}  # samples or views in other orders are mixed
         start.append(sum(share * geometries[i].start[axis] for i, share in shares[axis].items()))
@@ -228,23 +229,7 @@ def _along(geometries: Sequence[Geometry], axis: int, *, is_present: bool) -> li
     if is_present:
         longest = max(_extent(geometries[i], axis) for i in along)
         along = [i for i in along if _extent(geometries[i], axis) == longest]
-        along = [i for i in along if not _drifts(geometries[i], _finest(geometries, along), axis)]
     return [i for i in along if not is_mirrored(geometries[i], axis)] or along
-
-
-def _finest(geometries: Sequence[Geometry], along: Sequence[int]) -> Geometry:
-    """Return the geometry of the tensor whose cells see the fewest voxels."""
-    return min((geometries[i] for i in along), key=lambda geometry: geometry.volume)
-
-
-def _drifts(geometry: Geometry, finest: Geometry, axis: int) -> bool:
-    """Return whether a tensor covers more or less of the image than the finest one, by a cell.
-
-    So do the few bins of a pyramid that are stretched over finer features: these give the place.
-    """
-    (low, high), (first, last) = geometry.interval(axis), finest.interval(axis)
-    step = min((abs(step) for step in steps_of(finest, axis)), default=0.0)
-    return bool(step) and abs((high - low) - (last - first)) > step
 
 
 def _mean_steps(

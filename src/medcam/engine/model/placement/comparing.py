@@ -19,7 +19,7 @@ def lie_apart(first: Geometry, second: Geometry, *, but: Sequence[int] = ()) -> 
         but: Axes of the image on which they may differ.
     """
     for axis in range(len(first.start)):
-        steps = [steps_of(geometry, axis) for geometry in (first, second)]
+        steps = [_steps(geometry, axis) for geometry in (first, second)]
         if axis > 1 and [step < 0 for step in steps[0]] != [step < 0 for step in steps[1]]:
             return True
         if axis > 1 and first.rolled[axis] != second.rolled[axis]:
@@ -60,7 +60,7 @@ def order_of(geometry: Geometry, axis: int) -> tuple[object, ...]:
     return tuple((p.step, p.picks) for p in parts if p.axis == axis and p.size > 1)
 
 
-def steps_of(geometry: Geometry, axis: int) -> list[float]:
+def _steps(geometry: Geometry, axis: int) -> list[float]:
     """Return the steps of the parts along an axis of the image."""
     parts = flat(part for dim in geometry.dims for part in dim)
     return [part.step for part in parts if part.axis == axis and part.size > 1]
@@ -68,4 +68,4 @@ def steps_of(geometry: Geometry, axis: int) -> list[float]:
 
 def is_mirrored(geometry: Geometry, axis: int) -> bool:
     """Return whether a tensor runs against the image along one of its axes."""
-    return any(step < 0 for step in steps_of(geometry, axis))
+    return any(step < 0 for step in _steps(geometry, axis))

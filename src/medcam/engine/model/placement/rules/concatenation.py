@@ -59,6 +59,7 @@ def _concatenated(call: Call, tensors: Sequence[Tensor], dim: int, *, stacked: b
         alike = [(at, size, geometry) for (at, size, _), geometry in zip(pieces, seen, strict=True)]
         return _beside(alike, dim, call.shape).with_dim(dim, parts)
     if not along:
+        # a skip connection counts more still than in a sum (docs/decisions.md: found by experiment)
         result = _beside(pieces, dim, call.shape)
         own = _own_place(call, tensors, pieces, low)
         apart = lie_apart if stacked else run_against
@@ -93,7 +94,7 @@ def _beside(pieces: Sequence[Piece], dim: int, shape: Sequence[int]) -> Geometry
 
     The axis along which they are joined runs along nothing.
     """
-    weights = [float(size) for _, size, _ in pieces]
+    weights = [size / geometry.volume for _, size, geometry in pieces]
     others = [geometry.with_dim(dim, ()) for _, _, geometry in pieces]
     extents = [1 if i == dim else extent for i, extent in enumerate(shape)]
     return joined(others, extents, lambda i: weights[i])
