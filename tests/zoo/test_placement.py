@@ -142,7 +142,7 @@ def test_maps_of_a_trained_decoder_fit_the_ground_truth_where_they_lie(layer, me
     _, task, _ = load_tasks()
     net, image, truth = task.load(), task.inputs, task.masks.flatten().float()
     item = medcam.explain(
-        net, image, layer=layer, method=method, target=task.options["label"], shape=None
+        net, image, layer=layer, method=method, target=task.options.get("label"), shape=None
     ).map
     fits = []
     for offset in (-1.0, -0.75, 0.0, 0.75, 1.0):
