@@ -107,13 +107,16 @@ REORDERED = {
 }
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+OF_ONE_SAMPLE = {"largest", "cat in the batch"}
+
+
+@pytest.mark.parametrize(
+    ("way", "batch"),
+    [*((way, 1) for way in REORDERED), *((w, 2) for w in REORDERED if w not in OF_ONE_SAMPLE)],
+)
 @pytest.mark.parametrize("layer", ["encoder", "auto"])
-@pytest.mark.parametrize("way", REORDERED)
 def test_a_view_s_map_lies_on_that_view(way, layer, batch, views):
     if batch == 2:
-        if way in ("largest", "cat in the batch"):
-            pytest.skip("for one sample")
         views = torch.cat([views.roll(1, -1), views])
     for number, (view, row, column) in enumerate(peaks(REORDERED[way], views, layer=layer)):
         assert view == 3
@@ -154,6 +157,56 @@ def test_other_views_of_each_sample_are_not_mixed_up(views):
 
     with pytest.raises(NoMapError, match="several views or samples"):
         peaks(forward_of, views)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tiles_of_views_one_by_one(batch, views):
+    def forward_of(encoder, v):
+        halves = [v[..., :32].flatten(0, 1), v[..., 32:].flatten(0, 1)]
+        features = torch.stack([encoder(half).amax((2, 3)) for half in halves]).amax(0)
+        return features.view(len(v), 4, -1).amax(1)
+
+    views = torch.cat([views, views.flip(1)])[:batch]
+    assert peaks(forward_of, views) == [(3, 52, 16), (0, 52, 16)][:batch]
+
+
+def test_tiles_of_views_in_different_orders_are_not_mixed_up(views):
+    def forward_of(encoder, v):
+        runs = [v[:, [0, 1, 2, 3]][..., 32:], v[:, [0, 3, 1, 2]][..., :32]]
+        features = torch.stack([encoder(run.flatten(0, 1)).amax((2, 3)) for run in runs]).amax(0)
+        return features.view(len(v), 4, -1).amax(1)
+
+    with pytest.warns(medcam.errors.MedcamWarning, match="last run"):
+        assert peaks(forward_of, views) == [(3, 52, 16)]
+
+
+def test_warnings_number_the_samples_of_the_image():
+    class Muted(Detector):
+        def forward(self, x):
+            score = self.encoder(x[[1, 2, 0]]).mean((1, 2, 3)) * torch.tensor([1.0, 1.0, 0.0])
+            return torch.stack([-score, score], 1)[[2, 0, 1]]
+
+    with pytest.warns(medcam.errors.MedcamWarning, match=r"zero at layer .* sample\(s\) 0:"):
+        medcam.explain(Muted(None).eval(), torch.rand(3, 1, 64, 64) + 1, **ASK)
+
+
+@pytest.mark.parametrize("layer", ["block", "auto"])
+def test_a_transformer_over_views_one_by_one(layer, views):
+    class Transformer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed = nn.Conv2d(1, 16, 8, 8)
+            self.block = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+            self.head = nn.Linear(16, 2)
+
+        def forward(self, v):
+            tokens = [self.embed(v[:, i]).flatten(2).transpose(1, 2) for i in range(4)]
+            return self.head(torch.stack([self.block(t).mean(1) for t in tokens], 1).mean(1))
+
+    values = medcam.explain(Transformer().eval(), views + 0.1, layer=layer, **ASK).map.values
+    assert tuple(values.shape) == (1, 1, 4, 64, 64)
+    assert values[0, 0].flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("view", range(4))
@@ -253,6 +306,8 @@ MIRRORED = {
     "stack": lambda v: torch.stack([v[:, 0], v[:, 1], v[:, 2].flip(-1), v[:, 3].flip(-1)], 1),
     "two": lambda v: torch.stack([v[:, 0], v[:, 3].flip(-1)], 1),
     "where": lambda v: torch.where(FLAGS, v.flip(-1), v),
+    "overlapping crops": lambda v: torch.stack([v[:, 0, :, :24, :24], v[:, 0, :, 3:27, 5:29]], 1),
+    "shifted": lambda v: torch.stack([v[:, 0], v[:, 3].roll(16, -1)], 1),
     "in place": in_place,
     "filled": lambda v: filled_with_mirrored(v, singly=False),
     "filled singly": lambda v: filled_with_mirrored(v, singly=True),
@@ -299,6 +354,7 @@ OTHER_PLACES = {
     "one mirrored": lambda x: torch.stack([x[0], x[1].flip(-1)]),
     "one mirrored in place": one_mirrored,
     "one sample twice": lambda x: x[[1, 1]],
+    "channels of a mirrored copy": lambda x: torch.cat([x, x.flip(-1)], 1).chunk(2, 1)[1],
     "hemispheres": lambda x: x[..., :32] - x[..., 32:].flip(-1),
     "halves as channels": lambda x: torch.cat([x[..., :32], x[..., 32:]], 1).mean(1, True),
 }

@@ -202,3 +202,15 @@ def test_triples_of_slices_by_a_table_of_indices(window):
     brightest = values.flatten(1).amax(1)
     assert abs(int(values.argmax()) % 64 - 20) <= 1
     assert abs(int(brightest.argmax()) - 3) <= window // 2
+
+
+def test_a_mirrored_copy_of_features_is_not_taken_out_of_a_concatenation():
+    """Its cells run against the image; those of the whole lie where they are not mirrored."""
+
+    def joined(x):
+        features = F.conv2d(x, torch.ones(4, 1, 1, 1))
+        return torch.cat([features, features.flip(-1)], 1)
+
+    assert grid_of(joined).start == (0.0, 0.0)
+    with pytest.raises(AssertionError, match="taken apart"):
+        grid_of(lambda x: joined(x).chunk(2, 1)[1])

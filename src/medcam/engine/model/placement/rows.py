@@ -100,4 +100,4 @@ def _joined_parts(axis: int, runs: Sequence[tuple[Part, float]]) -> Part | None:
         if abs(start - position) > 1e-3 * abs(step) or (part.size > 1 and part.step != first.step):
             return None
         position += part.size * step
-    return Part(sum(part.size for part, _ in runs), axis, step) if step else None
+    return Part(sum(part.size for part, _ in runs), axis, step)

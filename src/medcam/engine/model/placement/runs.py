@@ -55,8 +55,6 @@ def stack_arrangements(runs: Sequence[Arrangement]) -> Joined | None:
         return None
     if 0 in moving:
         return _stack_samples(runs)
-    if any(run.held[0] != first.held[0] for run in runs):
-        return None
     if moving == [1]:
         return _stack_views(runs)
     if len(moving) == 1 and moving[0] in first.absent:
@@ -102,14 +100,11 @@ def _stack_samples(runs: Sequence[Arrangement]) -> Joined | None:
     alike = [(a.evidence[1:], a.slices, a.held[1:], a.grid.start, a.map_axes) for a in arrangements]
     if len(set(places)) < len(places) or any(item != alike[0] for item in alike):
         return None
-    seen = _union([item.seen for item in arrangements])
     together = replace(
         first,
         batch=len(places),
         evidence=(sum(item.evidence[0] for item in arrangements), *first.evidence[1:]),
         held=(replace(first.held[0], places=tuple(places)), *first.held[1:]),
-        seen=seen,
-        grid=replace(first.grid, seen=_limited(seen, first.map_axes, first.space)),
     )
     kept = prod(n for _, n in runs[0].slices) if len(groups[0]) > 1 else 1
     return Joined(together, order, len(groups[0]), kept)
