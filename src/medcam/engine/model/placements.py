@@ -200,7 +200,7 @@ class Placements:
         placed = self.record(layer, output)
         reason = ""
         for path, tensor in tensors(output):
-            if not tensor.is_floating_point():
+            if not tensor.is_floating_point() or not tensor.numel():
                 continue
             item = placed.get(path)
             if item is None or item.shape != tuple(tensor.shape):

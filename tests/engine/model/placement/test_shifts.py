@@ -214,3 +214,39 @@ def test_a_mirrored_copy_of_features_is_not_taken_out_of_a_concatenation():
     assert grid_of(joined).start == (0.0, 0.0)
     with pytest.raises(AssertionError, match="taken apart"):
         grid_of(lambda x: joined(x).chunk(2, 1)[1])
+
+
+@pytest.mark.parametrize("way", ["index", "cat"])
+def test_windows_of_slices_that_are_clamped_at_the_borders(way):
+    """2.5D, one window after the other: the first and the last slice are taken twice."""
+
+    class Clamped(Steered):
+        def forward(self, v):
+            scores = []
+            for i in range(6):
+                numbers = [max(i - 1, 0), i, min(i + 1, 5)]
+                slices = torch.cat([v[:, n : n + 1] for n in numbers], 1)
+                window = v[:, numbers] if way == "index" else slices
+                scores.append(self.encoder(window).flatten(1).mean(1))
+            score = torch.stack(scores, 1).amax(1)
+            return torch.stack([-score, score], 1)
+
+    model = Clamped(None)
+    model.encoder[0] = torch.nn.Conv2d(3, 4, 3, 2, 1)
+    torch.nn.init.constant_(model.encoder[0].weight, 1 / 27)
+    volume = torch.zeros(1, 6, 64, 64)
+    volume[0, 3] = blob(40, 20)
+    values = medcam.explain(model.eval(), volume, **ASK).map.values[0, 0]
+    assert abs(int(values.flatten(1).amax(1).argmax()) - 3) <= 1
+    assert not values[0].any()
+
+
+def test_an_empty_run_is_passed_over():
+    class Empty(Steered):
+        def forward(self, x):
+            features = [self.encoder(x[:0]), self.encoder(x), self.encoder(x[2:])]
+            score = torch.cat(features).flatten(1).mean(1)
+            return torch.stack([-score, score], 1)
+
+    values = medcam.explain(Empty(None).eval(), torch.cat([X, X]), **ASK).map.values
+    assert [int(v.argmax()) % 64 for v in values] == [20, 20]

@@ -140,8 +140,9 @@ class Geometry:
             if part in others:
                 others.remove(part)  # one of two that are alike
         for part in summed:
-            length = (part.size - 1) * part.step
-            offset = 0.0 if runs_over_all(part, others) else length / 2
+            places = distances_of(part)
+            length, middle = max(places) - min(places), (max(places) + min(places)) / 2
+            offset = 0.0 if runs_over_all(part, others) else middle
             geometry = geometry.moved(part.axis, offset, length)
         return geometry
 

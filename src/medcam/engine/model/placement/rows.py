@@ -93,7 +93,7 @@ def _joined_parts(axis: int, runs: Sequence[tuple[Part, float]]) -> Part | None:
     """
     if axis < 2:
         places = [start + d for part, start in runs for d in distances_of(part)]
-        return picked(axis, places) if len(set(places)) == len(places) else None
+        return picked(axis, places)
     first, position = runs[0]
     step = first.step if first.size > 1 else runs[1][1] - position
     for part, start in runs:
