@@ -49,7 +49,7 @@ class PlacedTensor:
         return self._read[image]
 
     def _layout(self, image: int, shape: Sequence[int], module: nn.Module) -> Layout | str:
-        origin = None if self.origins is None else self.origins.get(image)
+        origin = (self.origins or {}).get(image) or (self.origins or {}).get(ANY_IMAGE)
         if isinstance(origin, Geometry):
             try:
                 return Layout.of_arrangement(arrangement_of(origin, shape, self.views.get(image)))

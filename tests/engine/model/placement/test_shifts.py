@@ -250,3 +250,13 @@ def test_an_empty_run_is_passed_over():
 
     values = medcam.explain(Empty(None).eval(), torch.cat([X, X]), **ASK).map.values
     assert [int(v.argmax()) % 64 for v in values] == [20, 20]
+
+
+def test_a_layer_inside_vmap_says_so():
+    class Mapped(Steered):
+        def forward(self, x):
+            score = torch.vmap(lambda sample: self.encoder(sample[None]).mean())(x)
+            return torch.stack([-score, score], 1)
+
+    with pytest.raises(NoMapError, match="wrapped tensor"):
+        medcam.explain(Mapped(None).eval(), torch.cat([X, X]), **ASK)
