@@ -168,14 +168,13 @@ def in_a_row(runs: Sequence[Activation]) -> Activation | None:
     Returns:
         The activation; None if the parts do not lie evenly beside each other.
     """
-    result = stacked([activation.layout for activation in runs])
-    if result is None:
+    joined = stacked([activation.layout for activation in runs])
+    if joined is None:
         return None
-    layout, joined = result
     first, *further = [runs[number] for number in joined.order]
     return dataclasses.replace(
         first,
-        layout=layout,
+        layout=Layout.of_arrangement(joined.arrangement),
         further=tuple(further),
         layouts=tuple(run.layout for run in (first, *further)),
         group=joined.group,

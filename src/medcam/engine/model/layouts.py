@@ -92,8 +92,8 @@ class Layout:
         return replace(self, arrangement=bag, grid=bag.grid)
 
 
-def stacked(layouts: Sequence[Layout]) -> tuple[Layout, Joined] | None:
-    """Return the layout of several runs, each of which saw a part of the image, and their order.
+def stacked(layouts: Sequence[Layout]) -> Joined | None:
+    """Return several runs together, each of which saw a part of the image.
 
     Args:
         layouts: The layouts of the runs.
@@ -104,8 +104,7 @@ def stacked(layouts: Sequence[Layout]) -> tuple[Layout, Joined] | None:
     arrangements = _arrangements(layouts)
     if len(arrangements) < 2 or len(arrangements) < len(layouts):
         return None
-    joined = stack_arrangements(arrangements)
-    return None if joined is None else (Layout.of_arrangement(joined.arrangement), joined)
+    return stack_arrangements(arrangements)
 
 
 def see_different_views(layouts: Sequence[Layout]) -> bool:

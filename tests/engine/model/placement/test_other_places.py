@@ -348,7 +348,16 @@ def one_mirrored(x):
     return x
 
 
+def filled_behind_a_view(x):
+    """Return a view of a tensor, made before its samples were filled from different places."""
+    result = torch.zeros_like(x)
+    view = result.squeeze(1)
+    result[0], result[1] = x[0], x[1].flip(-1)
+    return view[:, None]
+
+
 OTHER_PLACES = {
+    "filled behind a view": filled_behind_a_view,
     "crops in cat": lambda x: torch.cat([crop(sample)[None] for sample in x]),
     "crops in stack": lambda x: torch.stack([crop(sample) for sample in x]),
     "one mirrored": lambda x: torch.stack([x[0], x[1].flip(-1)]),

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from medcam.engine.model.placement.geometry import Borders
 from medcam.engine.model.placement.samples import Held
 from medcam.maps import LayerGrid
 
@@ -67,7 +68,7 @@ class Arrangement:
     slice_rolls: tuple[int, ...]
     grid: LayerGrid
     centre: tuple[float, ...]
-    seen: tuple[tuple[float, float], ...]
+    seen: Borders
     space: tuple[int, ...]
     is_plain: bool
     kind: Kind
@@ -151,10 +152,9 @@ class Arrangement:
     def as_bag(self) -> Arrangement:
         """Return the arrangement for an input whose first axis is slices of one case."""
         seen = limited(
-            [self.seen[axis] for axis in (0, *self.map_axes)],
+            [(-0.5, self.space[0] - 0.5), *(self.seen[axis] for axis in self.map_axes)],
             [self.space[axis] for axis in (0, *self.map_axes)],
         )
-        seen = ((-0.5, self.space[0] - 0.5), *seen[1:]) if seen else ()
         first = LayerGrid((0.0, *self.grid.start), (1.0, *self.grid.step), seen=seen)
         return replace(
             self, batch=1, slices=((0, self.batch), *self.slices), grid=first,
@@ -162,9 +162,7 @@ class Arrangement:
         )  # fmt: skip
 
 
-def limited(
-    seen: Sequence[tuple[float, float]], space: Sequence[int]
-) -> tuple[tuple[float, float], ...]:
+def limited(seen: Sequence[tuple[float, float]], space: Sequence[int]) -> Borders:
     """Return the borders of what a layer can depend on; empty if that is all of the image.
 
     Args:

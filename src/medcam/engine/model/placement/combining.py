@@ -8,13 +8,14 @@ from itertools import pairwise
 from math import isclose, prod
 
 from medcam.engine.model.placement.comparing import is_mirrored, order_of
-from medcam.engine.model.placement.geometry import Geometry, runs_over_all
+from medcam.engine.model.placement.geometry import Geometry, runs_over_all, united
 from medcam.engine.model.placement.parts import (
     MisplacedError,
     Parts,
     UnplacedError,
     axes_of,
     flat,
+    large,
     merged,
     nothing,
     size_of,
@@ -58,7 +59,7 @@ def joined(
         for i, geometry in enumerate(geometries):
             index = dim - len(shape) + len(geometry.dims)
             if index >= 0 and size_of(geometry.dims[index]) == size:
-                choices[i] = _without_singles(merged(geometry.dims[index]))
+                choices[i] = _large_if_any(merged(geometry.dims[index]))
         marked = (p for p in choices.values() if any(q.inner or q.apart for q in p))
         plain = next(marked, nothing(size))
         along = [i for i, parts in choices.items() if axes_of(parts)]
@@ -130,13 +131,9 @@ _CLEARLY = 2
 
 def _seeing(geometry: Geometry, others: Sequence[Geometry]) -> Geometry:
     """Return a geometry that also sees what others do, which give it no place."""
-    reach, seen = list(geometry.reach), list(geometry.seen)
-    for other in others:
-        reach = [max(pair) for pair in zip(reach, other.reach, strict=True)]
-        seen = [
-            (min(a, c), max(b, d)) for (a, b), (c, d) in zip(seen, other.seen, strict=True)
-        ]  # fmt: skip
-    return replace(geometry, reach=tuple(reach), seen=tuple(seen))
+    everything = [geometry, *others]
+    reach = map(max, zip(*(each.reach for each in everything), strict=True))
+    return replace(geometry, reach=tuple(reach), seen=united([each.seen for each in everything]))
 
 
 def _tiles(parts: Parts) -> bool:
@@ -152,9 +149,9 @@ def _tiles(parts: Parts) -> bool:
     )
 
 
-def _without_singles(parts: Parts) -> Parts:
+def _large_if_any(parts: Parts) -> Parts:
     """Return parts without those of one index, unless there is no other."""
-    return tuple(part for part in parts if part.size > 1) or parts
+    return large(parts) or parts
 
 
 def _outline(parts: Parts) -> list[tuple[int | None, int, int]]:
@@ -200,7 +197,7 @@ def combined(
     """
     geometries = _unshifted(geometries)
     present = axes_of(part for parts in dims for part in parts)
-    start, width, reach, rolled, seen = [], [], [], [], []
+    start, width, reach, rolled = [], [], [], []
     shares: dict[int, dict[int, float]] = {}
     for axis in range(len(geometries[0].start)):
         along = _along(geometries, axis, is_present=axis in present)
@@ -214,12 +211,9 @@ def combined(
         width.append(high - low)
         reach.append(max([high - low, *(geometries[i].reach[axis] for i in along)]))
         rolled.append(geometries[along[0]].rolled[axis])
-        borders = [geometry.seen[axis] for geometry in geometries]
-        seen.append((min(low for low, _ in borders), max(high for _, high in borders)))
     dims = [_mean_steps(geometries, dim, parts, shares) for dim, parts in enumerate(dims)]
-    return Geometry(
-        tuple(dims), tuple(start), tuple(width), tuple(reach), tuple(rolled), tuple(seen)
-    )
+    seen = united([geometry.seen for geometry in geometries])
+    return Geometry(tuple(dims), tuple(start), tuple(width), tuple(reach), tuple(rolled), seen)
 
 
 def _along(geometries: Sequence[Geometry], axis: int, *, is_present: bool) -> list[int]:

@@ -57,7 +57,7 @@ class Entries:
         is_one = may_be_one and not colours and geometry.width[1] <= 1 and 2 not in spatial
         if batched or is_one:
             self.views[image] = self.early[image] = (1, *spatial)
-        elif not any(part.axis == 1 and part.size > 1 for part in flat(channels)):
+        elif not colours:
             of_weights = self._seen.setdefault(image, {})
             of_weights.setdefault(id(arguments["weight"]), set()).add(geometry.start[1])
             if len(of_weights[id(arguments["weight"])]) > 1:

@@ -14,11 +14,20 @@ from medcam.engine.model.placement.parts import (
     axes_of,
     distances_of,
     flat,
+    large,
     merged,
-    nothing,
-    picked,
-    size_of,
 )
+
+Borders = tuple[tuple[float, float], ...]
+"""The borders of what a tensor can depend on, on every axis of the image, in voxels."""
+
+
+def united(borders: Sequence[Borders]) -> Borders:
+    """Return the borders of what several tensors can depend on."""
+    return tuple(
+        (min(low for low, _ in along), max(high for _, high in along))
+        for along in zip(*borders, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Geometry:
     width: tuple[float, ...]
     reach: tuple[float, ...]
     rolled: tuple[tuple[float, float], ...]
-    seen: tuple[tuple[float, float], ...]
+    seen: Borders
 
     @staticmethod
     def of_image(shape: Sequence[int]) -> Geometry:
@@ -152,11 +161,14 @@ def runs_over_all(part: Part, others: Sequence[Part]) -> bool:
 
     So do the keys of an attention matrix beside its queries, but not the positions of a kernel.
     """
-    extent = max(
-        (rest.size * abs(rest.step) for rest in others if rest.axis == part.axis and rest.size > 1),
-        default=0.0,
-    )
+    extent = _extent_beside(part, others)
     return extent > 0 and part.size * abs(part.step) >= (1 - 1e-6) * extent
+
+
+def _extent_beside(part: Part, others: Iterable[Part]) -> float:
+    """Return the largest extent of other parts along a part's axis of the image, in voxels."""
+    beside = (rest for rest in large(others) if rest.axis == part.axis)
+    return max((rest.size * abs(rest.step) for rest in beside), default=0.0)
 
 
 def require_together(parts: Parts) -> None:
@@ -179,13 +191,12 @@ def require_no_tiles(removed: Iterable[Part], geometry: Geometry) -> None:
     Raises:
         MisplacedError: A cell sees the same position in each tile, so it lies nowhere.
     """
-    remaining = [part for parts in geometry.dims for part in flat(parts) if part.size > 1]
-    for part in flat(removed):
+    remaining = [part for parts in geometry.dims for part in flat(parts)]
+    for part in large(flat(removed)):
         if part.axis is None or part.axis < 2:
             continue
-        fine = [rest for rest in remaining if rest.axis == part.axis is not None]
-        extent = max((rest.size * abs(rest.step) for rest in fine), default=0.0)
-        if part.size > 1 and fine and abs(part.step) >= (1 - 1e-6) * extent:
+        extent = _extent_beside(part, remaining)
+        if extent > 0 and abs(part.step) >= (1 - 1e-6) * extent:
             raise MisplacedError("parts of the image that lie beside each other are joined")
 
 
@@ -206,7 +217,7 @@ def single(geometry: Geometry, dim: int) -> tuple[Part | None, Geometry]:
     axes = axes_of(parts)
     if not axes:
         return None, geometry.with_dim(dim, parts)
-    parts = tuple(part for part in parts if part.size > 1) or parts[:1]
+    parts = large(parts) or parts[:1]
     is_divided = len(parts) == 2 and parts[1].axis is None and not parts[0].picks
     if is_divided and not parts[0].inner and not parts[1].inner:
         coarse, count = parts[0], parts[1].size
@@ -216,67 +227,3 @@ def single(geometry: Geometry, dim: int) -> tuple[Part | None, Geometry]:
     if len(parts) != 1 or parts[0].inner:
         raise UnplacedError("an axis runs along several axes of the image")
     return parts[0], geometry.with_dim(dim, parts)
-
-
-def sliced(geometry: Geometry, dim: int, low: int, count: int, stride: int = 1) -> Geometry:
-    """Return the geometry of every ``stride``-th index from ``low`` on.
-
-    Raises:
-        UnplacedError: A part of several axes of the image is cut.
-    """
-    parts = geometry.dims[dim]
-    total = size_of(parts)
-    if (low, count, stride) == (0, total, 1):
-        return geometry
-    if not axes_of(parts):
-        require_together(parts)
-        return geometry.with_dim(dim, nothing(count))
-    if len(parts) == 1 and parts[0].inner:
-        return _sliced_inside(geometry, dim, parts[0], low, count, stride)
-    if stride == 1 and len(merged(parts)) > 1:
-        minor = size_of(parts[1:])
-        if low % minor or count % minor or parts[0].inner:
-            if not axes_of(parts[1:]) and count == 1 and minor > 1:  # one of the features
-                raise UnplacedError("a slice cuts features out of an axis of the image")
-            raise UnplacedError("a slice cuts an axis of several parts")
-        head = parts[0]
-        if head.axis is not None and (head.picks or head.step):
-            places = distances_of(head)[low // minor : (low + count) // minor]
-            geometry = geometry.moved(head.axis, places[0])
-            head = picked(head.axis, places) if head.picks else replace(head, size=count // minor)
-        else:
-            head = replace(head, size=count // minor)
-        return geometry.with_dim(dim, (head, *parts[1:])).cut(head.axis)
-    part, geometry = single(geometry, dim)
-    if part is None:
-        return geometry.with_dim(dim, nothing(count))
-    if part.axis is not None and part.picks:
-        chosen = part.picks[low : low + count * stride : stride]
-        geometry = geometry.moved(part.axis, chosen[0])
-        return geometry.with_dim(dim, (picked(part.axis, chosen),)).cut(part.axis)
-    geometry = geometry.moved(part.axis, low * part.step)
-    return geometry.with_dim(dim, (Part(count, part.axis, part.step * stride),)).cut(part.axis)
-
-
-def _sliced_inside(
-    geometry: Geometry, dim: int, part: Part, low: int, count: int, stride: int
-) -> Geometry:
-    """Return `sliced` for an axis with other indices around its parts (a class token)."""
-    inside = size_of(part.inner)
-    first, last = max(low, part.before), min(low + count, part.before + inside)
-    if stride == 1 and last <= first:
-        return geometry.with_dim(dim, nothing(count))
-    if stride == 1 and last - first == inside:
-        if count == inside:
-            return geometry.with_dim(dim, part.inner)
-        return geometry.with_dim(dim, (replace(part, size=count, before=part.before - low),))
-    if stride == 1 and first - low == 0 and last == low + count:
-        inner = geometry.with_dim(dim, part.inner)
-        return sliced(inner, dim, low - part.before, count)
-    raise UnplacedError("a slice cuts an axis with a class token")
-
-
-def selected(geometry: Geometry, dim: int, index: int) -> Geometry:
-    """Return the geometry of one index of an axis, which is removed."""
-    geometry = sliced(geometry, dim, index % max(size_of(geometry.dims[dim]), 1), 1)
-    return geometry.with_dims(parts for i, parts in enumerate(geometry.dims) if i != dim)

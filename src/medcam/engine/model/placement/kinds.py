@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from medcam.engine.model.placement.arrangement import Kind
 from medcam.engine.model.placement.parts import Part
-from medcam.engine.model.placement.samples import NotOnImageError, dims_of_samples
+from medcam.engine.model.placement.samples import NotOnImageError
 
 Leaves = Sequence[tuple[int, Part]]
 """The plain parts of a tensor, each with the number of its axis."""
@@ -17,7 +17,7 @@ def kind_of(
     order: Sequence[int],
     channels: Sequence[int],
     spaces: Mapping[int, Sequence[int]],
-    rank: int,
+    batch_dims: set[int],
 ) -> Kind:
     """Return the kind of a tensor.
 
@@ -26,7 +26,7 @@ def kind_of(
         order: Their numbers in the order ``[samples, channels, *space]``.
         channels: The numbers of the parts that are channels.
         spaces: The numbers of the parts along each spatial axis, the coarsest first.
-        rank: The number of axes of the image.
+        batch_dims: The axes of the tensor that hold samples.
 
     Raises:
         NotOnImageError: It has no axis for channels.
@@ -36,19 +36,30 @@ def kind_of(
     dims = [leaves[n][0] for numbers in spaces.values() for n in numbers if leaves[n][1].size > 1]
     if in_order == sorted(in_order) and len(set(dims)) == len(dims):
         return "channels first"
-    if _is_tiled(leaves, channels, spaces, rank):
+    if _is_tiled(leaves, channels, spaces, batch_dims):
         return "channels first"
-    return _kind(leaves, channels, list(spaces))
+    by_space = [
+        {leaves[n][0] for n in numbers if leaves[n][1].size > 1} for numbers in spaces.values()
+    ]
+    of_channels = {leaves[n][0] for n in channels}
+    shares_axis = any(a & b for i, a in enumerate(by_space) for b in by_space[i + 1 :])
+    if shares_axis and set(dims) & of_channels:
+        raise NotOnImageError("its output has places and channels in one axis (flattened)")
+    if not of_channels or min(of_channels) < max(dims):
+        return "rearranged"
+    return "tokens" if shares_axis else "channels last"
 
 
 def _is_tiled(
-    leaves: Leaves, channels: Sequence[int], spaces: Mapping[int, Sequence[int]], rank: int
+    leaves: Leaves,
+    channels: Sequence[int],
+    spaces: Mapping[int, Sequence[int]],
+    batch_dims: set[int],
 ) -> bool:
     """Return whether a tensor holds tiles of the picture as samples, with channels first in each.
 
     Takes the arguments of `kind_of`.
     """
-    batch_dims = dims_of_samples(leaves, rank)
     cells = [leaves[numbers[-1]][0] for numbers in spaces.values() if numbers]
     coarse = {leaves[number][0] for numbers in spaces.values() for number in numbers[:-1]}
     of_channels = {leaves[number][0] for number in channels} - batch_dims
@@ -59,19 +70,3 @@ def _is_tiled(
         and coarse <= batch_dims
         and max(of_channels, default=0) < min(cells)
     )
-
-
-def _kind(leaves: Leaves, channels: Sequence[int], spaces: Sequence[int]) -> Kind:
-    """Return the kind of a tensor that is not the evidence as it is.
-
-    Raises:
-        NotOnImageError: It has no axis for channels.
-    """
-    dims = [{dim for dim, part in leaves if part.axis == axis and part.size > 1} for axis in spaces]
-    of_channels = {leaves[n][0] for n in channels}
-    shares_axis = any(a & b for i, a in enumerate(dims) for b in dims[i + 1 :])
-    if shares_axis and set().union(*dims) & of_channels:
-        raise NotOnImageError("its output has places and channels in one axis (flattened)")
-    if not of_channels or min(of_channels) < max(set().union(*dims)):
-        return "rearranged"
-    return "tokens" if shares_axis else "channels last"

@@ -37,9 +37,10 @@ class Storage:
     filled: Whole | None = None
     is_pending: bool = False
 
-    def fill(self, whole: Whole, part: Tensor, origins: Origins) -> bool:
+    def fill(self, part: Tensor, origins: Origins) -> bool:
         """Record that a part of a new tensor was written; return whether that could be followed."""
-        if tuple(part.shape) == whole.shape:
+        whole = self.filled
+        if whole is None or not origins or tuple(part.shape) == whole.shape:
             return False
         filled: Origins = {}
         for image, geometry in origins.items():
@@ -70,9 +71,9 @@ class Storage:
             return
         origins = dict(self.views[whole.key])
         for image in whole.writes:
-            origins[image] = whole.geometry(image)
-            if isinstance(origins[image], str):
-                self.whole[image] = str(origins[image])
+            origins[image] = place = whole.geometry(image)
+            if isinstance(place, str):
+                self.whole[image] = place
         self.views[whole.key] = origins
 
     def overwrite(self, key: tuple[Any, ...], origins: Origins) -> None:

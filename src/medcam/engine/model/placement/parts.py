@@ -124,6 +124,11 @@ def distances_of(part: Part) -> list[float]:
     return [float(d) for d in part.picks] or [i * part.step for i in range(part.size)]
 
 
+def large(parts: Iterable[Part]) -> Parts:
+    """Return the parts of more than one index."""
+    return tuple(part for part in parts if part.size > 1)
+
+
 def flat(parts: Iterable[Part]) -> list[Part]:
     """Return parts with those inside a longer axis in its place."""
     return [leaf for part in parts for leaf in (flat(part.inner) if part.inner else [part])]

@@ -46,9 +46,10 @@ def arrangement_of(
     """
     split, crops, leaves = _split(geometry)
     parts = [part for _, part in leaves]
-    require_one_place(leaves, len(shape))
+    batch_dims = dims_of_samples(leaves, len(shape))
+    require_one_place(leaves, batch_dims)
     batch = prod(part.size for part in parts if part.axis == 0)
-    channels = _channel_numbers(leaves, dims_of_samples(leaves, len(shape)))
+    channels = _channel_numbers(leaves, batch_dims)
     is_one_view = geometry.width[1] <= 1 and all(p.size == 1 for p in parts if p.axis == 1)
     map_axes = views if views and is_one_view else _map_axes(parts, channels, len(shape))
     by_axis = {axis: _numbers_of(parts, axis) for axis in map_axes}
@@ -73,7 +74,7 @@ def arrangement_of(
     held = tuple(held_by(geometry, parts, axis) for axis in singly)
     is_plain = order == sorted(order) and evidence == tensor_shape
     rolls = {axis: _roll(geometry, parts, by_axis[axis], axis) for axis in map_axes}
-    kind = kind_of(leaves, order, channels, {axis: by_axis[axis] for axis in spaces}, len(shape))
+    kind = kind_of(leaves, order, channels, {axis: by_axis[axis] for axis in spaces}, batch_dims)
     return Arrangement(
         split=tuple(split),
         crops=tuple(crops),

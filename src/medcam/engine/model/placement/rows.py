@@ -13,6 +13,7 @@ from medcam.engine.model.placement.parts import (
     Parts,
     axes_of,
     distances_of,
+    large,
     merged,
     picked,
 )
@@ -36,7 +37,7 @@ def row_of(pieces: Sequence[Piece], dim: int) -> tuple[Parts, Geometry] | None:
     if len(pieces) < 2:
         return None
     first = pieces[0][2]
-    parts = [_merged_parts(geometry.dims[dim]) for _, _, geometry in pieces]
+    parts = [large(merged(geometry.dims[dim])) for _, _, geometry in pieces]
     starts = [geometry.start for _, _, geometry in pieces]
     moving = moving_axes(starts)
     if not moving:
@@ -46,14 +47,13 @@ def row_of(pieces: Sequence[Piece], dim: int) -> tuple[Parts, Geometry] | None:
     is_same = all(p == parts[0] for p in parts)
     if all(len(p) == 1 and p[0].axis == axis and not p[0].inner for p in parts):
         runs = [(p[0], start[axis]) for p, start in zip(parts, starts, strict=True)]
-        part = _joined_parts(axis, runs)
-        along = None if part is None else (part,)
+        along = _joined_parts(axis, runs)
         moving = [axis]
     elif is_same and (axes_of(parts[0]) == {0} if parts[0] else all(n == 1 for _, n, _ in pieces)):
         coarse = _lattice(starts, moving)
         if coarse is None and axis < 2:
-            part = _joined_parts(axis, [(Part(1, axis), start[axis]) for start in starts])
-            coarse, moving = (None if part is None else (part,)), [axis]
+            coarse = _joined_parts(axis, [(Part(1, axis), start[axis]) for start in starts])
+            moving = [axis]
         along = None if coarse is None else (*coarse, *first.dims[dim])
     if along is None:
         return None
@@ -70,34 +70,29 @@ def _lattice(starts: Sequence[tuple[float, ...]], moving: Sequence[int]) -> Part
         expected = product(*(places[number] for number in order))
         if list(expected) != [tuple(row[number] for number in order) for row in rows]:
             continue
-        parts = []
+        parts: list[Part] = []
         for number in order:
             axis = moving[number]
-            part = _joined_parts(axis, [(Part(1, axis), place) for place in places[number]])
-            if part is None:
+            along = _joined_parts(axis, [(Part(1, axis), place) for place in places[number]])
+            if along is None:
                 return None
-            parts.append(part)
+            parts += along
         return tuple(parts)
     return None
 
 
-def _merged_parts(parts: Parts) -> Parts:
-    """Return merged parts without those of one index."""
-    return tuple(part for part in merged(parts) if part.size > 1)
-
-
-def _joined_parts(axis: int, runs: Sequence[tuple[Part, float]]) -> Part | None:
+def _joined_parts(axis: int, runs: Sequence[tuple[Part, float]]) -> Parts | None:
     """Return parts along an axis of the image, each with its position, as one part.
 
     Samples and views may come in any order, slices evenly.
     """
     if axis < 2:
         places = [start + d for part, start in runs for d in distances_of(part)]
-        return picked(axis, places)
+        return (picked(axis, places),)
     first, position = runs[0]
     step = first.step if first.size > 1 else runs[1][1] - position
     for part, start in runs:
         if abs(start - position) > 1e-3 * abs(step) or (part.size > 1 and part.step != first.step):
             return None
         position += part.size * step
-    return Part(sum(part.size for part, _ in runs), axis, step)
+    return (Part(sum(part.size for part, _ in runs), axis, step),)

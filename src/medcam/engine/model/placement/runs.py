@@ -8,6 +8,7 @@ from itertools import product
 from math import isclose, prod
 
 from medcam.engine.model.placement.arrangement import MIN_PICTURE_AXES, Arrangement, limited
+from medcam.engine.model.placement.geometry import Borders, united
 from medcam.engine.model.placement.samples import Held
 from medcam.maps import LayerGrid
 
@@ -150,7 +151,7 @@ def _join_slices(runs: Sequence[Arrangement], axis: int) -> Joined | None:
             if abs(runs[run].centre[axis] - expected) > _TOLERANCE * abs(step):
                 return None
             expected += count * step
-    seen = _union([run.seen for run in runs])
+    seen = united([run.seen for run in runs])
     start = list(first.grid.start)
     start[number] = runs[order[0]].grid.start[number]
     grid = LayerGrid(
@@ -246,7 +247,7 @@ def _with_slices(
         map_axes: The axes of the map.
         grid: The position of the first cell and the step along the axes of ``slices``.
     """
-    first, seen = runs[0], _union([run.seen for run in runs])
+    first, seen = runs[0], united([run.seen for run in runs])
     pairs = zip(first.grid.start, first.grid.step, strict=True)
     grids = {**dict(zip(first.map_axes, pairs, strict=True)), **grid}
     axes = tuple(axis for axis, _ in spaces)
@@ -267,18 +268,6 @@ def _with_slices(
         ),
         is_plain=False,
         absent=tuple(axis for axis in first.absent if axis in map_axes and axis not in moved),
-    )
-
-
-Borders = tuple[tuple[float, float], ...]
-"""The borders of what a layer can depend on, on every axis of the image, in voxels."""
-
-
-def _union(borders: Sequence[Borders]) -> Borders:
-    """Return the borders of what several runs can depend on."""
-    return tuple(
-        (min(low for low, _ in along), max(high for _, high in along))
-        for along in zip(*borders, strict=True)
     )
 
 

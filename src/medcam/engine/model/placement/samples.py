@@ -40,6 +40,8 @@ class Held:
             >>> Held(1, (2.0, 0.0), 1.0).cells(3), Held(1, (0.5, 2.5), 2.0).cells(4)
             ([1, -1, 0], [0, 0, 1, 1])
         """
+        if self.places == tuple(range(extent)):  # nothing to look for, in every later call
+            return list(range(extent))
         result = []
         for index in range(extent):
             distances = [abs(place - index) for place in self.places]
@@ -87,17 +89,16 @@ def held_by(geometry: Geometry, parts: Sequence[Part], axis: int) -> Held:
     return Held(axis, tuple(places), geometry.width[axis])
 
 
-def require_one_place(leaves: Sequence[tuple[int, Part]], rank: int) -> None:
+def require_one_place(leaves: Sequence[tuple[int, Part]], batch_dims: set[int]) -> None:
     """Raise if a tensor's samples are parts of the image that lie in different places.
 
     Args:
         leaves: The parts, each with the number of its axis.
-        rank: The number of axes of the image.
+        batch_dims: The axes that hold samples, see `dims_of_samples`.
 
     Raises:
         NotOnImageError: They are crops of several places, mirrored views, or copies of samples.
     """
-    batch_dims = dims_of_samples(leaves, rank)
     if any(part.apart and dim in batch_dims for dim, part in leaves):
         raise NotOnImageError(
             "its samples are parts of the image that lie in different places (crops, mirrored "

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
+from medcam.engine.model.placement.memory import has_memory
+
 _READS_NUMBERS = {
     "_local_scalar_dense", "is_nonzero", "argmax", "argmin", "nonzero", "topk", "masked_select",
     "multinomial", "unique_dim", "_unique2", "bincount",
@@ -91,11 +93,7 @@ class Steering:
 
 def _address(tensor: Tensor) -> int:
     """Return the address of a tensor's memory; 0 if it has none of its own."""
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return 0
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return 0
-    return int(tensor.untyped_storage()._cdata)
+    return int(tensor.untyped_storage()._cdata) if has_memory(tensor) else 0
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:
@@ -108,12 +106,14 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
     ]
 
 
-def _random_state() -> str:
+def _random_state() -> tuple[object, ...]:
     """Return the state of NumPy's random numbers.
 
     That of Python's `random` tells nothing: type checkers of annotations draw from it.
     """
-    return repr(np.random.get_state())  # noqa: NPY002  # which the model may use
+    state: Any = np.random.get_state(legacy=False)  # noqa: NPY002  # which the model may use
+    values = [*state["state"].values(), state.get("has_gauss")]
+    return tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in values)
 
 
 class ReadingMode(TorchFunctionMode):

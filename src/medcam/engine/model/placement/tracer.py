@@ -202,7 +202,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         for tensor, item in zip(tensors, origins_of, strict=True):
             if tensor is None:
                 continue
-            if name != "copy_" or not self._fill(tensor, item):
+            storage = self._storage_of(tensor)
+            if name != "copy_" or storage is None or not storage.fill(tensor, item):
                 self._add(tensor, item, overwrites=mutated)
         return True
 
@@ -223,13 +224,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         if storage is not None:
             shape, strides = tuple(tensor.shape), tuple(tensor.stride())
             storage.filled = Whole(shape, strides, int(tensor.storage_offset()))
-
-    def _fill(self, part: Tensor, origins: Origins) -> bool:
-        """Record that a part of a new tensor was written; return whether that could be followed."""
-        storage = self._storage_of(part)
-        if storage is None or storage.filled is None or not origins:
-            return False
-        return storage.fill(storage.filled, part, origins)
 
     def _overwrite(self, tensors: Sequence[Tensor | None]) -> None:
         """Record that memory has been written with values of no image."""

@@ -92,6 +92,7 @@ class Whole:
         dims = list(range(part.ndim))
         parts: list[Parts] = [()] * len(self.shape)
         indices: dict[int, int] = {}
+        ends: dict[int, int] = {}
         order = sorted(range(len(self.shape)), key=lambda d: (-self.strides[d], self.shape[d] == 1))
         starts = {}
         for dim in order:
@@ -99,17 +100,14 @@ class Whole:
         for dim, size in reversed(list(enumerate(self.shape))):
             if dims and part.stride(dims[-1]) == self.strides[dim] and part.shape[dims[-1]] <= size:
                 source = dims.pop()
+                ends[dim] = starts[dim] + part.shape[source]
                 parts[dim], geometry = _extended(geometry, source, starts[dim], size)
             else:
                 indices[dim] = starts[dim]
+                ends[dim] = starts[dim] + 1
                 parts[dim] = nothing(size)
         if dims or remaining:
             raise UnplacedError("a part of a tensor was written that is no block of it")
-        lengths = [int(size) for size in part.shape]
-        ends = {dim: low + 1 for dim, low in starts.items()}
-        for dim in reversed(range(len(self.shape))):
-            if dim not in indices:
-                ends[dim] = starts[dim] + lengths.pop()
         ranges = tuple((starts[dim], ends[dim]) for dim in range(len(self.shape)))
         return _Write(indices, ranges, geometry.with_dims(parts))
 
@@ -174,18 +172,19 @@ def _merged(writes: Sequence[_Write], shape: Sequence[int]) -> Geometry:
 def _without_borders(writes: Sequence[_Write]) -> Sequence[_Write]:
     """Return the parts without small ones beside the largest, such as circular padding."""
     largest = max(writes, key=lambda write: prod(end - low for low, end in write.ranges))
-    kept = []
-    for write in writes:
-        is_border = False
+    return [write for write in writes if not _is_border(write, largest)]
+
+
+def _is_border(write: _Write, largest: _Write) -> bool:
+    """Return whether a part is a small one beside the largest, of another place of the image."""
+    is_beside = any(
+        (high <= begin or end <= low) and 2 * (end - begin) <= high - low
         for dim, ((low, high), (begin, end)) in enumerate(
             zip(largest.ranges, write.ranges, strict=True)
-        ):
-            axes = axes_of(largest.geometry.dims[dim]) - {0, 1}
-            if axes and (high <= begin or end <= low) and 2 * (end - begin) <= high - low:
-                is_border |= lie_apart(largest.geometry, write.geometry)
-        if not is_border:
-            kept.append(write)
-    return kept
+        )
+        if axes_of(largest.geometry.dims[dim]) - {0, 1}
+    )
+    return is_beside and lie_apart(largest.geometry, write.geometry)
 
 
 def _differ(first: _Write, second: _Write) -> bool:

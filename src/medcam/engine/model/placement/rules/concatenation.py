@@ -55,8 +55,8 @@ def _concatenated(call: Call, tensors: Sequence[Tensor], dim: int, *, stacked: b
     along = [piece for piece in pieces if axes_of(piece[2].dims[dim])]
     if row is not None:
         parts, first = row
-        seen = [_at(geometry, first) for _, _, geometry in pieces]
-        alike = [(at, size, geometry) for (at, size, _), geometry in zip(pieces, seen, strict=True)]
+        # at the place of the first; what they see stays where it is
+        alike = [(at, size, replace(g, start=first.start)) for at, size, g in pieces]
         return _beside(alike, dim, call.shape).with_dim(dim, parts)
     if not along:
         # a skip connection counts more still than in a sum (docs/decisions.md: found by experiment)
@@ -82,11 +82,6 @@ def _concatenated(call: Call, tensors: Sequence[Tensor], dim: int, *, stacked: b
         plain = plain.with_dim(dim, (Part(low, part.axis, part.step),))
         return plain.moved(part.axis, -before * part.step)
     return largest.with_dim(dim, (Part(low, before=before, inner=largest.dims[dim]),))
-
-
-def _at(geometry: Geometry, first: Geometry) -> Geometry:
-    """Return a geometry at the place of another one; what it sees stays where it is."""
-    return replace(geometry, start=first.start)
 
 
 def _beside(pieces: Sequence[Piece], dim: int, shape: Sequence[int]) -> Geometry:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from medcam.engine.model.placement.geometry import Geometry, require_together, single, sliced
-from medcam.engine.model.placement.parts import (
-    UnplacedError,
-    axes_of,
-    distances_of,
-    nothing,
-    picked,
-    size_of,
-)
+from medcam.engine.model.placement.geometry import Geometry, require_together, single
+from medcam.engine.model.placement.parts import UnplacedError, axes_of, nothing, size_of
 from medcam.engine.model.placement.rules.call import Call
 from medcam.engine.model.placement.rules.views import mirrored
+from medcam.engine.model.placement.slicing import chosen_of, sliced
 
 
 def roll(call: Call) -> Geometry:
@@ -30,9 +22,9 @@ def roll(call: Call) -> Geometry:
         if part is None or part.axis is None:
             continue
         if part.axis < 2:
-            before = distances_of(part)
-            indices = [before[(number - shift) % part.size] for number in range(part.size)]
-            geometry = _reordered(geometry, dim % len(geometry.dims), part.axis, indices)
+            numbers = [(number - shift) % part.size for number in range(part.size)]
+            turned, geometry = chosen_of(geometry, part, numbers)
+            geometry = geometry.with_dim(dim, (turned,))
             continue
         geometry = geometry.shifted(part.axis, shift * part.step, part.size * abs(part.step))
     return geometry
@@ -83,22 +75,12 @@ def _indexed(geometry: Geometry, dim: int, chosen: Tensor) -> Geometry:
     if not axes_of(geometry.dims[dim]):
         require_together(geometry.dims[dim])
         return geometry.with_dim(dim, nothing(len(numbers)))
-    part, plain = single(geometry, dim) if axes_of(geometry.dims[dim]) <= {0, 1} else (None, None)
-    if part is not None and part.axis is not None and plain is not None and not is_even:
-        return _reordered(plain, dim, part.axis, [distances_of(part)[n] for n in numbers])
+    if axes_of(geometry.dims[dim]) <= {0, 1}:
+        part, plain = single(geometry, dim)
+        if part is not None and not is_even:
+            some, plain = chosen_of(plain, part, numbers)
+            return plain.with_dim(dim, (some,))
     if not is_even:
         raise UnplacedError("indices that are not evenly spaced")
     result = sliced(geometry, dim, min(numbers), len(numbers), abs(stride))
     return result if stride > 0 else mirrored(result, [dim])
-
-
-def _reordered(geometry: Geometry, dim: int, axis: int, indices: Sequence[float]) -> Geometry:
-    """Return the geometry of samples, views or colours in another order, or some of them.
-
-    Args:
-        geometry: The geometry.
-        dim: The axis of the tensor.
-        axis: The axis of the image.
-        indices: The indices, as distances from index 0.
-    """
-    return geometry.moved(axis, indices[0]).with_dim(dim, (picked(axis, indices),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from medcam.engine.model.placement.combining import combined, joined
@@ -61,18 +62,18 @@ def matrix_product(first: str, second: str) -> Rule:
         left, right = call.of(first), call.of(second)
         if left is not None:
             rows = left.dims[-2]
-            outer.append(left.contracted(left.dims[-1]).with_dims((*left.dims[:-2], (), ())))
             pieces.append(left.contracted(left.dims[-1]))
+            outer.append(pieces[-1].with_dims((*left.dims[:-2], (), ())))
         if right is not None:
             columns = right.dims[-1]
-            outer.append(right.contracted(right.dims[-2]).with_dims((*right.dims[:-2], (), ())))
             pieces.append(right.contracted(right.dims[-2]))
+            outer.append(pieces[-1].with_dims((*right.dims[:-2], (), ())))
         if not pieces:
             return call.known("self").with_dims(nothing(size) for size in call.shape)
         leading = joined(outer, (*call.shape[:-2], 1, 1)).dims[: rank - 2]
         dims = (*leading, rows, columns)
         if left is not None and right is not None:
-            return _of_product(left, right, dims)
+            return _of_product(left, right, pieces, dims)
         result = pieces[0].with_dims(dims)
         require_no_tiles(left.dims[-1] if left is not None else (), result)
         return result
@@ -80,23 +81,29 @@ def matrix_product(first: str, second: str) -> Rule:
     return rule
 
 
-def _of_product(left: Geometry, right: Geometry, dims: tuple[Parts, ...]) -> Geometry:
+def _of_product(
+    left: Geometry, right: Geometry, sums: Sequence[Geometry], dims: tuple[Parts, ...]
+) -> Geometry:
     """Return the geometry of a product of two tensors of the image.
 
     Along an axis of the rows the place is that of the first, along one of the columns that of the
     second; what is summed over is seen, but gives no place. If only one tensor is summed along the
     image (the neighbours of each position), the other one weighs it: its values give the place.
+
+    Args:
+        left: The first tensor.
+        right: The second tensor.
+        sums: Both, after the sum over the axis that they share.
+        dims: The axes of the result.
     """
     rows, columns = axes_of(dims[-2]), axes_of(dims[-1])
     of_left, of_right = axes_of(left.dims[-1]), axes_of(right.dims[-2])
-    after = combined([left.contracted(left.dims[-1]), right.contracted(right.dims[-2])], dims)
+    after = combined(sums, dims)
     start, rolled = list(after.start), list(after.rolled)
     for axis in range(len(start)):
         source = left if axis in rows else right if axis in columns else None
         if source is None and (axis in of_left) != (axis in of_right):
-            source = (left if axis in of_left else right).contracted(
-                left.dims[-1] if axis in of_left else right.dims[-2]
-            )
+            source = sums[0] if axis in of_left else sums[1]
         if source is not None:
             start[axis], rolled[axis] = source.start[axis], source.rolled[axis]
     return replace(after, dims=dims, start=tuple(start), rolled=tuple(rolled))

@@ -224,12 +224,6 @@ def unpooling(call: Call) -> Geometry:
     rank = len(call["output_size"])
     for dim, size in zip(range(-rank, 0), call.shape[-rank:], strict=True):
         number = len(geometry.dims) + dim
-        part, geometry = single(geometry, number)
-        if part is None or part.axis is None:
-            geometry = geometry.with_dim(number, nothing(size))
-            continue
-        stride = max(1, round(size / part.size))  # an odd extent leaves a rest
-        step = part.step / stride
-        geometry = geometry.moved(part.axis, -(stride - 1) / 2 * step)
-        geometry = geometry.with_dim(number, (Part(size, part.axis, step),))
+        stride = max(1, round(size / size_of(geometry.dims[number])))  # odd extents leave a rest
+        geometry = rescaled(geometry, number, size, 0.5, 1 / stride)
     return geometry

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from medcam.engine.model.placement.geometry import Geometry, selected, single, sliced
+from medcam.engine.model.placement.geometry import Geometry, single
 from medcam.engine.model.placement.parts import (
     Part,
     Parts,
     UnplacedError,
-    distances_of,
     flat,
     merged,
     nothing,
-    picked,
     regrouped,
     size_of,
 )
 from medcam.engine.model.placement.rules.call import Call
+from medcam.engine.model.placement.slicing import chosen_of, selected, sliced
 
 
 def reshape(call: Call) -> Geometry:
@@ -143,9 +142,8 @@ def mirrored(geometry: Geometry, dims: Sequence[int]) -> Geometry:
         part, geometry = single(geometry, dim)
         if part is not None and part.axis is not None:
             if part.picks:
-                indices = distances_of(part)[::-1]
-                geometry = geometry.moved(part.axis, indices[0])
-                geometry = geometry.with_dim(dim, (picked(part.axis, indices),))
+                turned, geometry = chosen_of(geometry, part, range(part.size)[::-1])
+                geometry = geometry.with_dim(dim, (turned,))
                 continue
             geometry = geometry.moved(part.axis, (part.size - 1) * part.step)
             geometry = geometry.with_dim(dim, (replace(part, step=-part.step),))
