@@ -32,9 +32,8 @@ class Activation:
         further: The outputs of further runs, each on the next part of the image: slices, views,
             samples or tiles.
         layouts: How to read the output of each run; empty for one run.
-        group: How many runs in a row saw the same samples; and
-        kept: how many slices of a sample stay together, as in
-            `medcam.engine.model.placement.runs.Joined`.
+        group: As in `medcam.engine.model.placement.runs.Joined`.
+        kept: As in `medcam.engine.model.placement.runs.Joined`.
         version: The version counter of ``stored``, which a later in-place change increases.
         samples: The extent of the first axis of ``stored``.
     """

@@ -26,8 +26,8 @@ from medcam.engine.model.placement.parts import Misplaced
 from medcam.engine.model.placements import MainTensor, Placements
 
 APART = (
-    "it ran on several views or samples of the image one after the other, which do not lie alike "
-    "(mirrored, or other crops), or each more than once"
+    "its runs saw several views or samples of the image, and cannot be put together: some are "
+    "mirrored or cropped differently, or one was seen twice"
 )
 """Why a layer has no map whose runs saw different views in different places."""
 

@@ -139,8 +139,9 @@ def notice_zero_gradients(
     else:
         chosen = ""
         advice = (
-            "The class token makes it, which patch tokens no longer reach after the last attention:"
-            " choose a layer before that, such as the last block's first normalisation, or 'auto'."
+            "Only the class token makes this target, and after the last attention no patch token "
+            "reaches it: choose an earlier layer, such as the last block's first normalisation, or "
+            "layer='auto'."
         )
     notices.add(
         torch.stack(list(zero), 1),

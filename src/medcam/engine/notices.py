@@ -102,9 +102,9 @@ def notice_cancelling(notices: Notices, zero_weights: Mapping[str, Tensor]) -> N
             torch.stack([zero_weights[layer] for layer in layers]).any(0),
             f"The gradients of each channel cancel at layer{'s' * (len(layers) > 1)} {listed}, so "
             "Grad-CAM's weights and its map are zero there, for sample(s) {samples}. This happens "
-            "before an operation that subtracts the same from each channel again: a normalisation "
-            "of each channel (instance norm), or a difference of features and their mirror image. "
-            "Choose the layer after it, or method='hirescam', which averages no gradients.",
+            "where a later operation subtracts each channel's mean (instance norm), or the mirror "
+            "image of the features. Choose the layer after it, or method='hirescam', which "
+            "averages no gradients.",
         )
 
 

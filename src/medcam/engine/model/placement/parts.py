@@ -50,7 +50,8 @@ class Part:
         inner: The parts inside a longer axis; empty for a plain part.
         picks: For samples or views in another order the distance of each index from index 0;
             ``step`` is then 0.
-        apart: Of features, whether they lie in different places, of which the mean counts.
+        apart: For features: whether they lie in different places, so that only the mean of these
+            is known.
     """
 
     size: int

@@ -23,9 +23,9 @@ class Joined:
     Attributes:
         arrangement: The arrangement of all of them.
         order: The numbers of the runs, in the order of their evidence.
-        group: How many runs in a row see the same samples: their evidence lies behind each other
-            for each sample, that of the groups as a batch.
-        kept: How many slices of a sample in one run stay together, before those of the next run.
+        group: The number of consecutive runs that see the same samples. In a group the runs are
+            slices of each sample; the groups follow each other as a batch.
+        kept: The number of consecutive slices of a sample that come from one run.
     """
 
     arrangement: Arrangement
