@@ -236,6 +236,7 @@ def test_gradients_too_small_for_float16_are_not_lost(method):
     assert (large - small).norm() < 0.02 * large.norm()
 
 
+@pytest.mark.filterwarnings("ignore:The image is zero wherever:medcam.errors.MedcamWarning")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_constant_image_gives_finite_maps(case, method, value):

@@ -7,13 +7,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import medcam
+from medcam import demo
+from medcam.errors import MedcamWarning
 from medcam.methods import METHODS, get
 from medcam.methods.grad_cam import grad_cam
 from medcam.methods.grad_cam_pp import grad_cam_pp
 from medcam.methods.hires_cam import hires_cam
 from medcam.methods.seg_xres_cam import seg_xres_cam
+from medcam.targets import class_score
 from support.nets import Classifier, UNet, image
 
 SPACES = [(5, 4), (3, 4, 5)]
@@ -283,3 +287,56 @@ def test_eigen_cam_of_one_channel_is_the_centred_channel():
     values = torch.randn(2, 1, 3, 4).double()
     centred = values[:, 0] - values.flatten(1).mean(1)[:, None, None]
     assert_same(METHODS["eigencam"].function(activations=values), centred.numpy())
+
+
+def test_eigen_cam_of_a_network_with_random_weights_converges():
+    """S1: in float32 the eigenvalue solver raised LinAlgError for a third of these networks."""
+    images = demo.load_lesion_slices().images
+    for seed in range(20, 30):
+        torch.manual_seed(seed)
+        net = demo.load_lesion_classifier()
+        net.conv1.reset_parameters()
+        net.conv2.reset_parameters()
+        found = medcam.explain(net, images, method="eigencam", layer="relu6", shape=None)
+        exact = medcam.explain(
+            net.double(), images.double(), method="eigencam", layer="relu6", shape=None
+        )
+        size = exact.map.values.abs().max()
+        assert (found.map.values - exact.map.values).abs().max() < 1e-4 * size + 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigen_cam_behind_a_layer_norm_is_positive_where_activations_are_large(dtype):
+    """S10: the channels of each voxel sum to zero, so their sum gives the direction no sign."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        values = torch.randn(1, 6, 5, 5, generator=generator, dtype=dtype)
+        values[..., 1:3, 1:3] *= 8
+        values -= values.mean(1, keepdim=True)
+        cam = METHODS["eigencam"].function(activations=values)
+        norms = values.norm(dim=1)
+        assert ((cam - cam.mean()) * (norms - norms.mean())).sum() > 0
+
+
+def test_x_grad_cam_of_sums_that_are_rounding_is_zero_and_says_so():
+    """S3: behind an instance norm without affine parameters the weights were 1e5 and more."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 5, 3), nn.InstanceNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 3)
+    ).eval()  # fmt: skip
+    for dtype in (torch.float32, torch.float64):
+        with pytest.warns(MedcamWarning, match="activations of each channel cancel at layer '1'"):
+            found = medcam.explain(
+                net.to(dtype), image().to(dtype), method="xgradcam", layer="1", target=1
+            )
+        assert not found.map.values.any()
+        behind = medcam.explain(
+            net, image().to(dtype), method="xgradcam", layer="2", target=class_score(1)
+        )
+        assert behind.map.values.any()
+
+
+def test_one_channel_without_a_sum_is_left_out_of_x_grad_cam():
+    values, grads = torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4)
+    values[:, 0] -= values[:, 0].double().mean().float()
+    alone = METHODS["xgradcam"].function(activations=values[:, 1:], gradients=grads[:, 1:])
+    assert torch.allclose(METHODS["xgradcam"].function(activations=values, gradients=grads), alone)

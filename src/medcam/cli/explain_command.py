@@ -235,14 +235,6 @@ def _print(explanation: Explanation, files: list[Path], *, as_json: bool) -> Non
     typer.echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
     for path in files:
         typer.echo(f"written    {path}")
-    for item in explanation.maps.values():
-        if not item.values.any():
-            name = item.method if item.layer is None else f"{item.method} of {item.layer}"
-            typer.echo(
-                f"Note: the map ({name}) is zero everywhere: no evidence for the target there. "
-                "Use --method hirescam to see evidence against it.",
-                err=True,
-            )
 
 
 def _segmentation(explanation: Explanation, selector: Any, image: Image) -> NDArray[Any] | None:

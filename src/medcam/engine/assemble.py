@@ -179,7 +179,7 @@ def _input_values(request: Request, evidence: Evidence, source: _Source, target:
         return _arranged(values, source.axes)
     by_name = evidence.by_name(target, source.layer, number)
     cam = method.from_cam.cam.of(by_name)
-    evidence.note_zero_weights(method, source.layer, by_name, cam)
+    evidence.blanks.note(method.from_cam.cam, target, source.layer, by_name, cam)
     grid = _grid(request, activation, source.space)
     cam = activation.layout.map_of(cam)[:, None]
     placed = _on_image(cam, grid, source.space, source.space)[:, 0]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from medcam.engine.activation import Activation
 from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.capture import Recorder
 from medcam.engine.model.layers import LayerLike
-from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.errors import NoMapError
 
@@ -92,61 +90,6 @@ def unconnected_message(recorder: Recorder, request: Request) -> str:
     return (
         f"The output does not depend on {source}. Does the model's forward run under no_grad, "
         "detach, or return integers? Choose another layer=, or another tensor with output=."
-    )
-
-
-def zero_gradients(activation: Activation, grad: Tensor) -> Tensor:
-    """Return the samples ``[batch]`` whose target has no gradient at a layer.
-
-    Args:
-        activation: The layer.
-        grad: The gradient, as evidence ``[samples, channels, *space]``.
-    """
-    flags = (grad == 0).reshape(len(grad), -1).all(1)
-    arrangement = activation.layout.arrangement
-    return flags if arrangement is None else arrangement.of_samples(flags)
-
-
-def may_be_blank(recorder: Recorder, activation: Activation) -> bool:
-    """Return whether a layer of zero gradients is worth a warning.
-
-    The automatic layer is, and a named layer of tokens: a layer that the caller names knowingly may
-    be one that the target does not use.
-    """
-    return isinstance(recorder, AutoRecorder) or activation.layout.kind == "tokens"
-
-
-def notice_zero_gradients(
-    notices: Notices, recorder: Recorder, activation: Activation, zero: Sequence[Tensor]
-) -> None:
-    """Add a warning for samples whose target has no gradient at a layer.
-
-    Args:
-        notices: Where the warning is added.
-        recorder: The hooks of the run.
-        activation: The layer.
-        zero: For each target `zero_gradients`.
-    """
-    layer, arrangement = activation.layer, activation.layout.arrangement
-    if isinstance(recorder, AutoRecorder):
-        chosen = ", which was chosen automatically,"
-        advice = (
-            "If this target is made by another branch of the model, name a layer of that branch."
-        )
-    elif arrangement is None or not arrangement.has_other_tokens:
-        chosen = ""
-        advice = "This target does not depend on these features: choose another layer."
-    else:
-        chosen = ""
-        advice = (
-            "Only the class token makes this target, and after the last attention no patch token "
-            "reaches it: choose an earlier layer, such as the last block's first normalisation, or "
-            "layer='auto'."
-        )
-    notices.add(
-        torch.stack(list(zero), 1),
-        f"The target's gradient is zero at layer {layer!r}{chosen} for sample(s) {{samples}}: the "
-        f"map is zero there. {advice}",
     )
 
 

@@ -13,16 +13,12 @@ from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.failures import (
     connected,
-    may_be_blank,
-    notice_zero_gradients,
     require_layers,
     unconnected_message,
-    zero_gradients,
 )
 from medcam.engine.gradients import can_stream, gradients, stream_gradients
 from medcam.engine.model import isolation
 from medcam.engine.model.nested import without_subclass
-from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.errors import NoMapError
 
@@ -33,7 +29,6 @@ def gather(
     scores: Tensor,
     leaves: Mapping[int, Tensor],
     keep_graph: bool,
-    notices: Notices,
 ) -> Evidence:
     """Return the activations and gradients of a run that its methods need.
 
@@ -43,7 +38,6 @@ def gather(
         scores: The scores ``[batch, targets]``, attached to the graph.
         leaves: The images as leaves, by number; empty if no method needs their gradients.
         keep_graph: Whether the caller needs the graph afterwards.
-        notices: Where warnings are added.
 
     Raises:
         NoMapError: The scores depend on no recorded layer, or not on the input.
@@ -62,7 +56,7 @@ def gather(
     single_runs = not any(activation.further for activation in with_gradients)
     may_stream = only_layers and not keep_graph and len(stored) > 1 and single_runs
     if may_stream and can_stream(scores, stored):
-        return _stream_maps(request, recorder, activations, columns, notices)
+        return _stream_maps(request, recorder, activations, columns)
     guided_follows = "guided_gradients" in needed
     plain_leaves = leaves if "input_gradients" in needed else {}
     last = len(columns) - 1
@@ -78,11 +72,6 @@ def gather(
         per_run = [_per_activation(with_gradients, row) for row in rows]
         activations = connected(request, recorder, activations, per_run)
         evidence.gradients = [_by_layer(with_gradients, activations, row) for row in per_run]
-        if request.layer != "full":
-            for activation in filter(partial(may_be_blank, recorder), activations):
-                grads = [of_target[activation.key] for of_target in evidence.gradients]
-                zero = [zero_gradients(activation, grad) for grad in grads]
-                notice_zero_gradients(notices, recorder, activation, zero)
     if leaves:
         evidence.inputs = {n: without_subclass(leaf.detach()) for n, leaf in leaves.items()}
         if plain_leaves:
@@ -141,7 +130,6 @@ def _stream_maps(
     recorder: Recorder,
     activations: Sequence[Activation],
     columns: Sequence[Tensor],
-    notices: Notices,
 ) -> Evidence:
     """Make the maps of many layers during the backward pass.
 
@@ -152,34 +140,24 @@ def _stream_maps(
     for activation in activations:
         by_tensor.setdefault(id(activation.stored), []).append(activation)
     groups = list(by_tensor.values())
-    device = columns[0].device.type
+    device, last = columns[0].device.type, len(columns) - 1
     evidence = Evidence(maps=[{} for _ in columns])
-    zero: dict[LayerKey, list[Tensor]] = {}
 
-    def use(
-        maps: dict[LayerKey, dict[str, Tensor]], is_last: bool, index: int, grad: Tensor
-    ) -> None:
+    def use(target: int, index: int, grad: Tensor) -> None:
         with isolation.full_precision(device):
             for activation in groups[index]:
                 by_name = {"activations": activation.values}
                 by_name["gradients"] = activation.evidence([grad])
-                if request.layer != "full" and may_be_blank(recorder, activation):
-                    flags = zero_gradients(activation, by_name["gradients"])
-                    zero.setdefault(activation.key, []).append(flags)
-                maps[activation.key] = {
-                    method.name: evidence.apply(method, activation.key, by_name)
+                evidence.maps[target][activation.key] = {
+                    method.name: evidence.apply(method, target, activation.key, by_name)
                     for method in request.methods
                 }
-                if is_last:
+                if target == last:
                     activation.release()
 
-    for index, (column, maps) in enumerate(zip(columns, evidence.maps, strict=True)):
-        is_last = index + 1 == len(columns)
+    for target, column in enumerate(columns):
         tensors = (group[0].stored for group in groups)
-        stream_gradients(column, tensors, partial(use, maps, is_last), retain_graph=not is_last)
-    for activation in activations:
-        if activation.key in zero:
-            notice_zero_gradients(notices, recorder, activation, zero[activation.key])
+        stream_gradients(column, tensors, partial(use, target), retain_graph=target != last)
     rows = [[maps.get(activation.key) for activation in activations] for maps in evidence.maps]
     kept = connected(request, recorder, activations, rows)
     evidence.recorded = {activation.key: activation for activation in kept}

@@ -6,12 +6,10 @@ accelerator that would be a synchronisation, so a flag is read when the maps are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -39,11 +37,12 @@ class Notices:
         return bool(self._pending)
 
     def add(self, flags: Bool[Tensor, "*samples"], meaning: str | MedcamError) -> None:
-        """Add a flag for each sample.
+        """Add a flag for each sample, or for each target of each sample.
 
         Args:
-            flags: True where ``meaning`` holds.
-            meaning: An error, or the text of a warning with the placeholder ``{samples}``.
+            flags: True where ``meaning`` holds, ``[batch]`` or ``[batch, targets]``.
+            meaning: An error, or the text of a warning with the placeholder ``{samples}``. Of
+                several targets it names those that it holds for.
 
         Raises:
             MedcamError: On the CPU, if ``meaning`` is an error and a flag is set.
@@ -65,9 +64,22 @@ class Notices:
             self._pending.pop(0)
             if not is_set or isinstance(meaning, MedcamError):
                 continue
-            samples = flags.reshape(len(flags), -1).any(1).nonzero()[:, 0] if flags.ndim else flags
-            named = ", ".join(str(int(sample)) for sample in samples.reshape(-1)[:8])
-            warn(meaning.format(samples=named))
+            warn(meaning.format(samples=_named(flags)))
+
+
+def _named(flags: Tensor) -> str:
+    """Return the numbers of the samples, and of several targets, for which a flag is set."""
+    by_sample = flags.reshape(len(flags), -1)
+    named = _listed(by_sample.any(1))
+    if by_sample.shape[1] > 1 and not bool(by_sample.any(0).all()):
+        named += f", target(s) {_listed(by_sample.any(0))}"
+    return named
+
+
+def _listed(flags: Tensor) -> str:
+    """Return the numbers of the flags that are set."""
+    numbers = flags.nonzero()[:, 0].tolist()
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
 def notice_non_finite(notices: Notices, values: Tensor, meaning: MedcamError) -> None:
@@ -78,34 +90,6 @@ def notice_non_finite(notices: Notices, values: Tensor, meaning: MedcamError) ->
     if values.device.type == "cpu" and isfinite(float(values.sum())):
         return
     notices.add(~(values.flatten(1).abs().amax(1) < float("inf")), meaning)
-
-
-def notice_cancelling(notices: Notices, zero_weights: Mapping[str, Tensor]) -> None:
-    """Add a warning for layers whose map is zero because channel gradients cancel.
-
-    On the CPU one warning names all layers. On other devices each layer has its own warning, since
-    the flags have not been read yet.
-
-    Args:
-        notices: Where the warning is added.
-        zero_weights: By layer, the samples whose map is zero for this reason, ``[batch]``.
-    """
-    on_cpu = [
-        layer for layer, flags in zero_weights.items() if flags.device.type == "cpu" and flags.any()
-    ]
-    elsewhere = [[layer] for layer, flags in zero_weights.items() if flags.device.type != "cpu"]
-    for layers in [on_cpu, *elsewhere]:
-        if not layers:
-            continue
-        listed = ", ".join(map(repr, layers[:3])) + (", ..." if len(layers) > 3 else "")
-        notices.add(
-            torch.stack([zero_weights[layer] for layer in layers]).any(0),
-            f"The gradients of each channel cancel at layer{'s' * (len(layers) > 1)} {listed}, so "
-            "Grad-CAM's weights and its map are zero there, for sample(s) {samples}. This happens "
-            "where a later operation subtracts each channel's mean (instance norm), or the mirror "
-            "image of the features. Choose the layer after it, or method='hirescam', which "
-            "averages no gradients.",
-        )
 
 
 def warn_of_probabilities(logits: Tensor) -> None:

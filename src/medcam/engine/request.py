@@ -41,6 +41,8 @@ class Request:
         image: As ``image=``.
         placement: As ``placement=``.
         layout: As ``layout=``.
+        is_window: Whether the run is one of a volume's windows: which maps are blank is then
+            returned, and reported for the volume.
     """
 
     methods: tuple[Method, ...]
@@ -54,6 +56,7 @@ class Request:
     image: ImageName | None = None
     placement: Placement = "features"
     layout: InputLayout = "auto"
+    is_window: bool = False
 
     @staticmethod
     def of(method: MethodLike | Iterable[MethodLike], **options: Any) -> Request:

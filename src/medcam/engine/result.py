@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medcam.engine.blanks import BlankKey
 from medcam.engine.notices import Notices
 from medcam.maps import AttentionMap, ImageName, MapKey, ResolvedTarget
 
@@ -29,6 +30,7 @@ class Run:
         details: Details of the windows over a volume, by name.
         inputs: The main input, ``[batch, channels, *space]``; None if it is not kept.
         images: The images that the maps lie on, by name.
+        blanks: The maps of a window that are zero everywhere, with the reason.
         features: For each recorded layer on an image its channels and spatial extents.
     """
 
@@ -42,6 +44,7 @@ class Run:
     details: Mapping[str, Any] = field(default_factory=dict)
     inputs: Tensor | None = None
     images: Mapping[ImageName, Tensor] = field(default_factory=dict)
+    blanks: Mapping[BlankKey, Tensor] = field(default_factory=dict)
     features: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -18,6 +19,24 @@ EVIDENCE = ("activations", "gradients", "inputs", "input_gradients", "guided_gra
 """The names of the evidence, from which a method chooses its parameters."""
 
 _STITCHED = ("mean", "sum", "shared")
+
+BlankReason = Literal[
+    "no gradient", "no input gradient", "no guided gradient", "no activation", "cancelling",
+    "no sum", "negative", "apart", "constant", "unknown",
+]  # fmt: skip
+"""Why a map is zero: evidence that is zero; gradients, or activations, that cancel in each channel;
+only negative evidence; gradients and activations in different places; a constant layer; a reason
+that only the method's own function knows."""
+
+_PRODUCTS = (("activations", "gradients"), ("inputs", "input_gradients"))
+"""Evidence that a map may be the product of."""
+
+_ZERO_EVIDENCE: tuple[tuple[BlankReason, str], ...] = (
+    ("no gradient", "gradients"),
+    ("no input gradient", "input_gradients"),
+    ("no guided gradient", "guided_gradients"),
+    ("no activation", "activations"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,8 +105,9 @@ class Method:
             their weighted mean; "sum" adds them, if each window's map is its share of the whole;
             "shared" uses channel weights that all windows share. A method of the input alone is
             computed from the whole volume's gradients and needs no rule.
-        weights: Function of the gradients that returns the channel weights, for a method whose
-            weights are mean gradients: medcam warns if these cancel.
+        weights: Function of evidence, by the names of its parameters, that returns the channel
+            weights ``[batch, channels]``. If these are zero because the terms of each channel
+            cancel, medcam says so.
         shared: How shared weights are computed. Required by ``stitched="shared"``; other methods
             use it on request (``channel_weights="volume"``).
         from_cam: How a method of the input that weighs by a layer's map is composed; with None
@@ -112,7 +132,7 @@ class Method:
     positive_part: bool = False
     reduction: Literal["largest", "magnitude"] = "largest"
     stitched: Literal["mean", "sum", "shared"] = "mean"
-    weights: Callable[[Tensor], Tensor] | None = None
+    weights: Callable[..., Tensor] | None = None
     shared: SharedWeights | None = None
     from_cam: FromCam | None = None
     evidence: frozenset[str] = field(init=False)
@@ -215,26 +235,40 @@ class Method:
             method_title=self.title,
         )
 
-    def has_zero_weights(
+    def why_blank(
         self, evidence: Mapping[str, Any], values: Tensor
-    ) -> Bool[Tensor, " batch"] | None:
-        """Return which samples' map is zero because all channel weights vanish.
+    ) -> dict[BlankReason, Bool[Tensor, " batch"]]:
+        """Return the samples whose map is zero everywhere, by the reason; none on the CPU: empty.
 
         Args:
             evidence: The evidence by name.
             values: The map. On the CPU, if no sample's map is zero, nothing more is computed.
-
-        Returns:
-            True where the weights are zero but the gradients are not; None if the method has no
-            such weights or there is no such map.
         """
-        if self.weights is None or "gradients" not in evidence:
-            return None
         if values.device.type == "cpu" and values.numpy().reshape(len(values), -1).any(1).all():
-            return None
-        blank = ~values.flatten(1).any(1)
-        gradients: Tensor = evidence["gradients"]
-        return blank & (self.weights(gradients) == 0).all(1) & gradients.flatten(1).any(1)
+            return {}
+        rest = ~values.flatten(1).any(1)
+        found: dict[BlankReason, Tensor] = {}
+        for reason, name in _ZERO_EVIDENCE:
+            if name not in self.evidence:
+                continue
+            found[reason] = rest & ~evidence[name].flatten(1).any(1)
+            rest = rest & ~found[reason]
+        if self.weights is not None:
+            parameters = inspect.signature(self.weights).parameters
+            weights = self.weights(**{name: evidence[name] for name in parameters})
+            cancelled: BlankReason = "no sum" if "activations" in parameters else "cancelling"
+            found[cancelled] = rest & (weights == 0).all(1)
+            rest = rest & ~found[cancelled]
+        if not self.evidence & {"gradients", "input_gradients", "guided_gradients"}:
+            found["constant"] = rest
+        elif self.rectified:
+            found["negative"] = rest
+        else:
+            pairs = [(a, b) for a, b in _PRODUCTS if {a, b} <= self.evidence]
+            products = [(evidence[a] * evidence[b]).flatten(1).any(1) for a, b in pairs]
+            found["apart"] = rest & ~torch.stack([*products, rest.logical_not()]).any(0)
+            found["unknown"] = rest & ~found["apart"]
+        return found
 
     def reduced(
         self, values: Float[Tensor, "batch targets channels *space"]

@@ -17,7 +17,7 @@ from medcam.methods.layer_cam import layer_cam
 from medcam.methods.method import EVIDENCE, FromCam, Method
 from medcam.methods.saliency import input_x_gradient, saliency
 from medcam.methods.seg_xres_cam import seg_xres_cam
-from medcam.methods.x_grad_cam import x_grad_cam
+from medcam.methods.x_grad_cam import x_grad_cam, x_grad_cam_weights
 
 MethodLike = str | Method
 """What ``method=`` takes: a name, or a `Method`."""
@@ -36,7 +36,7 @@ METHODS: dict[str, Method] = {
         ),
         Method("hirescam", hires_cam, "HiResCAM", signed=True, positive_part=True, stitched="sum"),
         Method("layercam", layer_cam, "LayerCAM"),
-        Method("xgradcam", x_grad_cam, "XGrad-CAM"),
+        Method("xgradcam", x_grad_cam, "XGrad-CAM", weights=x_grad_cam_weights),
         Method("segxrescam", seg_xres_cam, "Seg-XRes-CAM"),
         Method(
             "eigencam", eigen_cam, "Eigen-CAM", signed=True, positive_part=True,

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import CheckpointFunction, checkpoint, checkpoint_se
 import medcam
 from medcam.engine.memory.reentrant import transparent
 from medcam.engine.model.leaves import is_trained, new_leaf
+from medcam.engine.passes import _forward_modes
 from medcam.engine.request import Request
-from medcam.engine.run import _forward_modes
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:None of the inputs have requires_grad=True:UserWarning"

@@ -28,7 +28,8 @@ class Parts:
         for_volume: Whether channels are weighted once for the volume, where a method can.
         summed: Parts that are summed, each window with its share of the target, by name.
         averaged: Signed parts that are averaged with the windows' weights, by name.
-        shared: Parts with one set of channel weights for all windows, by name.
+        shared: Parts with one set of channel weights for all windows, by name; each with the title
+            of its method.
         names: The name of each part, by `identity_of`.
     """
 
@@ -36,7 +37,7 @@ class Parts:
     for_volume: bool
     summed: dict[str, Method] = field(default_factory=dict)
     averaged: dict[str, Method] = field(default_factory=dict)
-    shared: dict[str, SharedWeights] = field(default_factory=dict)
+    shared: dict[str, tuple[str, SharedWeights]] = field(default_factory=dict)
     names: dict[object, str] = field(default_factory=dict)
 
     def name_of(self, part: Method) -> str:
@@ -86,7 +87,7 @@ def parts_of(plan: StitchingPlan) -> Parts:
             continue
         name = parts.names[parts.identity_of(part)] = f"part {len(parts.names)}"
         if parts.shares_weights(part) and part.shared is not None:
-            parts.shared[name] = part.shared
+            parts.shared[name] = part.title, part.shared
         elif part.stitched == "sum":
             parts.summed[name] = part
         else:

@@ -11,6 +11,7 @@ from torch import Tensor
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.result import Run
+from medcam.engine.windows.blank_maps import notice_blank_maps
 from medcam.engine.windows.ensemble import Members
 from medcam.engine.windows.plan import ChannelWeights, StitchingPlan
 from medcam.engine.windows.prediction import predict
@@ -77,6 +78,7 @@ def run_windows(
             maps = stitch(dataclasses.replace(plan, tick=tick))
     else:
         maps = zero_maps(plan)
+    notice_blank_maps(plan, maps, notices)
     for item in maps.values():
         notices.add(
             ~item.values.isfinite().flatten(1).all(1),

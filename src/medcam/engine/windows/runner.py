@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from medcam.engine.windows.ensemble import EnsembleMember
 from medcam.engine.windows.prediction import SamplePlace, check_stitchable, cut
 from medcam.engine.windows.score_gradient import ScoreGradient
 from medcam.maps import AttentionMap, MapKey
+from medcam.methods.method import BlankReason
 
 
 @dataclass(eq=False)
@@ -26,12 +28,14 @@ class Runner:
         gradient: The score's gradient, with which each window's backward pass starts.
         layers: The layers that were recorded; empty before the first group has run.
         skipped: Layers without a map, with the reason.
+        blanks: For each method's title and layer, why maps of windows were zero.
     """
 
     volume: Float[Tensor, "batch channels *padded"]
     gradient: ScoreGradient
     layers: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+    blanks: dict[tuple[str, str | None], Counter[BlankReason]] = field(default_factory=dict)
 
     def maps(
         self,
@@ -57,7 +61,7 @@ class Runner:
 
         automatic = request.layer in ("auto", None) and any(m.of_layer for m in request.methods)
         layer = self.layers[0] if automatic and self.layers else request.layer
-        request = dataclasses.replace(request, target=target, layer=layer)
+        request = dataclasses.replace(request, target=target, layer=layer, is_window=True)
         result = run(request, member.model, member.model, (inputs,), {})
         chosen_now = automatic and not self.layers and result.names_run
         if chosen_now:
@@ -65,9 +69,23 @@ class Runner:
         elif not automatic:  # a pass with shared weights records one layer at a time
             self.layers = tuple(dict.fromkeys((*self.layers, *result.layers)))
         self.skipped.update(result.skipped)
+        for (reason, title, key), flags in result.blanks.items():
+            self.note_blank(title, None if key is None else key[0], reason, int(flags.all(1).sum()))
         if request.shape is None:
             return dict(result.maps)
         return {key: _mirrored_back(item, member) for key, item in result.maps.items()}
+
+    def note_blank(self, title: str, layer: str | None, reason: BlankReason, count: int) -> None:
+        """Record why maps of windows are zero.
+
+        Args:
+            title: The title of the method.
+            layer: The layer.
+            reason: The reason.
+            count: The number of windows.
+        """
+        if count:
+            self.blanks.setdefault((title, layer), Counter())[reason] += count
 
 
 def _mirrored_back(item: AttentionMap, member: EnsembleMember) -> AttentionMap:

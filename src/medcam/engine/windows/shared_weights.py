@@ -19,18 +19,21 @@ from medcam.engine.windows.prediction import groups
 from medcam.methods import Method, SharedWeights
 
 
-def stitch_by_shared_weights(plan: StitchingPlan, name: str, shared: SharedWeights) -> Totals:
+def stitch_by_shared_weights(
+    plan: StitchingPlan, name: str, title: str, shared: SharedWeights
+) -> Totals:
     """Return the maps by one set of channel weights for all windows of a member.
 
     Args:
         plan: The plan.
         name: The method's key in the result.
+        title: The method's title, for warnings.
         shared: The method's statistics and how the weights follow from them.
     """
     window_weights = plan.windows.weights
     totals: Totals = {}
     for member in plan.members():
-        for layer, sums in _statistics(plan, member, shared).items():
+        for layer, sums in _statistics(plan, member, title, shared).items():
             weights, offset = shared.weights(sums)
             for group in groups(plan.places, plan.batch_size):
                 samples = [sample for sample, _ in group]
@@ -57,11 +60,12 @@ def count_windows(plan: StitchingPlan, shared: SharedWeights) -> int:
 
 
 def _statistics(
-    plan: StitchingPlan, member: EnsembleMember, shared: SharedWeights
+    plan: StitchingPlan, member: EnsembleMember, title: str, shared: SharedWeights
 ) -> dict[str, Float[Tensor, "batch targets numbers"]]:
     """Return the method's statistics summed over the windows, by layer."""
     window_weights, shares = plan.windows.weights, plan.shares()
-    method = Method("statistics", shared.statistics, "Statistics")
+    weights = shared.statistics if shared.of_target else None  # so that windows say why they are 0
+    method = Method("statistics", shared.statistics, title, weights=weights)
     request = dataclasses.replace(plan.request_for({"statistics": method}), shape=None)
     totals: dict[str, Tensor] = {}
     for group in groups(plan.touched_places if shared.of_target else plan.places, plan.batch_size):

@@ -43,7 +43,7 @@ def windows_to_explain(plan: StitchingPlan) -> int:
     """Return the number of windows that all passes together explain, for a progress bar."""
     parts, touched = parts_of(plan), len(plan.touched_places)
     windows = touched * bool(parts.summed) + touched * bool(parts.averaged)
-    windows += sum(count_windows(plan, shared) for shared in parts.shared.values())
+    windows += sum(count_windows(plan, shared) for _, shared in parts.shared.values())
     return windows * plan.count
 
 
@@ -73,8 +73,8 @@ def stitch(plan: StitchingPlan) -> Maps:
         totals.update(_sums(plan, parts.summed, factor=plan.shares(), weights=ones))
     if parts.averaged:
         totals.update(_means(plan, parts.averaged))
-    for name, shared in parts.shared.items():
-        totals.update(stitch_by_shared_weights(plan, name, shared))
+    for name, (title, shared) in parts.shared.items():
+        totals.update(stitch_by_shared_weights(plan, name, title, shared))
     maps: Maps = {}
     for method in plan.request.methods:
         maps.update(_maps_of(plan, method, parts, totals))

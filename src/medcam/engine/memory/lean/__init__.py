@@ -31,6 +31,7 @@ from medcam.engine.memory.lean.copies import deepcopy
 from medcam.engine.memory.lean.normalisations import batch_norm, instance_norm
 from medcam.engine.memory.lean.pooling import avg_pool, max_pool
 from medcam.engine.memory.lean.rectifiers import leaky_relu, relu
+from medcam.engine.model.instance_norms import INSTANCE_NORMS, with_contiguous_gradient
 
 __all__ = ["DeferredLeanBackward", "LeanBackward", "caused"]
 
@@ -54,6 +55,12 @@ class LeanBackward(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation in its lean form if it has one that supports the arguments."""
         kwargs = kwargs or {}
+        if func in INSTANCE_NORMS:
+            return with_contiguous_gradient(self._apply(func, args, kwargs))
+        return self._apply(func, args, kwargs)
+
+    def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation in its lean form if there is one."""
         rule = _RULES.get(func)
         if (
             rule is not None
