@@ -38,12 +38,14 @@ class ResolvedTarget:
         classes: The class of each map, ``[batch, targets]``; None if the target is not a class.
         voxels: The number of voxels that the score is the mean over, ``[batch, targets]``; None
             in a classification.
+        is_part: Whether these are a part of a class, such as one lesion or one voxel.
     """
 
     description: str
     task: Literal["classification", "segmentation", "detection"]
     classes: Int[Tensor, "batch targets"] | None = None
     voxels: Int[Tensor, "batch targets"] | None = None
+    is_part: bool = False
 
     def __str__(self) -> str:
         return self.description

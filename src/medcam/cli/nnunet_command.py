@@ -70,7 +70,7 @@ def explain(
         list[str] | None,
         typer.Option(
             "--layer",
-            help="bottleneck (default), auto, full, or a name of `medcam nnunet info`; may be "
+            help="auto (default), bottleneck, full, or a name of `medcam nnunet info`; may be "
             "given several times.",
         ),
     ] = None,
@@ -129,7 +129,7 @@ def explain(
     make_folder(output)
     cases = framework.find_cases(trained, image, previous=prev_stage)
     options = {
-        "label": label, "method": chosen, "layer": one_or_several(layer, "bottleneck"),
+        "label": label, "method": chosen, "layer": one_or_several(layer, "auto"),
         "target": target, "channel_weights": channel_weights, "placement": placement,
         "batch_size": batch_size, "progress": not as_json,
     }  # fmt: skip

@@ -19,8 +19,9 @@ MethodOption = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="gcam (default), gbp, ..., or a medcam.methods.Method of your own, "
-        "path/to/file.py:name; may be repeated.",
+        help="auto (default: gcam; for a segmentation layercam, for a part of one segxrescam), "
+        "gcam, gbp, ..., or a medcam.methods.Method of your own, path/to/file.py:name; may be "
+        "repeated.",
     ),
 ]
 """``--method``, as every command that explains takes it."""
@@ -43,7 +44,7 @@ def one_or_several(values: Sequence[str] | None, default: str) -> str | list[str
     return values[0] if len(values) == 1 else list(values)
 
 
-def methods_of(names: Sequence[str] | None, default: str = "gcam") -> Method | list[Method]:
+def methods_of(names: Sequence[str] | None, default: str = "auto") -> Method | list[Method]:
     """Return the methods of ``--method``: registered names, or methods of the user's own code.
 
     Args:

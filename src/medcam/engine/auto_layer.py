@@ -14,6 +14,8 @@ Exceptions:
 - The expanded hidden layer of an inverted bottleneck is replaced by the block around it.
 - A candidate that the score does not depend on (an unused last downsampling, for example) is passed
   over for the candidate before it.
+- Of candidates of the same extents in several branches (an ensemble; features and the signal that
+  gates them) the one with the most evidence is taken, and the others are named.
 - In a token transformer the candidate is the patch embedding. Later token outputs ``[batch, tokens,
   channels]`` on its grid, with the width of the residual stream, are recorded too. The last one
   whose patch tokens have a gradient is chosen. In a ViT with a class token that is the
@@ -83,6 +85,7 @@ class AutoRecorder(Recorder):
         self._recorded_run: dict[LayerKey, int] = {}
         self._modules = {name: module for name, module in model.named_modules() if name}
         self._chains: dict[int, Candidates] = {}
+        self._activations: list[Activation] | None = None
 
     def _hooked_modules(self) -> Mapping[str, nn.Module]:
         return self._modules
@@ -141,12 +144,44 @@ class AutoRecorder(Recorder):
         """Return whether the recorded run of a layer was its last, so its name identifies it."""
         return self._run_counts[key] == self._recorded_run[key]
 
+    @property
+    def branches(self) -> dict[str, float]:
+        """Other layers that the target depends on, with their share of the evidence."""
+        return {
+            name: share for chain in self._chains.values() for name, share in chain.branches.items()
+        }
+
+    def others(self, chosen: Activation) -> list[str]:
+        """Return the layers that may be explained instead of a choice, in the order to try them.
+
+        They are earlier ones that a skip connection leads from, the deepest first. In a network
+        without strides, they are the layers from the middle on back.
+
+        Args:
+            chosen: What `activations` returned.
+        """
+        chain = self._chains[chosen.image]
+        if not self.is_full_size(chosen):
+            return [name for name in chain.earlier if name != chosen.layer]
+        blocks = [name for name in chain.replaced if self._modules[name]._modules]
+        names = blocks if len(blocks) > 1 else chain.replaced
+        return [name for name in names[len(names) // 2 :] if name != chosen.layer]
+
+    def is_full_size(self, chosen: Activation) -> bool:
+        """Return whether a layer has the extents of its image."""
+        return chosen.layout.space == tuple(self._images[chosen.image].shape[2:])
+
     def activations(self, scores: Tensor) -> list[Activation]:
         """Return the activation of the chosen layer, one for each image that it depends on.
 
         Raises:
             NoMapError: The model has no layer with spatial features.
         """
+        if self._activations is None or not scores.requires_grad:
+            self._activations = self._choose(scores)
+        return self._activations
+
+    def _choose(self, scores: Tensor) -> list[Activation]:
         chains = {n: chain for n, chain in self._chains.items() if chain.candidate is not None}
         if not chains:
             spaces = " or ".join(str(tuple(image.shape[2:])) for image in self._images)
@@ -159,7 +194,9 @@ class AutoRecorder(Recorder):
         chosen: dict[tuple[int, int], Activation] = {}
         unused: list[Activation] = []
         for chain in chains.values():
-            runs = chain.used_runs(scores, by_gradient=self.by_gradient)
+            runs = chain.used_runs(
+                scores, by_gradient=self.by_gradient, same_extents=self.is_segmentation
+            )
             if not runs:
                 unused.append(chain.last)
                 continue

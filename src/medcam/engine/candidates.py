@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medcam.engine.activation import Activation, as_evidence, used
+from medcam.engine.graph import depends_on
 from medcam.engine.model.layouts import Layout
 from medcam.engine.model.nested import tensors
 
@@ -21,11 +23,21 @@ _MOST_EXPANSION = {False: 6, True: 8}
 merging with channels last eight times in 3D."""
 
 
+_LEAST_SHARE = 0.1
+"""The share of the evidence from which another branch is named."""
+
+
 class Candidates:
     """The candidates on one image, in the order in which they replaced each other.
 
     Args:
         shape: The image's shape.
+
+    Attributes:
+        candidate: The current candidate.
+        token_outputs: The outputs of tokens after it.
+        branches: Layers of other branches of the model that the scores depend on, with their share
+            of the evidence (the sum of ``|gradient · activation|``).
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -33,6 +45,7 @@ class Candidates:
         self._rank = len(shape)
         self.candidate: Activation | None = None
         self.token_outputs: list[Activation] = []
+        self.branches: dict[str, float] = {}
         # of each replaced candidate a function that returns its tensor, and the rest of it
         self._replaced: list[tuple[Callable[[], Tensor | None], Activation]] = []
 
@@ -118,12 +131,29 @@ class Candidates:
             raise ValueError("there is no candidate yet")
         return self.candidate
 
-    def used_runs(self, scores: Tensor, *, by_gradient: bool) -> list[Activation]:
+    @property
+    def earlier(self) -> list[str]:
+        """The layers of the earlier candidates that still exist, the latest first.
+
+        Where the graph restarts at a candidate, these are the ones that a shortcut leads from.
+        """
+        alive = [earlier.layer for tensor_of, earlier in self._replaced if tensor_of() is not None]
+        return list(dict.fromkeys(reversed(alive)))
+
+    @property
+    def replaced(self) -> list[str]:
+        """The layers of all earlier candidates, the latest first."""
+        return list(dict.fromkeys(earlier.layer for _, earlier in reversed(self._replaced)))
+
+    def used_runs(
+        self, scores: Tensor, *, by_gradient: bool, same_extents: bool
+    ) -> list[Activation]:
         """Return the runs of the chosen layer that the scores depend on; empty if none is.
 
         Args:
             scores: The scores.
             by_gradient: As in `medcam.engine.capture.used`.
+            same_extents: As in `_around`.
         """
         if self.token_outputs:
             last = _last_with_gradient(self.token_outputs, scores)
@@ -135,7 +165,57 @@ class Candidates:
             if (stored := tensor_of()) is not None
         ]
         connected = used([*alive, self.last], scores, by_gradient=by_gradient)
-        return [run for run in connected if run.layer == connected[-1].layer]
+        if not connected:
+            return []
+        *others, last = connected
+        around = self._around(last, others, scores, same_extents=same_extents)
+        layer = self._main_branch(last, around, scores) if around else last.layer
+        return [run for run in connected if run.layer == layer]
+
+    def _around(
+        self, last: Activation, others: Sequence[Activation], scores: Tensor, *, same_extents: bool
+    ) -> list[Activation]:
+        """Return the candidates that the scores depend on by a path around the last one.
+
+        Args:
+            last: The last candidate that the scores depend on.
+            others: The earlier ones.
+            scores: The scores.
+            same_extents: Whether only candidates of the last one's extents are of interest: in a
+                segmentation, skip connections lead around the bottleneck at larger ones.
+        """
+        others = [
+            other for other in others
+            if other.layer != last.layer
+            and (not same_extents or other.layout.space == last.layout.space)
+        ]  # fmt: skip
+        stored = [other.stored for other in others]
+        is_around = depends_on(scores, stored, around=last.stored) if others else []
+        return [other for other, around in zip(others, is_around, strict=True) if around]
+
+    def _main_branch(self, last: Activation, around: Sequence[Activation], scores: Tensor) -> str:
+        """Return the layer of the branch with the most evidence, and note the other branches.
+
+        A gating signal has the extents of the features that it gates, and comes after them, but the
+        network goes on from the features.
+        """
+        runs = [*around, last]
+        grads = torch.autograd.grad(
+            scores.sum(), [run.stored for run in runs], retain_graph=True, allow_unused=True
+        )
+        evidence: defaultdict[str, float] = defaultdict(float)
+        for run, grad in zip(runs, grads, strict=True):
+            if grad is not None:
+                evidence[run.layer] += float((grad * run.stored.detach()).abs().double().sum())
+        rivals = [run for run in runs if run.layout.space == last.layout.space]
+        layer = max(reversed(rivals), key=lambda run: evidence[run.layer]).layer
+        total = sum(evidence.values()) or 1.0
+        self.branches = {
+            name: share / total
+            for name, share in evidence.items()
+            if name != layer and share > _LEAST_SHARE * total
+        }
+        return layer
 
 
 def _stored(activation: Activation) -> Tensor:

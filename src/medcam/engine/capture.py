@@ -49,6 +49,7 @@ class Recorder:
         on_graph_start: Called before an output becomes a leaf; None by default.
         by_gradient: Whether runs without a gradient are passed over, see `used`.
         is_bag: Whether the first axis of the images is slices or views of one case.
+        is_segmentation: Whether a segmentation is explained.
         features: For each layer on an image its channels and spatial extents.
         last_run_only: The layers that ran several times on one image, of which only the last run
             has a map.
@@ -67,6 +68,7 @@ class Recorder:
         self.on_graph_start: Callable[[], None] | None = None
         self.by_gradient = False
         self.is_bag = False
+        self.is_segmentation = False
         self.features: dict[str, tuple[int, tuple[int, ...]]] = {}
         self.last_run_only: list[str] = []
         self.ran_on_parts: set[str] = set()

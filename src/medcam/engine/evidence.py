@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from medcam.engine.activation import Activation, LayerKey
+from medcam.engine.agreement import Agreements
 from medcam.engine.blanks import Blanks
 from medcam.methods import Method
 
@@ -26,6 +27,7 @@ class Evidence:
         guided_gradients: By target and image, ``[batch, channels, *space]``.
         maps: By target, layer and method. Maps made during the backward pass
             (`medcam.engine.gradients.stream_gradients`); activations and gradients are then empty.
+        agreements: How well maps agree with those of another method; None: not compared.
         blanks: The maps that are zero everywhere, with the reasons.
     """
 
@@ -37,6 +39,7 @@ class Evidence:
     input_gradients: list[dict[int, Tensor]] = field(default_factory=list)
     guided_gradients: list[dict[int, Tensor]] = field(default_factory=list)
     maps: list[dict[LayerKey, dict[str, Tensor]]] = field(default_factory=list)
+    agreements: Agreements | None = None
     blanks: Blanks = field(default_factory=Blanks)
 
     @property
@@ -64,6 +67,8 @@ class Evidence:
         """
         values = method.of(by_name)
         self.blanks.note(method, target, layer, by_name, values)
+        if self.agreements is not None and layer is not None and not method.of_input:
+            self.agreements.note(method, layer[0], by_name, values)
         return values
 
     def by_name(self, target: int, layer: LayerKey | None, image: int) -> dict[str, Any]:

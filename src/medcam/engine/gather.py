@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medcam.engine import guided
 from medcam.engine.activation import Activation, LayerKey
+from medcam.engine.agreement import Agreements
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.failures import (
@@ -67,7 +68,7 @@ def gather(
         )
         for index, column in enumerate(columns)
     ]  # fmt: skip
-    evidence = Evidence()
+    evidence = Evidence(agreements=_agreements(request, activations, columns))
     if with_gradients:
         per_run = [_per_activation(with_gradients, row) for row in rows]
         activations = connected(request, recorder, activations, per_run)
@@ -82,6 +83,20 @@ def gather(
     evidence.recorded = {activation.key: activation for activation in activations}
     evidence.layers = list(evidence.activations)
     return evidence
+
+
+def _agreements(
+    request: Request, activations: Sequence[Activation], columns: Sequence[Tensor]
+) -> Agreements | None:
+    """Return where the agreement of methods is noted; None if it says little.
+
+    That is so for every layer of a model, for several targets (a class that is not predicted has
+    weak evidence), and for slices or views one by one.
+    """
+    is_plain = all(activation.layout.arrangement is None for activation in activations)
+    if request.layer == "full" or len(columns) > 1 or not is_plain:
+        return None
+    return Agreements()
 
 
 def _per_activation(
@@ -141,7 +156,8 @@ def _stream_maps(
         by_tensor.setdefault(id(activation.stored), []).append(activation)
     groups = list(by_tensor.values())
     device, last = columns[0].device.type, len(columns) - 1
-    evidence = Evidence(maps=[{} for _ in columns])
+    agreements = _agreements(request, activations, columns)
+    evidence = Evidence(maps=[{} for _ in columns], agreements=agreements)
 
     def use(target: int, index: int, grad: Tensor) -> None:
         with isolation.full_precision(device):

@@ -8,12 +8,17 @@ from typing import Any
 from torch import Tensor
 
 
-def nodes(root: Any) -> set[Any]:
-    """Return every node of the graph below ``root``, itself included."""
+def nodes(root: Any, *, without: Any = None) -> set[Any]:
+    """Return every node of the graph below ``root``, itself included.
+
+    Args:
+        root: The node where the walk starts.
+        without: A node that is not passed, nor returned.
+    """
     visited, stack = {root}, [root]
     while stack:
         for node, _ in stack.pop().next_functions:
-            if node is not None and node not in visited:
+            if node is not None and node is not without and node not in visited:
                 visited.add(node)
                 stack.append(node)
     return visited
@@ -25,11 +30,19 @@ def leaves(result: Tensor) -> list[Tensor]:
     return [node.variable for node in below if hasattr(node, "variable")]
 
 
-def depends_on(result: Tensor, tensors: Sequence[Tensor]) -> list[bool]:
-    """Return for each tensor whether a gradient can flow to it from ``result``."""
+def depends_on(
+    result: Tensor, tensors: Sequence[Tensor], *, around: Tensor | None = None
+) -> list[bool]:
+    """Return for each tensor whether a gradient can flow to it from ``result``.
+
+    Args:
+        result: Where the gradient starts.
+        tensors: Where it may end.
+        around: A tensor that the path must not pass.
+    """
     if result.grad_fn is None:
         return [False] * len(tensors)
-    below = nodes(result.grad_fn)
+    below = nodes(result.grad_fn, without=None if around is None else around.grad_fn)
     # a leaf is found by identity: a MetaTensor's gradient edge leads to an alias of it
     leaves_below = {id(node.variable) for node in below if hasattr(node, "variable")}
     return [

@@ -11,12 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from medcam.engine import guided, own_input
+from medcam.engine.agreement import warn_of_parts
 from medcam.engine.assemble import Assembled, assemble
 from medcam.engine.auto_layer import AutoRecorder
+from medcam.engine.automatic import check_layer
 from medcam.engine.blanks import BlankContext, BlankKey, empty_targets, notice_blanks
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.gather import gather
+from medcam.engine.layer_use import CheckedLayer
 from medcam.engine.memory import checkpointing, lean, reentrant
 from medcam.engine.model import isolation, layers, outputs
 from medcam.engine.model.inputs import find_images, with_leaves
@@ -42,6 +45,7 @@ class Recorded:
         assembled: The maps, and the images that they lie on.
         is_new: Whether the places of the layers were traced in this call, or are outdated.
         blanks: The maps that are zero everywhere, with the reason.
+        checked: What is known of the automatic layer of a segmentation.
     """
 
     output: Any
@@ -51,6 +55,7 @@ class Recorded:
     assembled: Assembled
     is_new: bool
     blanks: dict[BlankKey, Tensor]
+    checked: CheckedLayer | None
 
 
 def record(
@@ -96,17 +101,29 @@ def record(
         placements.finish()
         own_input.require_used(output, leaves.values(), own)
         is_bag = request.layout == "bag" or placements.is_bag(output, len(prepared.image))
-        scores = _scores(prepared, output, batch=1 if is_bag else len(prepared.image))
+        batch = 1 if is_bag else len(prepared.image)
+        scores, logits = _scores(prepared, output, batch=batch)
+        request = request.for_target(scores.target)
+        if not request.is_window:
+            warn_of_parts(request, scores.target)
         recorder.is_bag = is_bag
         recorder.by_gradient = scores.target.task == "detection"
+        recorder.is_segmentation = scores.target.task == "segmentation"
+        checked = check_layer(
+            prepared, recorder, scores, logits,
+            lambda: _logits(prepared, call(*args, **kwargs), batch=batch), output,
+            is_whole=keep_graph or bool(leaves),
+        )  # fmt: skip
         with isolation.separate_buffers(prepared.modules if keep_graph else ()), _own(norms):
             evidence = gather(request, recorder, scores.values, leaves, keep_graph)
         with isolation.full_precision(prepared.image.device.type):
             axes = placements.map_axes(is_bag=is_bag)
             assembled = assemble(request, evidence, scores, prepared.images, notices, axes=axes)
+        if evidence.agreements is not None and not request.is_window:
+            evidence.agreements.report(notices)
         blanks = _blanks(prepared, recorder, scores, evidence)
     is_new = placements.traced or placements.is_outdated
-    return Recorded(output, scores, evidence, recorder, assembled, is_new, blanks)
+    return Recorded(output, scores, evidence, recorder, assembled, is_new, blanks, checked)
 
 
 def _own(norms: AbstractContextManager[Any]) -> AbstractContextManager[None]:
@@ -127,15 +144,28 @@ def _blanks(
     return flags
 
 
-def _scores(prepared: Prepared, output: Any, *, batch: int) -> TargetScores:
-    """Return the scores of the target: of a detector's boxes, or of the output's logits."""
-    request, space = prepared.request, tuple(prepared.image.shape[2:])
+def _scores(prepared: Prepared, output: Any, *, batch: int) -> tuple[TargetScores, Tensor | None]:
+    """Return the scores of the target: of a detector's boxes, or of the logits, which come second.
+
+    Args:
+        prepared: The call.
+        output: The model's output.
+        batch: The number of samples.
+    """
+    request = prepared.request
     selected = outputs.select_detections(output, request.output, batch=batch)
     if selected is not None:
-        return resolution.resolve_detections(request.target, *selected, prepared.notices)
-    logits = outputs.select(output, request.output, batch=batch, space=space)
+        return resolution.resolve_detections(request.target, *selected, prepared.notices), None
+    logits = _logits(prepared, output, batch=batch)
     warn_of_probabilities(logits)
-    return resolution.resolve(request.target, logits, prepared.notices, axes=len(space))
+    axes = prepared.image.ndim - 2
+    return resolution.resolve(request.target, logits, prepared.notices, axes=axes), logits
+
+
+def _logits(prepared: Prepared, output: Any, *, batch: int) -> Tensor:
+    """Return the tensor of an output that is explained."""
+    space = tuple(prepared.image.shape[2:])
+    return outputs.select(output, prepared.request.output, batch=batch, space=space)
 
 
 def _images_of(

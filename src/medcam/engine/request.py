@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from medcam import methods
@@ -11,7 +11,7 @@ from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
 from medcam.engine.target.resolution import TargetLike, check_target
 from medcam.errors import InputError, InputTypeError
-from medcam.maps import ImageName
+from medcam.maps import ImageName, ResolvedTarget
 from medcam.methods import Method, MethodLike
 
 ShapeRequest = Literal["input"] | Sequence[int] | None
@@ -41,6 +41,9 @@ class Request:
         image: As ``image=``.
         placement: As ``placement=``.
         layout: As ``layout=``.
+        check_layer: Whether the automatic layer of a segmentation has to be one that the prediction
+            uses (`medcam.engine.layer_use`).
+        target_name: What tells the target apart, if it is a function of windows; None: ``target``.
         is_window: Whether the run is one of a volume's windows: which maps are blank is then
             returned, and reported for the volume.
     """
@@ -56,6 +59,8 @@ class Request:
     image: ImageName | None = None
     placement: Placement = "features"
     layout: InputLayout = "auto"
+    check_layer: bool = True
+    target_name: str | None = None
     is_window: bool = False
 
     @staticmethod
@@ -107,6 +112,12 @@ class Request:
                 f"layout={self.layout!r} is not known: choose 'auto', or 'bag' if the first axis "
                 "of the input is slices or views of one case, not the batch."
             )
+
+    def for_target(self, target: ResolvedTarget) -> Request:
+        """Return the request with the automatic method replaced by the one that suits a target."""
+        if methods.AUTO not in self.methods:
+            return self
+        return replace(self, methods=methods.for_target(self.methods, target))
 
     @property
     def evidence(self) -> frozenset[str]:

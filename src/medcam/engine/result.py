@@ -11,6 +11,7 @@ from torch import Tensor
 from medcam.engine.blanks import BlankKey
 from medcam.engine.notices import Notices
 from medcam.maps import AttentionMap, ImageName, MapKey, ResolvedTarget
+from medcam.methods import Method
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,6 +32,7 @@ class Run:
         inputs: The main input, ``[batch, channels, *space]``; None if it is not kept.
         images: The images that the maps lie on, by name.
         blanks: The maps of a window that are zero everywhere, with the reason.
+        agreements: Of a window, how well its maps agree with those of another method.
         features: For each recorded layer on an image its channels and spatial extents.
     """
 
@@ -45,6 +47,7 @@ class Run:
     inputs: Tensor | None = None
     images: Mapping[ImageName, Tensor] = field(default_factory=dict)
     blanks: Mapping[BlankKey, Tensor] = field(default_factory=dict)
+    agreements: Mapping[tuple[Method, str], Tensor] = field(default_factory=dict)
     features: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
     @property

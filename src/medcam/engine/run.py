@@ -12,14 +12,17 @@ from torch import nn
 
 from medcam.engine import own_input
 from medcam.engine.auto_layer import AutoRecorder
+from medcam.engine.automatic import with_layer, with_remembered_layer
 from medcam.engine.failures import last_runs, unknown_places
+from medcam.engine.layer_use import CheckedLayer, OtherLayerError
 from medcam.engine.memory import checkpointing, lean
 from medcam.engine.model import isolation
 from medcam.engine.passes import Recorded, record
 from medcam.engine.prepare import Prepared, prepare
 from medcam.engine.request import Request
 from medcam.engine.result import Run
-from medcam.errors import warn
+from medcam.errors import NoMapError, warn
+from medcam.methods import AUTO
 
 _log = logging.getLogger("medcam")
 
@@ -52,10 +55,9 @@ def run(
         NoMapError: The model ran, but no map can be made.
     """
     try:
-        prepared = prepare(request, model, args, kwargs)
-        recorded_once = partial(record, prepared, call, args, kwargs, keep_graph, save_less)
-        recorded = own_input.retried(recorded_once, [image.tensor for image in prepared.images])
-        return _finish(prepared, recorded, keep_graph)
+        prepared, checked = with_remembered_layer(prepare(request, model, args, kwargs))
+        recorded = _recorded(prepared, call, args, kwargs, keep_graph, save_less)
+        return _finish(prepared, recorded, recorded.checked or checked, keep_graph)
     except RuntimeError as error:
         if request.memory == "low" and checkpointing.caused(error):
             warn(
@@ -74,7 +76,43 @@ def run(
     return run(request, model, call, args, kwargs, keep_graph=keep_graph, save_less=save_less)
 
 
-def _finish(prepared: Prepared, recorded: Recorded, keep_graph: bool) -> Run:
+def _recorded(
+    prepared: Prepared,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    keep_graph: bool,
+    save_less: bool,
+) -> Recorded:
+    """Run the model; if its automatic layer turns out not to be used, make the maps of another.
+
+    Then the output is that of the first run; later ones change nothing in the model.
+    """
+
+    def recorded(prepared: Prepared, keep_graph: bool) -> Recorded:
+        once = partial(record, prepared, call, args, kwargs, keep_graph, save_less)
+        return own_input.retried(once, [image.tensor for image in prepared.images])
+
+    try:
+        return recorded(prepared, keep_graph)
+    except OtherLayerError as other:
+        output, choice = other.output, other.choice
+    with isolation.kept_state(prepared.modules):
+        if choice is None:
+            alone = dataclasses.replace(prepared.request, methods=(AUTO,))
+            try:
+                choice = recorded(dataclasses.replace(prepared, request=alone), False).checked
+            except OtherLayerError as other:
+                choice = other.choice
+        if choice is None:
+            raise NoMapError("The automatic layer could not be checked: name a layer.")
+        found = recorded(with_layer(prepared, choice), False)
+    return dataclasses.replace(found, output=output, checked=choice)
+
+
+def _finish(
+    prepared: Prepared, recorded: Recorded, checked: CheckedLayer | None, keep_graph: bool
+) -> Run:
     """Return the plain values of the run, and log which layers were left out."""
     recorder, keys = recorded.recorder, recorded.evidence.layers
     used_layers = tuple(dict.fromkeys(layer for layer, _ in keys))
@@ -94,6 +132,7 @@ def _finish(prepared: Prepared, recorded: Recorded, keep_graph: bool) -> Run:
         else:
             warn(message)
     output, assembled = recorded.output, recorded.assembled
+    found = recorded.evidence.agreements
     return Run(
         output=output if keep_graph else isolation.detached_output(output),
         target=recorded.scores.target,
@@ -104,6 +143,8 @@ def _finish(prepared: Prepared, recorded: Recorded, keep_graph: bool) -> Run:
         names_run=not isinstance(recorder, AutoRecorder) or all(map(recorder.chose_last_run, keys)),
         inputs=next(iter(assembled.images.values())),
         images={prepared.images[n].name: image for n, image in assembled.images.items()},
+        details={} if checked is None else checked.details,
         blanks=recorded.blanks,
+        agreements={} if found is None else found.correlations,
         features=recorder.features,
     )

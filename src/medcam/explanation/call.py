@@ -28,7 +28,7 @@ def explain(
     model: nn.Module,
     inputs: Any = None,
     *args: Any,
-    method: MethodLike | Iterable[MethodLike] = "gcam",
+    method: MethodLike | Iterable[MethodLike] = "auto",
     layer: LayerLike = "auto",
     target: TargetLike = None,
     output: Selector = None,
@@ -54,9 +54,11 @@ def explain(
             convolutions or poolings. If the target depends on several images, there is a map for
             each.
         *args: Further positional inputs of the model.
-        method: A name in `medcam.methods.METHODS`, a `medcam.methods.Method`, or several, which
-            share one forward pass. The names are
-            ``gcam``, ``gcampp``, ``gbp``, ``ggcam``, ``hirescam``, ``layercam``, ``xgradcam``,
+        method: "auto", a name in `medcam.methods.METHODS`, a `medcam.methods.Method`, or several,
+            which share one forward pass. "auto" is Grad-CAM for a classification,
+            LayerCAM for a class of a segmentation, and Seg-XRes-CAM for a part of one, such as a
+            region (docs/methods.md has the measurements). The names are ``gcam``,
+            ``gcampp``, ``gbp``, ``ggcam``, ``hirescam``, ``layercam``, ``xgradcam``,
             ``segxrescam``, ``eigencam``, ``saliency``, ``inputxgradient``.
         layer: A name from `medcam.get_layers`; several names; "full" for every layer that a map can
             be made of; or "auto" for the deepest feature-rich layer. If a layer runs on several

@@ -33,7 +33,7 @@ def explain_volume(
     volume: Float[Tensor, "batch channels *space"],
     roi_size: Sequence[int] | int,
     *,
-    method: MethodLike | Iterable[MethodLike] = "gcam",
+    method: MethodLike | Iterable[MethodLike] = "auto",
     layer: LayerLike = "auto",
     target: TargetLike = None,
     output: Selector = None,

@@ -50,7 +50,7 @@ def explain_subject(
     sampler: torchio.GridSampler,
     images: str | Sequence[str] | None = None,
     *,
-    method: MethodLike | Iterable[MethodLike] = "gcam",
+    method: MethodLike | Iterable[MethodLike] = "auto",
     layer: LayerLike = "auto",
     target: TargetLike = None,
     output: Selector = None,

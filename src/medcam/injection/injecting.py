@@ -27,7 +27,7 @@ _log = logging.getLogger("medcam")
 def inject(
     model: nn.Module,
     output_dir: str | Path | None = None,
-    backend: MethodLike = "gcam",
+    backend: MethodLike = "auto",
     layer: LayerLike = "auto",
     label: TargetLike = None,
     data_shape: Literal["default"] | Sequence[int] | None = "default",
@@ -66,7 +66,7 @@ def inject(
         output_dir: The folder to save to; created if missing. Needed by every ``save_*``, by
             ``evaluate`` and for ``dump``.
         backend: The method: "gbp", "gcam", "ggcam", "gcampp", or any of
-            ``medcam.methods.METHODS``.
+            ``medcam.methods.METHODS``. "auto" is as in `medcam.explain`.
         layer: "auto", "full", a name from `get_layers`, or several names.
         label: What is explained; see ``target`` of `medcam.explain`. Also a callable that maps
             the output to a boolean mask of the same shape.

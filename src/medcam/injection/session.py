@@ -146,7 +146,8 @@ class Session:
             request = dataclasses.replace(request, layer=self._automatic_layers[size])
         keep_graph = isolation.keeps_graph(model, (args, dict(kwargs)))
         result = run(request, model, forward, args, kwargs, keep_graph=keep_graph)
-        if automatic and isinstance(result.layer, str) and result.names_run:
+        is_checked = "automatic_layer" in result.details  # remembered by the engine
+        if automatic and isinstance(result.layer, str) and result.names_run and not is_checked:
             self._automatic_layers[size] = result.layer
         return explanation_of(result, model=model)
 

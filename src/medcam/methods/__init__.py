@@ -17,6 +17,15 @@ A method of a layer returns ``[batch, *layer]``; a method of the input returns
 from __future__ import annotations
 
 from medcam.methods.method import FromCam, Method, SharedWeights
-from medcam.methods.registry import METHODS, MethodLike, get
+from medcam.methods.registry import AUTO, METHODS, MethodLike, for_target, get
 
-__all__ = ["METHODS", "FromCam", "Method", "MethodLike", "SharedWeights", "get"]
+__all__ = [
+    "AUTO",
+    "METHODS",
+    "FromCam",
+    "Method",
+    "MethodLike",
+    "SharedWeights",
+    "for_target",
+    "get",
+]

@@ -64,6 +64,26 @@ class SharedWeights:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Another method of the same evidence that a map should agree with.
+
+    In trained networks, most maps that did not correlate with that of the other method did not show
+    what the prediction depends on (docs/methods.md).
+
+    Attributes:
+        function: The other method's function.
+        title: The other method's title.
+        name: The other method's name.
+        least: The least correlation of the two maps.
+    """
+
+    function: Callable[..., Float[Tensor, "batch *layer"]]
+    title: str
+    name: str
+    least: float
+
+
+@dataclass(frozen=True)
 class FromCam:
     """A method of the input that weighs the input's evidence by a layer's map (Guided Grad-CAM).
 
@@ -112,6 +132,9 @@ class Method:
             use it on request (``channel_weights="volume"``).
         from_cam: How a method of the input that weighs by a layer's map is composed; with None
             each window's map is computed separately, and ``stitched`` applies.
+        per_channel: Whether each channel has one weight, so that structures that the same channels
+            see cannot be told apart.
+        agreement: Another method whose map this one should agree with.
         evidence: The names of the evidence that ``function`` needs.
 
     Raises:
@@ -135,6 +158,8 @@ class Method:
     weights: Callable[..., Tensor] | None = None
     shared: SharedWeights | None = None
     from_cam: FromCam | None = None
+    per_channel: bool = False
+    agreement: Agreement | None = None
     evidence: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -3,41 +3,56 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from medcam.errors import InputError, InputTypeError, unknown_name
+from medcam.maps import ResolvedTarget
 from medcam.methods.eigen_cam import EIGEN_WEIGHTS, eigen_cam
 from medcam.methods.grad_cam import MEAN_GRADIENTS, grad_cam, grad_cam_weights
 from medcam.methods.grad_cam_pp import grad_cam_pp
 from medcam.methods.guided import guided_backpropagation, guided_grad_cam, weighted_by_cam
 from medcam.methods.hires_cam import hires_cam
 from medcam.methods.layer_cam import layer_cam
-from medcam.methods.method import EVIDENCE, FromCam, Method
+from medcam.methods.method import EVIDENCE, Agreement, FromCam, Method
 from medcam.methods.saliency import input_x_gradient, saliency
 from medcam.methods.seg_xres_cam import seg_xres_cam
 from medcam.methods.x_grad_cam import x_grad_cam, x_grad_cam_weights
 
 MethodLike = str | Method
-"""What ``method=`` takes: a name, or a `Method`."""
+"""What ``method=`` takes: "auto", a name, or a `Method`."""
 
-_GRAD_CAM = Method("gcam", grad_cam, "Grad-CAM", shared=MEAN_GRADIENTS, weights=grad_cam_weights)
+_WITH_SEG_XRES_CAM = Agreement(seg_xres_cam, "Seg-XRes-CAM", "segxrescam", 0.3)
+_GRAD_CAM = Method(
+    "gcam", grad_cam, "Grad-CAM", shared=MEAN_GRADIENTS, weights=grad_cam_weights,
+    per_channel=True, agreement=_WITH_SEG_XRES_CAM,
+)  # fmt: skip
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         _GRAD_CAM,
-        Method("gcampp", grad_cam_pp, "Grad-CAM++"),
+        Method("gcampp", grad_cam_pp, "Grad-CAM++", per_channel=True),
         Method("gbp", guided_backpropagation, "Guided Backpropagation", signed=True),
         Method(
             "ggcam", guided_grad_cam, "Guided Grad-CAM", signed=True, weights=grad_cam_weights,
             from_cam=FromCam(_GRAD_CAM, weighted_by_cam),
         ),
         Method("hirescam", hires_cam, "HiResCAM", signed=True, positive_part=True, stitched="sum"),
-        Method("layercam", layer_cam, "LayerCAM"),
-        Method("xgradcam", x_grad_cam, "XGrad-CAM", weights=x_grad_cam_weights),
-        Method("segxrescam", seg_xres_cam, "Seg-XRes-CAM"),
+        Method(
+            "layercam", layer_cam, "LayerCAM",
+            agreement=Agreement(grad_cam_pp, "Grad-CAM++", "gcampp", 0.5),
+        ),
+        Method(
+            "xgradcam", x_grad_cam, "XGrad-CAM", weights=x_grad_cam_weights, per_channel=True,
+            agreement=_WITH_SEG_XRES_CAM,
+        ),
+        Method(
+            "segxrescam", seg_xres_cam, "Seg-XRes-CAM",
+            agreement=Agreement(hires_cam, "HiResCAM", "hirescam", 0.6),
+        ),
         Method(
             "eigencam", eigen_cam, "Eigen-CAM", signed=True, positive_part=True,
             stitched="shared", shared=EIGEN_WEIGHTS,
@@ -48,11 +63,35 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 
+AUTO = Method("auto", hires_cam, "automatic")
+"""Stands for the method that suits what is explained, see `for_target`."""
+
+
+def for_target(methods: Sequence[Method], target: ResolvedTarget) -> tuple[Method, ...]:
+    """Return methods with `AUTO` replaced by the one that suits a target.
+
+    That is Grad-CAM for a classification and a detection, LayerCAM for a class of a segmentation,
+    and Seg-XRes-CAM for a part of one: Grad-CAM has one weight per channel, so it cannot tell one
+    structure from another. docs/methods.md has the measurements.
+
+    Example:
+        >>> lesion = ResolvedTarget("one lesion", "segmentation", is_part=True)
+        >>> [method.name for method in for_target([AUTO], lesion)]
+        ['segxrescam']
+    """
+    if target.task != "segmentation":
+        chosen = METHODS["gcam"]
+    else:
+        chosen = METHODS["segxrescam" if target.is_part else "layercam"]
+    return tuple(dict.fromkeys(chosen if method is AUTO else method for method in methods))
+
+
 def get(method: MethodLike, **options: Any) -> Method:
     """Return a method by name, optionally with options, e.g. ``get("segxrescam", pool=4)``.
 
     Args:
-        method: A name of ``METHODS``, a title such as "Grad-CAM++", or a `Method`.
+        method: A name of ``METHODS``, a title such as "Grad-CAM++", or a `Method`. "auto" is
+            the one that suits what is explained (`for_target`).
         **options: Further parameters of the method's function.
 
     Raises:
@@ -64,11 +103,13 @@ def get(method: MethodLike, **options: Any) -> Method:
         >>> get("gcam").title
         'Grad-CAM'
     """
+    if method == "auto":
+        method = AUTO
     if isinstance(method, str):
         method = METHODS.get(method) or _by_name_or_title(method)
     if not isinstance(method, Method):
         raise InputTypeError(
-            f"method={method!r} is not a method: give a name ({', '.join(METHODS)}) or a "
+            f"method={method!r} is not a method: give 'auto', a name ({', '.join(METHODS)}) or a "
             "medcam.methods.Method."
         )
     known = set(inspect.signature(method.function).parameters) - set(EVIDENCE)

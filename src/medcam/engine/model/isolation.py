@@ -149,6 +149,35 @@ def separate_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
             buffers.update(own)
 
 
+@contextmanager
+def kept_state(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Undo what a further run changes: attributes, small buffers and random numbers.
+
+    Args:
+        modules: All modules of the model, see `modules_of`.
+    """
+    kept = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
+    devices = {tensor.device for module in modules for tensor in module._parameters.values()
+               if tensor is not None}  # fmt: skip
+    cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
+    with torch.random.fork_rng(cuda):
+        try:
+            for module in modules:
+                for name, buffer in module._buffers.items():
+                    if buffer is not None and buffer.numel() <= _SMALL_BUFFER:
+                        module._buffers[name] = buffer.clone()
+            yield
+        finally:
+            for module, values, buffers in kept:
+                vars(module).clear()
+                vars(module).update(values)
+                module._buffers.update(buffers)
+
+
+_SMALL_BUFFER = 2**16
+"""The largest number of values of a buffer that a model may write to while it predicts."""
+
+
 def eager(modules: Sequence[nn.Module]) -> Any:
     """Return a context in which compiled submodules run eagerly, since compiled code skips hooks.
 

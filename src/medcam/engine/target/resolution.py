@@ -16,7 +16,7 @@ from torch import Tensor
 from medcam.engine.model.detections import Detections
 from medcam.engine.notices import Notices
 from medcam.engine.target import scores
-from medcam.engine.target.arguments import describe_value
+from medcam.engine.target.arguments import describe_value, name_of
 from medcam.engine.target.boxes import (
     BoxTarget,
     box,
@@ -120,6 +120,18 @@ def check_target(target: TargetLike) -> TargetLike:
     if not callable(target) or isinstance(target, ClassTarget):
         _as_target(target)
     return target
+
+
+def name_of_target(target: TargetLike) -> str:
+    """Return what tells a target from others of the same model.
+
+    Example:
+        >>> name_of_target(None), name_of_target(2), name_of_target(best())
+        ('None', '2', 'the best class of each sample')
+    """
+    if isinstance(target, (ClassTarget, BoxTarget)):
+        return target.description
+    return name_of(target) if callable(target) else repr(target)
 
 
 def _as_box_target(target: TargetLike) -> BoxTarget:

@@ -167,6 +167,7 @@ def _score_region(logits: Tensor, notices: Notices, mask: Tensor, k: int) -> Tar
         "segmentation",
         torch.full_like(voxels, label),
         voxels,
+        is_part=True,
     )
     notices.add(~inside.flatten(1).any(1), scores.EMPTY_TARGET)
     return TargetScores(target, scores.mean_inside(class_logits[:, label], inside)[:, None])
@@ -185,7 +186,7 @@ def _score_voxel(logits: Tensor, notices: Notices, index: tuple[int, ...], k: in
     values = scores.at_least_float32(class_logits[:, label][at_voxel])[:, None]
     labels = torch.full(values.shape, label, device=logits.device)
     text = f"class {label} at voxel {index}"
-    target = ResolvedTarget(text, "segmentation", labels, torch.ones_like(labels))
+    target = ResolvedTarget(text, "segmentation", labels, torch.ones_like(labels), is_part=True)
     return TargetScores(target, values)
 
 

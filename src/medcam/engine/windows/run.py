@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medcam.engine.agreement import warn_of_parts
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.result import Run
-from medcam.engine.windows.blank_maps import notice_blank_maps
 from medcam.engine.windows.ensemble import Members
 from medcam.engine.windows.plan import ChannelWeights, StitchingPlan
 from medcam.engine.windows.prediction import predict
 from medcam.engine.windows.progress import Progress, progress_of
+from medcam.engine.windows.remarks import notice_blank_maps, warn_of_disagreement
 from medcam.engine.windows.runner import Runner
 from medcam.engine.windows.score_gradient import ScoreGradient, score_gradient
 from medcam.engine.windows.stitching import stitch, windows_to_explain, zero_maps
@@ -68,6 +69,8 @@ def run_windows(
     _check_logits(logits, volume)
     if gradient is None:
         gradient = score_gradient(request.target, logits.to(device), windows, notices)
+    request = request.for_target(gradient.target)
+    warn_of_parts(request, gradient.target)
     runner = Runner(padded, gradient)
     plan = StitchingPlan(
         request, members, count, windows, runner, batch_size, device, channel_weights
@@ -79,6 +82,7 @@ def run_windows(
     else:
         maps = zero_maps(plan)
     notice_blank_maps(plan, maps, notices)
+    warn_of_disagreement(plan)
     for item in maps.values():
         notices.add(
             ~item.values.isfinite().flatten(1).all(1),
@@ -103,6 +107,7 @@ def run_windows(
             "roi": tuple(windows.weights.shape),
             "members": count,
             "channel_weights": channel_weights,
+            **runner.details,
         },
     )
 

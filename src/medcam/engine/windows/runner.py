@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -28,6 +29,9 @@ class Runner:
         gradient: The score's gradient, with which each window's backward pass starts.
         layers: The layers that were recorded; empty before the first group has run.
         skipped: Layers without a map, with the reason.
+        details: What is known of the automatic layer.
+        agreements: For each method's title and layer, how well maps of windows agree with those of
+            another method.
         blanks: For each method's title and layer, why maps of windows were zero.
     """
 
@@ -35,6 +39,8 @@ class Runner:
     gradient: ScoreGradient
     layers: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    agreements: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     blanks: dict[tuple[str, str | None], Counter[BlankReason]] = field(default_factory=dict)
 
     def maps(
@@ -61,14 +67,18 @@ class Runner:
 
         automatic = request.layer in ("auto", None) and any(m.of_layer for m in request.methods)
         layer = self.layers[0] if automatic and self.layers else request.layer
-        request = dataclasses.replace(request, target=target, layer=layer, is_window=True)
+        request = dataclasses.replace(request, target=target, layer=layer, is_window=True,
+            target_name=self.gradient.target.description)  # fmt: skip
         result = run(request, member.model, member.model, (inputs,), {})
         chosen_now = automatic and not self.layers and result.names_run
         if chosen_now:
-            self.layers = result.layers
+            self.layers, self.details = result.layers, result.details
         elif not automatic:  # a pass with shared weights records one layer at a time
             self.layers = tuple(dict.fromkeys((*self.layers, *result.layers)))
         self.skipped.update(result.skipped)
+        for (method, name), values in result.agreements.items():
+            known = values[values.isfinite()].tolist()
+            self.agreements.setdefault((method.title, name), []).extend(known)
         for (reason, title, key), flags in result.blanks.items():
             self.note_blank(title, None if key is None else key[0], reason, int(flags.all(1).sum()))
         if request.shape is None:

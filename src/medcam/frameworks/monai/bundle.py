@@ -22,7 +22,7 @@ def bundle_overlay() -> Path:
     These options can be set on the command line, e.g. ``--attention_target 1``. Defaults are in
     parentheses:
 
-    - ``attention_method`` (gcam), ``attention_layer`` (auto), ``attention_target`` (the
+    - ``attention_method`` (auto), ``attention_layer`` (auto), ``attention_target`` (the
       prediction), ``attention_output`` (automatic): as in `medcam.explain`.
     - ``attention_dir`` (the bundle's ``output_dir``): the folder for the maps.
     - ``attention_postfix`` (attention): the last part of the maps' file names.

@@ -89,7 +89,7 @@ class AttentionInferer(Inferer):
         layer: LayerLike = "auto",
         target: TargetLike = None,
         label: TargetLike = None,
-        method: MethodLike | Iterable[MethodLike] = "gcam",
+        method: MethodLike | Iterable[MethodLike] = "auto",
         output: Selector = None,
         channel_weights: Literal["window", "volume"] = "window",
         placement: Placement = "features",

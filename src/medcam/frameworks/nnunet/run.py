@@ -38,8 +38,8 @@ def explain(
     files: Files,
     label: str,
     *,
-    method: MethodLike | Iterable[MethodLike] = "gcam",
-    layer: LayerLike = "bottleneck",
+    method: MethodLike | Iterable[MethodLike] = "auto",
+    layer: LayerLike = "auto",
     target: Part = "predicted",
     folds: Folds = "all",
     checkpoint: str = "checkpoint_final.pth",
@@ -106,8 +106,8 @@ def explain_case(
     case: Case,
     label: str,
     *,
-    method: MethodLike | Iterable[MethodLike] = "gcam",
-    layer: LayerLike = "bottleneck",
+    method: MethodLike | Iterable[MethodLike] = "auto",
+    layer: LayerLike = "auto",
     target: Part = "predicted",
     channel_weights: ChannelWeights = "window",
     placement: Placement = "features",
@@ -142,6 +142,8 @@ def explain_case(
     logits = predict_logits(model, data)
     voxel_target = voxel_target or resolve(prepared, logits.float(), label, target)
     windows = nnunet_windows(model, data)
+    gradient = voxel_target.score_gradient(windows)
+    request = request.for_target(gradient.target)
     result = run_windows(
         _in_signed_form(request),
         lambda: ensemble_members(model),
@@ -149,7 +151,7 @@ def explain_case(
         data[None],
         windows,
         logits=logits[None],
-        gradient=voxel_target.score_gradient(windows),
+        gradient=gradient,
         batch_size=batch_size,
         device=torch.device("cpu"),
         channel_weights=channel_weights,

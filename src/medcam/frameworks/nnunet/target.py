@@ -34,12 +34,14 @@ class VoxelTarget:
         channel: The label's channel of the logits.
         voxels: True at the voxels, ``[*grid]``.
         description: The target in words.
+        is_part: Whether these are a part of the label: a component, a region or a place.
     """
 
     label: str
     channel: int
     voxels: NDArray[np.bool_]
     description: str
+    is_part: bool = True
 
     @property
     def status(self) -> Literal["ok", "absent"]:
@@ -52,7 +54,7 @@ class VoxelTarget:
         values = torch.from_numpy(self.voxels.astype(np.float32) / max(count, 1))[None, None]
         target = ResolvedTarget(
             self.description, "segmentation", torch.tensor([[self.channel]]),
-            torch.tensor([[count]]),
+            torch.tensor([[count]]), is_part=self.is_part,
         )  # fmt: skip
         if windows.padding:
             values = torch.nn.functional.pad(values, windows.padding)
@@ -118,7 +120,8 @@ def resolve(prepared: Prepared, logits: torch.Tensor, label: str, part: Part) ->
             label, channel, _largest_component(predicted),
             f"the largest predicted component of {label}",
         )  # fmt: skip
-    return VoxelTarget(label, channel, predicted, f"{label}, over the voxels predicted as such")
+    text = f"{label}, over the voxels predicted as such"
+    return VoxelTarget(label, channel, predicted, text, is_part=False)
 
 
 def _parse(part: Part) -> tuple[str, tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""Maps of a volume that are zero everywhere: the reason, from those of the windows."""
+"""What windows tell of a volume's maps: why one is zero, whether it agrees with another method."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections import Counter
 
 from torch import Tensor
 
+from medcam.engine.agreement import disagreement
 from medcam.engine.blanks import BlankContext, BlankKey, empty_targets, notice_blanks
 from medcam.engine.model import isolation
 from medcam.engine.notices import Notices
 from medcam.engine.windows.parts import layer_part
 from medcam.engine.windows.plan import StitchingPlan
 from medcam.engine.windows.stitching import Maps
+from medcam.errors import warn
 from medcam.methods import Method
 from medcam.methods.method import BlankReason
 
@@ -34,6 +36,17 @@ def notice_blank_maps(plan: StitchingPlan, maps: Maps, notices: Notices) -> None
             flags[_reason(plan, method, layer), method.title, key] = is_blank
     if flags:
         notice_blanks(notices, flags, empty_targets(plan.runner.gradient.target), _context(plan))
+
+
+def warn_of_disagreement(plan: StitchingPlan) -> None:
+    """Warn of methods whose maps of the windows hardly agree with those of another method."""
+    for method in plan.request.methods:
+        agreement = method.agreement
+        for (title, layer), values in plan.runner.agreements.items():
+            if agreement is not None and title == method.title and values:
+                mean = sum(values) / len(values)
+                if mean < agreement.least:
+                    warn(disagreement(method, layer, f"in the windows: {mean:.2f} in the mean"))
 
 
 def _reason(plan: StitchingPlan, method: Method, layer: str | None) -> BlankReason:

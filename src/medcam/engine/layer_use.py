@@ -1,0 +1,248 @@
+"""Whether a segmentation uses the layer that was chosen automatically; else another one.
+
+The encoder's deepest features are a guess: skip connections lead around them, and a network may
+have learned to do without. The layer is silenced (set to zero) in one more forward pass. Where the
+prediction stays, the earlier layers that a skip connection leads from are tried, the deepest first.
+The result is remembered for the model until its weights change.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medcam.engine.model import isolation
+from medcam.engine.model.nested import map_tensors
+from medcam.errors import warn
+
+_LARGEST_DICE = 0.9
+_LEAST_CHANGE = 0.1
+"""A layer is not used if the prediction without it has a larger Dice coefficient with the
+prediction, or if the score changes by less."""
+
+_DICE_OF_NEXT = 0.5
+"""The Dice coefficient from which on the next layer is taken: it carries half of the prediction."""
+
+
+@dataclass(frozen=True)
+class LayerUse:
+    """What is left of a prediction without a layer.
+
+    Attributes:
+        layer: The layer.
+        dice: The Dice coefficient of the predictions with and without the layer, of the explained
+            classes; None if both are empty.
+        score: The score without the layer, as a share of the score with it.
+    """
+
+    layer: str
+    dice: float | None
+    score: float
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the prediction uses the layer."""
+        if self.dice is None:  # nothing is predicted that could stay
+            return True
+        return self.dice <= _LARGEST_DICE and abs(self.score - 1) >= _LEAST_CHANGE
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The values, for the record of an explanation."""
+        dice = None if self.dice is None else round(self.dice, 4)
+        return {"layer": self.layer, "dice_without": dice, "score_without": round(self.score, 4)}
+
+    def __str__(self) -> str:
+        dice = "" if self.dice is None else f"Dice coefficient {self.dice:.2f}, "
+        return f"{self.layer!r} ({dice}score {self.score:.0%})"
+
+
+@dataclass(frozen=True)
+class CheckedLayer:
+    """The layer of choice of a segmentation.
+
+    Attributes:
+        use: What is left of the prediction without it.
+        passed_over: The same of layers before it that the prediction does not use.
+    """
+
+    use: LayerUse
+    passed_over: tuple[LayerUse, ...] = ()
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The values, for the record of an explanation."""
+        found: dict[str, Any] = {"automatic_layer": self.use.details}
+        if self.passed_over:
+            found["layers_passed_over"] = [use.details for use in self.passed_over]
+        return found
+
+    def report(self) -> None:
+        """Warn if the first choice was passed over, or if no layer is used."""
+        if not self.use.is_used:
+            warn(
+                f"The prediction hardly uses layer {self.use}, which was chosen automatically: "
+                "that much of it stays if the layer is set to zero. No earlier layer was found "
+                "that it uses. Name a layer: medcam.get_layers(model)."
+            )
+        elif self.passed_over:
+            listed = ", ".join(map(str, self.passed_over))
+            warn(
+                f"The prediction hardly uses layer {listed}: that much of it stays if the layer is "
+                f"set to zero. Layer {self.use} was taken instead, as the deepest one that it uses."
+            )
+
+
+class OtherLayerError(Exception):
+    """Raised to end a run whose layer is not the one to explain.
+
+    Attributes:
+        output: The model's output.
+        choice: The layer to explain; None if it has to be found in a run of its own.
+    """
+
+    def __init__(self, output: Any, choice: CheckedLayer | None) -> None:
+        super().__init__()
+        self.output = output
+        self.choice = choice
+
+
+@dataclass(eq=False)
+class Memory:
+    """The checked layers of models, until their weights change."""
+
+    _of_models: weakref.WeakKeyDictionary[nn.Module, tuple[int, dict[object, CheckedLayer]]] = (
+        field(default_factory=weakref.WeakKeyDictionary)
+    )
+
+    def get(self, model: nn.Module, key: object) -> CheckedLayer | None:
+        """Return what was found for a model's present weights."""
+        weights, known = self._of_models.get(model, (None, {}))
+        return known.get(key) if known and weights == _weights(model) else None
+
+    def set(self, model: nn.Module, key: object, choice: CheckedLayer) -> None:
+        """Remember a layer; what was found for other weights is forgotten."""
+        weights, known = self._of_models.get(model, (None, {}))
+        now = _weights(model)
+        self._of_models[model] = now, {**(known if weights == now else {}), key: choice}
+
+
+MEMORY = Memory()
+"""The checked layers of all models of this process."""
+
+
+def _weights(model: nn.Module) -> int:
+    """Return a number that changes with the weights, without reading them."""
+    return hash(
+        tuple((id(tensor), 0 if tensor.is_inference() else tensor._version)
+              for tensor in model.parameters())
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """What is needed to compare predictions with and without a layer.
+
+    Attributes:
+        model: The model.
+        modules: Every module of it.
+        run: Runs the model on the same inputs; returns the logits.
+        logits: The logits, attached to the graph.
+        scores: The scores ``[batch, targets]``.
+        labels: The explained classes ``[batch, targets]``; None: every foreground class.
+    """
+
+    model: nn.Module
+    modules: Sequence[nn.Module]
+    run: Callable[[], Tensor]
+    logits: Tensor
+    scores: Tensor
+    labels: Tensor | None
+
+    def choose(self, first: str, earlier: Iterable[str]) -> CheckedLayer:
+        """Return the deepest layer that the prediction uses.
+
+        Args:
+            first: The first choice.
+            earlier: The layers to try next, in this order.
+        """
+        weights = [
+            torch.autograd.grad(column.sum(), self.logits, retain_graph=True)[0].detach()
+            for column in self.scores.unbind(1)
+        ]
+        use = self._without(first, weights)
+        if use.is_used:
+            return CheckedLayer(use)
+        tried = [use]
+        for layer in earlier:
+            tried.append(self._without(layer, weights))
+            if tried[-1].is_used and (tried[-1].dice or 0.0) <= _DICE_OF_NEXT:
+                break
+        known = [item for item in tried[1:] if item.is_used]
+        if not known:
+            return CheckedLayer(use)
+        best = min(known, key=lambda item: item.dice or 0.0)
+        return CheckedLayer(best, tuple(item for item in tried if not item.is_used))
+
+    def _without(self, layer: str, weights: Iterable[Tensor]) -> LayerUse:
+        """Return what is left of the prediction if a layer's output is set to zero."""
+        with silenced(self.model, self.modules, layer), torch.no_grad():
+            other = self.run()
+        logits = self.logits.detach()
+        before, after = 0.0, 0.0
+        for weight in weights:
+            with_layer = (logits * weight).flatten(1).sum(1)
+            change = (other * weight).flatten(1).sum(1) - with_layer
+            before += float(with_layer.abs().sum())
+            after += float((with_layer + change).mul(with_layer.sign()).sum())
+        return LayerUse(layer, _dice(logits, other, self.labels), after / (before or 1.0))
+
+
+@contextmanager
+def silenced(model: nn.Module, modules: Sequence[nn.Module], layer: str) -> Iterator[None]:
+    """Return a context in which a layer returns zeros; what the model stores is undone.
+
+    Args:
+        model: The model.
+        modules: Every module of it.
+        layer: The layer's name.
+    """
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return map_tensors(
+            output, lambda part: torch.zeros_like(part) if part.is_floating_point() else part
+        )
+
+    with isolation.kept_state(modules):
+        handle = model.get_submodule(layer).register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _dice(logits: Tensor, other: Tensor, labels: Tensor | None) -> float | None:
+    """Return the Dice coefficient of two predictions, over all samples."""
+    first, second = _predicted(logits), _predicted(other)
+    pairs = []
+    if labels is None:
+        same = first == second
+        pairs.append(((first > 0) & same, first > 0, second > 0))
+    for column in () if labels is None else labels.unbind(1):
+        label = column.reshape(-1, *[1] * (first.ndim - 1))
+        a, b = first == label, second == label
+        pairs.append((a & b, a, b))
+    both = sum(float(pair[0].sum()) for pair in pairs)
+    sizes = sum(float(pair[1].sum() + pair[2].sum()) for pair in pairs)
+    return 2 * both / sizes if sizes else None
+
+
+def _predicted(logits: Tensor) -> Tensor:
+    """Return the predicted classes; of a single channel 1 where it is positive."""
+    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
