@@ -14,6 +14,8 @@ from medcam.methods import METHODS
 from medcam.targets import class_score, classes
 from support.nets import Classifier, UNet, image
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 BACKWARD = torch.ops.aten.convolution_backward.default
 FORWARD = torch.ops.aten.convolution.default
 

@@ -14,6 +14,8 @@ from medcam.methods import METHODS
 from medcam.targets import best, class_score, classes, voxel
 from support.nets import Classifier, UNet, image
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 TARGETS = [None, "best", "all", 1, [0, 1], class_score(1), classes(0, 2), best(),
            lambda logits: logits.flatten(1).sum(1)]  # fmt: skip
 

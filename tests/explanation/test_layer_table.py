@@ -13,6 +13,8 @@ from medcam.errors import InputError, NoMapError
 from medcam.explanation.layer_table import overview
 from support.nets import Classifier, UNet, image
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 
 @pytest.mark.parametrize("make", [Classifier, UNet])
 @pytest.mark.parametrize("dims", [2, 3])

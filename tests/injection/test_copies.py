@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 
 import medcam
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 
 def plain_net() -> nn.Sequential:
     torch.manual_seed(0)

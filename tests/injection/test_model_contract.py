@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 import medcam
 from support.nets import Classifier, UNet, image
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 BACKENDS = ["gcam", "gcampp", "gbp", "ggcam", "eigencam"]
 WHOLE = medcam.targets.class_score(1)
 NETS = [

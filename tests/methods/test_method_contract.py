@@ -13,6 +13,8 @@ from medcam.methods import METHODS
 from medcam.targets import class_score, classes
 from support.nets import Classifier, UNet, conv, image
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 OF_LAYER = [name for name, method in METHODS.items() if method.of_layer]
 CAM_FAMILY = [n for n, m in METHODS.items() if m.evidence == {"activations", "gradients"}]
 AT_LAYER = [*CAM_FAMILY, "eigencam"]  # one map at the layer's size, a function of A (and G) alone

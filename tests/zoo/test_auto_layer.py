@@ -17,6 +17,8 @@ import medcam
 from . import networks as nets
 from .by_hand import token_hires_cam
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 ONE = medcam.targets.class_score(1)  # defined for every network, whatever it predicts
 
 

@@ -19,6 +19,8 @@ from support.nets import Classifier, UNet, image
 from . import networks as nets
 from .by_hand import hires_cam
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 ONE = medcam.targets.class_score(1)
 
 

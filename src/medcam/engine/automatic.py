@@ -36,6 +36,12 @@ def with_layer(prepared: Prepared, choice: CheckedLayer) -> Prepared:
     return dataclasses.replace(prepared, choice=layers)
 
 
+def without_check(prepared: Prepared) -> Prepared:
+    """Return the call with the automatic layer as it is chosen."""
+    request = dataclasses.replace(prepared.request, check_layer=False)
+    return dataclasses.replace(prepared, request=request)
+
+
 def check_layer(
     prepared: Prepared,
     recorder: Recorder,
@@ -73,7 +79,9 @@ def check_layer(
     if is_whole:
         raise OtherLayerError(output, None)
     first, others = chosen[0].layer, recorder.others(chosen[0])
-    if recorder.is_full_size(chosen[0]) and others:
+    if not others:  # nothing leads around the layer
+        return None
+    if recorder.is_full_size(chosen[0]):
         first, *others = others
     examined = Examination(
         prepared.model, prepared.modules, run, logits, scores.values, scores.target.classes

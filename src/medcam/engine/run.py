@@ -12,7 +12,7 @@ from torch import nn
 
 from medcam.engine import own_input
 from medcam.engine.auto_layer import AutoRecorder
-from medcam.engine.automatic import with_layer, with_remembered_layer
+from medcam.engine.automatic import with_layer, with_remembered_layer, without_check
 from medcam.engine.failures import last_runs, unknown_places
 from medcam.engine.layer_use import CheckedLayer, OtherLayerError
 from medcam.engine.memory import checkpointing, lean
@@ -21,7 +21,7 @@ from medcam.engine.passes import Recorded, record
 from medcam.engine.prepare import Prepared, prepare
 from medcam.engine.request import Request
 from medcam.engine.result import Run
-from medcam.errors import NoMapError, warn
+from medcam.errors import warn
 from medcam.methods import AUTO
 
 _log = logging.getLogger("medcam")
@@ -104,9 +104,8 @@ def _recorded(
                 choice = recorded(dataclasses.replace(prepared, request=alone), False).checked
             except OtherLayerError as other:
                 choice = other.choice
-        if choice is None:
-            raise NoMapError("The automatic layer could not be checked: name a layer.")
-        found = recorded(with_layer(prepared, choice), False)
+        named = without_check(prepared) if choice is None else with_layer(prepared, choice)
+        found = recorded(named, False)
     return dataclasses.replace(found, output=output, checked=choice)
 
 

@@ -19,6 +19,8 @@ from medcam.targets import class_score
 from support.nets import Classifier, UNet, image
 from support.saved import saved_bytes
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 
 def _conv(dims: int, *args: object, transposed: bool = False, **options: object) -> nn.Module:
     name = f"Conv{'Transpose' if transposed else ''}{dims}d"

@@ -24,6 +24,8 @@ from medcam.targets import class_score
 from support.nets import image
 from support.saved import saved_bytes
 
+pytestmark = pytest.mark.usefixtures("unchecked_layer")
+
 METHODS = ("gbp", "saliency", "ggcam", "hirescam")
 FORWARD = "forward"
 
