@@ -88,9 +88,9 @@ def explain(
     channel_weights: Annotated[
         str,
         typer.Option(
-            "--channel-weights", help="Grad-CAM's in windows: of each window, or of the volume."
+            "--channel-weights", help="Grad-CAM's in windows: once for the volume, or of each."
         ),
-    ] = "window",
+    ] = "volume",
     placement: PlacementOption = "features",
     slice_axis: Annotated[
         int | None,

@@ -91,8 +91,12 @@ def explain(
         float, typer.Option("--step-size", help="The tile step size, in windows.")
     ] = 0.5,
     channel_weights: Annotated[
-        str, typer.Option("--channel-weights", help="Grad-CAM's: of each window, or of the volume.")
-    ] = "window",
+        str,
+        typer.Option(
+            "--channel-weights",
+            help="Grad-CAM's: once for the volume (default), or of each window.",
+        ),
+    ] = "volume",
     placement: PlacementOption = "features",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Windows at once.")] = 1,
     prev_stage: Annotated[

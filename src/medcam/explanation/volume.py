@@ -45,7 +45,7 @@ def explain_volume(
     sw_batch_size: int = 1,
     mirror_axes: Sequence[int] = (),
     slice_axis: int | None = None,
-    channel_weights: ChannelWeights = "window",
+    channel_weights: ChannelWeights = "volume",
     placement: Placement = "features",
     logits: Float[Tensor, "batch classes *space"] | None = None,
     device: torch.device | str | None = None,

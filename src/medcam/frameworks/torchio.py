@@ -57,7 +57,7 @@ def explain_subject(
     overlap_mode: Overlap = "average",
     slice_axis: int | None = None,
     batch_size: int = 1,
-    channel_weights: ChannelWeights = "window",
+    channel_weights: ChannelWeights = "volume",
     placement: Placement = "features",
     logits: Float[Tensor, "classes *space"] | None = None,
     device: torch.device | str | None = None,

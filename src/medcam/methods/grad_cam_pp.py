@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medcam.methods.method import SharedWeights
+
 
 def grad_cam_pp(
     activations: Float[Tensor, "batch channels *layer"],
@@ -29,8 +31,27 @@ def grad_cam_pp(
         tensor([[[1.2417, 0.9833],
                  [0.2500, 0.4917]]])
     """
-    positive = gradients.flatten(2).relu()
-    total = activations.flatten(2).relu().sum(2, keepdim=True)
-    weights = (positive / (2 + positive * total)).sum(2)
+    weights = grad_cam_pp_weights(activations, gradients)
     cam = torch.einsum("bk,bk...->b...", weights, activations)
     return cam.relu() if rectify else cam
+
+
+def grad_cam_pp_weights(
+    activations: Float[Tensor, "batch channels *layer"],
+    gradients: Float[Tensor, "batch channels *layer"],
+) -> Float[Tensor, "batch channels"]:
+    """Return Grad-CAM++'s channel weights ``w_k``, see `grad_cam_pp`."""
+    positive = gradients.flatten(2).relu()
+    total = activations.flatten(2).relu().sum(2, keepdim=True)
+    return (positive / (2 + positive * total)).sum(2)
+
+
+def _weights_of_sums(
+    sums: Float[Tensor, "batch targets channels"],
+) -> tuple[Float[Tensor, "batch targets channels"], Float[Tensor, "batch channels"]]:
+    """Return the windows' summed weights, with no offset."""
+    return sums, torch.zeros_like(sums[:, 0])
+
+
+POSITIVE_GRADIENTS = SharedWeights(grad_cam_pp_weights, _weights_of_sums, of_target=True)
+"""Grad-CAM++'s weights of a whole volume: the sum of the windows' weights."""

@@ -26,9 +26,21 @@ def rounding_sums(
         >>> rounding_sums(terms.sum(2), terms)
         tensor([[False,  True]])
     """
-    least = torch.finfo(terms.dtype).eps ** _ROUNDING_EXPONENT
-    is_rounding: Tensor = sums.abs() <= least * torch.linalg.vector_norm(terms, 1, dim=2)
-    return is_rounding
+    return is_rounding(sums, torch.linalg.vector_norm(terms, 1, dim=2), terms.dtype)
+
+
+def is_rounding(
+    sums: Float[Tensor, "*any"], sizes: Float[Tensor, "*any"], dtype: torch.dtype
+) -> Bool[Tensor, "*any"]:
+    """Return which sums are rounding errors.
+
+    Args:
+        sums: The sums.
+        sizes: The sums of the terms' magnitudes.
+        dtype: The type that the terms were computed in.
+    """
+    flags: Tensor = sums.abs() <= torch.finfo(dtype).eps ** _ROUNDING_EXPONENT * sizes
+    return flags
 
 
 def means(terms: Float[Tensor, "batch channels places"]) -> Float[Tensor, "batch channels"]:

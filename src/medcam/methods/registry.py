@@ -12,14 +12,14 @@ from medcam.errors import InputError, InputTypeError, unknown_name
 from medcam.maps import ResolvedTarget
 from medcam.methods.eigen_cam import EIGEN_WEIGHTS, eigen_cam
 from medcam.methods.grad_cam import MEAN_GRADIENTS, grad_cam, grad_cam_weights
-from medcam.methods.grad_cam_pp import grad_cam_pp
+from medcam.methods.grad_cam_pp import POSITIVE_GRADIENTS, grad_cam_pp
 from medcam.methods.guided import guided_backpropagation, guided_grad_cam, weighted_by_cam
 from medcam.methods.hires_cam import hires_cam
 from medcam.methods.layer_cam import layer_cam
 from medcam.methods.method import EVIDENCE, Agreement, FromCam, Method
 from medcam.methods.saliency import input_x_gradient, saliency
 from medcam.methods.seg_xres_cam import seg_xres_cam
-from medcam.methods.x_grad_cam import x_grad_cam, x_grad_cam_weights
+from medcam.methods.x_grad_cam import ACTIVATION_WEIGHTED_GRADIENTS, x_grad_cam, x_grad_cam_weights
 
 MethodLike = str | Method
 """What ``method=`` takes: "auto", a name, or a `Method`."""
@@ -34,7 +34,9 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         _GRAD_CAM,
-        Method("gcampp", grad_cam_pp, "Grad-CAM++", per_channel=True),
+        Method(
+            "gcampp", grad_cam_pp, "Grad-CAM++", shared=POSITIVE_GRADIENTS, per_channel=True,
+        ),
         Method("gbp", guided_backpropagation, "Guided Backpropagation", signed=True),
         Method(
             "ggcam", guided_grad_cam, "Guided Grad-CAM", signed=True, weights=grad_cam_weights,
@@ -47,6 +49,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "xgradcam", x_grad_cam, "XGrad-CAM", weights=x_grad_cam_weights, per_channel=True,
+            shared=ACTIVATION_WEIGHTED_GRADIENTS,
             agreement=_WITH_SEG_XRES_CAM,
         ),
         Method(

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medcam.methods.means import rounding_sums
+from medcam.methods.means import is_rounding, rounding_sums
+from medcam.methods.method import SharedWeights
 
 
 def x_grad_cam(
@@ -24,6 +25,30 @@ def x_grad_cam(
     """
     cam = torch.einsum("bk,bk...->b...", x_grad_cam_weights(activations, gradients), activations)
     return cam.relu() if rectify else cam
+
+
+def _sums(
+    activations: Float[Tensor, "windows channels *layer"],
+    gradients: Float[Tensor, "windows channels *layer"],
+) -> Float[Tensor, "windows numbers"]:
+    """Return the numerators and denominators of the weights, and the sums of ``|A|``."""
+    rows = activations.flatten(2).double()
+    weighted = (gradients.flatten(2).double() * rows).sum(2)
+    return torch.cat([weighted, rows.sum(2), rows.abs().sum(2)], 1)
+
+
+def _weights_of_sums(
+    sums: Float[Tensor, "batch targets numbers"],
+) -> tuple[Float[Tensor, "batch targets channels"], Float[Tensor, "batch channels"]]:
+    """Return the weights of a volume, with no offset."""
+    weighted, total, size = sums.chunk(3, 2)
+    unknown = is_rounding(total, size, torch.float32)
+    weights = (weighted / total.masked_fill(unknown, 1.0)).masked_fill(unknown, 0.0)
+    return weights, torch.zeros_like(weights[:, 0])
+
+
+ACTIVATION_WEIGHTED_GRADIENTS = SharedWeights(_sums, _weights_of_sums, of_target=True)
+"""XGrad-CAM's weights of a whole volume, over the windows that hold the target."""
 
 
 def x_grad_cam_weights(

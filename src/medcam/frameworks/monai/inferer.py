@@ -91,7 +91,7 @@ class AttentionInferer(Inferer):
         label: TargetLike = None,
         method: MethodLike | Iterable[MethodLike] = "auto",
         output: Selector = None,
-        channel_weights: Literal["window", "volume"] = "window",
+        channel_weights: Literal["window", "volume"] = "volume",
         placement: Placement = "features",
         return_attention: bool = False,
     ) -> None:

@@ -58,7 +58,7 @@ class AttentionMapTransform(Transform):
         target: TargetLike = None,
         method: MethodLike = "auto",
         output: Selector = None,
-        channel_weights: Literal["window", "volume"] = "window",
+        channel_weights: Literal["window", "volume"] = "volume",
         placement: Placement = "features",
     ) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class AttentionMapd(MapTransform):
         target: TargetLike = None,
         method: MethodLike = "auto",
         output: Selector = None,
-        channel_weights: Literal["window", "volume"] = "window",
+        channel_weights: Literal["window", "volume"] = "volume",
         placement: Placement = "features",
         output_postfix: str = "attention",
         prediction_postfix: str | None = None,
