@@ -64,8 +64,9 @@ def _statistics(
 ) -> dict[str, Float[Tensor, "batch targets numbers"]]:
     """Return the method's statistics summed over the windows, by layer."""
     window_weights, shares = plan.windows.weights, plan.shares()
-    weights = shared.statistics if shared.of_target else None  # so that windows say why they are 0
-    method = Method("statistics", shared.statistics, title, weights=weights)
+    method = Method("statistics", shared.statistics, "Statistics")
+    if method.evidence == {"gradients"}:  # then they are the weights, and windows say why one is 0
+        method = dataclasses.replace(method, title=title, weights=shared.statistics)
     request = dataclasses.replace(plan.request_for({"statistics": method}), shape=None)
     totals: dict[str, Tensor] = {}
     for group in groups(plan.touched_places if shared.of_target else plan.places, plan.batch_size):
