@@ -1,4 +1,4 @@
-"""Architectures of the three trained demo networks: a 3D and a 2D segmenter, a 2D classifier.
+"""Architectures of the trained demo networks: a 3D and two 2D segmenters, a 2D classifier.
 
 Every activation is an ``nn.ReLU`` module that does not work in-place. So each layer can be hooked,
 and methods that change the backward pass of ReLU modules apply.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BrainUNet", "LesionNet", "NucleiUNet"]
+__all__ = ["BrainUNet", "LesionNet", "LungUNet", "NucleiUNet"]
 
 
 class BrainUNet(nn.Module):
@@ -142,21 +142,8 @@ class LesionNet(nn.Module):
         return logits
 
 
-class NucleiUNet(nn.Module):
-    """A three-level 2D U-Net that segments cell nuclei in fluorescence micrographs.
-
-    The network has 96,913 parameters. Each convolution is followed by batch normalisation. The
-    decoder upsamples by bilinear interpolation, which leaves no checkerboard pattern in a map.
-
-    Layers, for an image of side S: ``encoder1`` (8 channels, S), ``encoder2`` (16, S/2),
-    ``encoder3`` (32, S/4), ``bottleneck`` (48, S/8), ``decoder3`` (32, S/4), ``decoder2``
-    (16, S/2), ``decoder1`` (8, S), ``head`` (1, S). All except the head contain ``conv1``,
-    ``norm1``, ``relu1``, ``conv2``, ``norm2`` and ``relu2``.
-
-    Example:
-        >>> NucleiUNet()(torch.zeros(2, 1, 16, 24)).shape
-        torch.Size([2, 1, 16, 24])
-    """
+class _UNet2d(nn.Module):
+    """A three-level 2D U-Net with one output channel; its widths are 8, 16, 32 and 48."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,14 +163,14 @@ class NucleiUNet(nn.Module):
         self.head = nn.Conv2d(8, 1, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the nucleus logit of every pixel.
+        """Compute the logit of every pixel.
 
         Args:
-            x: Micrographs, shape ``[batch, 1, height, width]``, normalised as by `load_nuclei`;
-                height and width are multiples of 8.
+            x: Images, shape ``[batch, 1, height, width]``, normalised as by the loader that the
+                class names; height and width are multiples of 8.
 
         Returns:
-            Logits of the same shape; a positive logit means nucleus.
+            Logits of the same shape; a positive logit means that the pixel is in the foreground.
         """
         skip1 = self.encoder1(x)
         skip2 = self.encoder2(self.pool1(skip1))
@@ -194,6 +181,36 @@ class NucleiUNet(nn.Module):
         x = self.decoder1(torch.cat([self.up1(x), skip1], dim=1))
         logits: Tensor = self.head(x)
         return logits
+
+
+class NucleiUNet(_UNet2d):
+    """A three-level 2D U-Net that segments cell nuclei in fluorescence micrographs.
+
+    The network has 96,913 parameters. Each convolution is followed by batch normalisation. The
+    decoder upsamples by bilinear interpolation, which leaves no checkerboard pattern in a map. The
+    inputs are normalised as by `load_nuclei`.
+
+    Layers, for an image of side S: ``encoder1`` (8 channels, S), ``encoder2`` (16, S/2),
+    ``encoder3`` (32, S/4), ``bottleneck`` (48, S/8), ``decoder3`` (32, S/4), ``decoder2``
+    (16, S/2), ``decoder1`` (8, S), ``head`` (1, S). All except the head contain ``conv1``,
+    ``norm1``, ``relu1``, ``conv2``, ``norm2`` and ``relu2``.
+
+    Example:
+        >>> NucleiUNet()(torch.zeros(2, 1, 16, 24)).shape
+        torch.Size([2, 1, 16, 24])
+    """
+
+
+class LungUNet(_UNet2d):
+    """A three-level 2D U-Net that segments the lungs in axial CT slices.
+
+    The architecture and the names of the layers are those of `NucleiUNet`. The inputs are
+    normalised as by `load_lung_slices`.
+
+    Example:
+        >>> LungUNet()(torch.zeros(2, 1, 16, 24)).shape
+        torch.Size([2, 1, 16, 24])
+    """
 
 
 class _Stage(nn.Module):

@@ -54,6 +54,6 @@ class CorrectInstanceNorms(TorchFunctionMode):
             self._is_ours = False
 
 
-def _contiguous(gradient: Tensor) -> Tensor | None:
-    """Return a gradient with plain strides; None keeps it."""
-    return None if gradient.is_contiguous() else gradient.contiguous()
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    """Return a gradient with plain strides; None keeps it, also one that is undefined."""
+    return None if gradient is None or gradient.is_contiguous() else gradient.contiguous()

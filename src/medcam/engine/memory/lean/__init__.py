@@ -9,6 +9,9 @@ bit for bit, except for a NaN in a LeakyReLU, for which no map is made anyway.
 A deep copy of a tensor in the graph is a clone. PyTorch refuses it, so that a detector that copies
 its boxes would fail only because medcam enabled gradients.
 
+A gradient that PyTorch leaves undefined, behind an operation without a derivative, stays undefined:
+zeros in its place would look like a map.
+
 Unsupported cases run PyTorch's own operation: parameters that require gradients, tensor
 subclasses, memory layouts that are not contiguous, padding by name.
 """

@@ -20,13 +20,16 @@ class _Convolution(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(weight)
         ctx.shape, ctx.biased, ctx.options = x.shape, bias is not None, options
         return torch.convolution(x, weight, bias, *options)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         (weight,), (grad,) = ctx.saved_tensors, grads
+        if grad is None:
+            return (None,) * (3 + len(ctx.options))
         transposed, groups = ctx.options[3], ctx.options[5]
         sizes = [weight.shape[1] * groups if transposed else weight.shape[0]]
         x = placeholder(grad, ctx.shape)

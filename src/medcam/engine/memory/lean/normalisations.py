@@ -31,13 +31,17 @@ class _BatchNorm(Function):
         bias: Tensor | None,
         eps: float,
     ) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(mean, var, weight)
         ctx.shape, ctx.eps, ctx.dtype = x.shape, eps, x.dtype
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (mean, var, weight), grad = ctx.saved_tensors, grads[0].contiguous()
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (mean, var, weight), (grad,) = ctx.saved_tensors, grads
+        if grad is None:
+            return (None,) * 6
+        grad = grad.contiguous()
         if _is_large(grad) and grad.dtype == ctx.dtype == var.dtype:
             return _scaled(grad, mean, var, weight, ctx.eps), *[None] * 5
         x = placeholder(grad, ctx.shape, ctx.dtype)

@@ -19,13 +19,16 @@ class _MaxPool(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, pool: Any, pool_backward: Any, *options: Any) -> Tensor:
         y, indices = pool(x, *options)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(indices)
         ctx.shape, ctx.pool_backward, ctx.options = x.shape, pool_backward, options
         return y  # type: ignore[no-any-return]  # `pool` is one of aten's
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         (indices,), (grad,) = ctx.saved_tensors, grads
+        if grad is None:
+            return (None,) * (3 + len(ctx.options))
         x = placeholder(grad, ctx.shape)
         return ctx.pool_backward(grad, x, *ctx.options, indices), *[None] * (2 + len(ctx.options))
 
@@ -35,12 +38,15 @@ class _AvgPool(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pool: Any, pool_backward: Any, *options: Any) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.shape, ctx.pool_backward, ctx.options = x.shape, pool_backward, options
         return pool(x, *options)  # type: ignore[no-any-return]  # `pool` is one of aten's
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         (grad,) = grads
+        if grad is None:
+            return (None,) * (3 + len(ctx.options))
         x = placeholder(grad, ctx.shape)
         return ctx.pool_backward(grad, x, *ctx.options), *[None] * (2 + len(ctx.options))
 

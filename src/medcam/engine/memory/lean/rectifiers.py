@@ -30,14 +30,17 @@ class Relu(Function):
         y = torch.relu_(x) if inplace else torch.relu(x)
         if inplace:
             ctx.mark_dirty(x)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(y.bool())
         ctx.clamped = False
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradient where the result is above 0, and 0 elsewhere."""
         (mask,), (grad,) = ctx.saved_tensors, grads
+        if grad is None:
+            return None, None
         return _masked(_aten.threshold_backward, grad, mask, 0, clamped=ctx.clamped), None
 
 
@@ -47,6 +50,7 @@ class LeakyRelu(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float, inplace: bool) -> Tensor:
         """Compute ``F.leaky_relu``, in-place if ``inplace`` is set."""
+        ctx.set_materialize_grads(False)
         ctx.slope, ctx.clamped = slope, False
         ctx.save_for_backward(_above_zero(x))
         if not inplace:
@@ -55,9 +59,11 @@ class LeakyRelu(Function):
         return F.leaky_relu_(x, slope)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradient where the input is above 0, and the slope times it elsewhere."""
         (mask,), (grad,) = ctx.saved_tensors, grads
+        if grad is None:
+            return None, None, None
         options = (ctx.slope, False)
         grad_input = _masked(_aten.leaky_relu_backward, grad, mask, *options, clamped=ctx.clamped)
         return grad_input, None, None
