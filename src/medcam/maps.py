@@ -38,6 +38,7 @@ class ResolvedTarget:
         classes: The class of each map, ``[batch, targets]``; None if the target is not a class.
         voxels: The number of voxels that the score is the mean over, ``[batch, targets]``; None
             in a classification.
+        regions: Whether the classes are regions that may overlap.
         is_part: Whether these are a part of a class, such as one lesion or one voxel.
     """
 
@@ -46,6 +47,7 @@ class ResolvedTarget:
     classes: Int[Tensor, "batch targets"] | None = None
     voxels: Int[Tensor, "batch targets"] | None = None
     is_part: bool = False
+    regions: bool = False
 
     def __str__(self) -> str:
         return self.description

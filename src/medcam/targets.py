@@ -16,6 +16,8 @@ from medcam.engine.target.targets import (
     class_score,
     classes,
     region,
+    region_class,
+    value,
     voxel,
     where,
 )
@@ -31,7 +33,9 @@ __all__ = [
     "class_score",
     "classes",
     "region",
+    "region_class",
     "resolve",
+    "value",
     "voxel",
     "where",
 ]

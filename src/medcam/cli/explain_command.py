@@ -21,6 +21,7 @@ from medcam.cli.numbers import extents
 from medcam.cli.options import (
     MethodOption,
     PlacementOption,
+    RegionsOption,
     methods_of,
     one_or_several,
     preprocessed,
@@ -28,13 +29,13 @@ from medcam.cli.options import (
     read_mask_on,
     target_of,
 )
+from medcam.cli.prediction import segmentation_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from medcam.explanation.explanation import Explanation
-    from medcam.files import Image
 
 
 @plain_errors
@@ -68,6 +69,7 @@ def explain(
             "'voxel 40,52,30 2', or 'region mask.nii.gz 2'.",
         ),
     ] = "predicted",
+    regions: RegionsOption = False,
     select: Annotated[
         str | None,
         typer.Option("--select", help="Which part of the model's output: an index or a key."),
@@ -167,17 +169,18 @@ def explain(
     original = read_image_files(image, volume, as_channels)
     truth = None if mask is None else read_mask_on(mask, original)
     inputs = torch.from_numpy(preprocessed(original, scale, prepare))[None]
-    options["target"] = target_of(target, original)
+    options["target"] = target_of(target, original, regions=regions)
     stitching = {"overlap": overlap, "mode": mode, "channel_weights": channel_weights}
     in_windows = roi is not None or slice_axis is not None  # then the output is the logits
     explanation = _explain(
         network.to(network_device), inputs if in_windows else inputs.to(network_device), roi,
         slice_axis, {**stitching, "progress": not as_json}, options,
     )  # fmt: skip
-    predicted = _segmentation(explanation, None if in_windows else options["output"], original)
+    predicted = segmentation_of(explanation, None if in_windows else options["output"], original)
     settings = {
         "model": model, "arg": arg, "weights": weights and weights.name, "target": target,
-        "method": method, "layer": layer, "select": select, "roi": roi, **stitching,
+        "regions": regions or None, "method": method, "layer": layer, "select": select,
+        "roi": roi, **stitching,
         "placement": placement, "slice_axis": slice_axis, "scale": scale, "prepare": prepare,
         "volume": volume, "channels": as_channels,
     }  # fmt: skip
@@ -235,18 +238,6 @@ def _print(explanation: Explanation, files: list[Path], *, as_json: bool) -> Non
     typer.echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
     for path in files:
         typer.echo(f"written    {path}")
-
-
-def _segmentation(explanation: Explanation, selector: Any, image: Image) -> NDArray[Any] | None:
-    """Return the predicted labels; None if the output is not on the image's grid."""
-    from medcam.engine.model import outputs
-
-    logits = outputs.select(explanation.output, selector, batch=1, space=image.space)
-    if tuple(logits.shape[2:]) != image.space:
-        return None
-    predicted = logits.argmax(1) if logits.shape[1] > 1 else (logits > 0)[:, 0]
-    labels: NDArray[Any] = predicted[0].cpu().numpy()
-    return labels
 
 
 def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[str, Any]]:

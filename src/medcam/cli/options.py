@@ -26,6 +26,15 @@ MethodOption = Annotated[
 ]
 """``--method``, as every command that explains takes it."""
 
+RegionsOption = Annotated[
+    bool,
+    typer.Option(
+        "--regions",
+        help="The channels are regions that may overlap (a sigmoid for each), not classes.",
+    ),
+]
+"""``--regions``."""
+
 PlacementOption = Annotated[
     str,
     typer.Option(
@@ -138,17 +147,26 @@ def _by_own_function(spec: str, values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(to_array(result, f"What {spec} returns"))
 
 
-def target_of(text: str, image: Image) -> TargetLike:
+def target_of(text: str, image: Image, *, regions: bool = False) -> TargetLike:
     """Return the target that ``--target`` describes.
 
     Args:
         text: predicted, best, all, "2", "channel 2", "voxel 40,52,30 2" or "region mask.nii 2".
         image: The image, on whose grid a region lies.
+        regions: Whether the channels are regions that may overlap.
 
     Raises:
         TargetError: The text describes no target.
         MaskError: The region does not fit the image.
     """
+    from medcam.engine.target.resolution import for_regions
+
+    target = _target_of(text, image)
+    return for_regions(target) if regions else target
+
+
+def _target_of(text: str, image: Image) -> TargetLike:
+    """Return the target that ``--target`` describes, of classes that exclude each other."""
     from medcam import targets
     from medcam.errors import TargetError
 

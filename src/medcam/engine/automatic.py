@@ -83,9 +83,11 @@ def check_layer(
         return None
     if recorder.is_full_size(chosen[0]):
         first, *others = others
+    target = prepared.request.window_target or scores.target
     examined = Examination(
-        prepared.model, prepared.modules, run, logits, scores.values, scores.target.classes
-    )
+        prepared.model, prepared.modules, run, logits, scores.values, target.classes,
+        target.regions,
+    )  # fmt: skip
     choice = examined.choose(first, others)
     choice.report()
     if choice.use.dice is not None and recorder.chose_last_run(chosen[0].key):
@@ -108,5 +110,6 @@ def _may_check(prepared: Prepared) -> bool:
 def _key(prepared: Prepared) -> object:
     """Return what the automatic layer depends on, but for the model's weights."""
     request = prepared.request
-    name = request.target_name or name_of_target(request.target)
+    of_volume = request.window_target
+    name = name_of_target(request.target) if of_volume is None else of_volume.description
     return name, repr(request.output), prepared.chosen

@@ -116,6 +116,28 @@ def last_runs(recorder: Recorder, layers: Iterable[str]) -> Iterator[str]:
         )
 
 
+def other_branches(recorder: Recorder, layers: Iterable[str]) -> Iterator[str]:
+    """Yield what to say of branches of the model that the automatic layer does not see.
+
+    Args:
+        recorder: The hooks of the run.
+        layers: The layers that have a map.
+    """
+    if not isinstance(recorder, AutoRecorder) or not recorder.branches:
+        return
+    found = sorted(recorder.branches.items(), key=lambda item: -item[1])[:_MOST_BRANCHES]
+    listed = ", ".join(f"{name!r} ({share:.0%} of the evidence)" for name, share in found)
+    yield (
+        f"The target also depends on {listed}, by paths that do not pass layer "
+        f"{', '.join(map(repr, layers))}, which was chosen automatically: its map shows a part of "
+        "the evidence. Name the layers together, layer=[...], to see the other branches."
+    )
+
+
+_MOST_BRANCHES = 4
+"""The most branches that are named."""
+
+
 def unknown_places(activations: Iterable[Activation]) -> Iterator[str]:
     """Yield what to say of layers whose place on the input is unknown."""
     for activation in activations:

@@ -156,6 +156,7 @@ class Examination:
         logits: The logits, attached to the graph.
         scores: The scores ``[batch, targets]``.
         labels: The explained classes ``[batch, targets]``; None: every foreground class.
+        regions: Whether the channels are regions that may overlap.
     """
 
     model: nn.Module
@@ -164,6 +165,7 @@ class Examination:
     logits: Tensor
     scores: Tensor
     labels: Tensor | None
+    regions: bool
 
     def choose(self, first: str, earlier: Iterable[str]) -> CheckedLayer:
         """Return the deepest layer that the prediction uses.
@@ -201,7 +203,9 @@ class Examination:
             change = (other * weight).flatten(1).sum(1) - with_layer
             before += float(with_layer.abs().sum())
             after += float((with_layer + change).mul(with_layer.sign()).sum())
-        return LayerUse(layer, _dice(logits, other, self.labels), after / (before or 1.0))
+        return LayerUse(
+            layer, _dice(logits, other, self.labels, regions=self.regions), after / (before or 1.0)
+        )
 
 
 @contextmanager
@@ -227,22 +231,33 @@ def silenced(model: nn.Module, modules: Sequence[nn.Module], layer: str) -> Iter
             handle.remove()
 
 
-def _dice(logits: Tensor, other: Tensor, labels: Tensor | None) -> float | None:
+def _dice(logits: Tensor, other: Tensor, labels: Tensor | None, *, regions: bool) -> float | None:
     """Return the Dice coefficient of two predictions, over all samples."""
-    first, second = _predicted(logits), _predicted(other)
-    pairs = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     if labels is None:
-        same = first == second
-        pairs.append(((first > 0) & same, first > 0, second > 0))
+        pairs.append((_foreground(logits, regions), _foreground(other, regions)))
     for column in () if labels is None else labels.unbind(1):
-        label = column.reshape(-1, *[1] * (first.ndim - 1))
-        a, b = first == label, second == label
-        pairs.append((a & b, a, b))
-    both = sum(float(pair[0].sum()) for pair in pairs)
-    sizes = sum(float(pair[1].sum() + pair[2].sum()) for pair in pairs)
+        a, b = (_of_class(values, column, regions) for values in (logits, other))
+        pairs.append((a, b))
+    both = sum(float(((a == b) & (a > 0)).sum()) for a, b in pairs)
+    sizes = sum(float((a > 0).sum() + (b > 0).sum()) for a, b in pairs)
     return 2 * both / sizes if sizes else None
 
 
-def _predicted(logits: Tensor) -> Tensor:
-    """Return the predicted classes; of a single channel 1 where it is positive."""
-    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+def _foreground(logits: Tensor, regions: bool) -> Tensor:
+    """Return the predicted classes, 0 for the background; of regions whether each is predicted."""
+    if regions or logits.shape[1] == 1:
+        return (logits > 0).long()
+    return logits.argmax(1)
+
+
+def _of_class(logits: Tensor, labels: Tensor, regions: bool) -> Tensor:
+    """Return where each sample's class is predicted, as 0 and 1."""
+    rows = labels.to(logits.device)
+    rows = rows if len(rows) == len(logits) else rows[:1]  # windows have the target of the volume
+    label = rows.reshape(-1, *[1] * (logits.ndim - 2))
+    if regions:
+        index = label[:, None].expand(len(logits), 1, *logits.shape[2:])
+        return (logits.gather(1, index)[:, 0] > 0).long()
+    predicted = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+    return (predicted == label).long()

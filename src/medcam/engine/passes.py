@@ -18,18 +18,18 @@ from medcam.engine.automatic import check_layer
 from medcam.engine.blanks import BlankContext, BlankKey, empty_targets, notice_blanks
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
+from medcam.engine.explained import logits_of_run, score_output
 from medcam.engine.gather import gather
 from medcam.engine.layer_use import CheckedLayer
 from medcam.engine.memory import checkpointing, lean, reentrant
-from medcam.engine.model import isolation, layers, outputs
+from medcam.engine.model import isolation, layers
 from medcam.engine.model.inputs import find_images, with_leaves
 from medcam.engine.model.instance_norms import CorrectInstanceNorms
 from medcam.engine.model.placements import Placements
+from medcam.engine.model.probabilities import Probabilities
 from medcam.engine.model.signature import signature_of
-from medcam.engine.notices import warn_of_probabilities
 from medcam.engine.prepare import Prepared
 from medcam.engine.request import Request
-from medcam.engine.target import resolution
 from medcam.engine.target.scores import TargetScores
 
 
@@ -46,6 +46,7 @@ class Recorded:
         is_new: Whether the places of the layers were traced in this call, or are outdated.
         blanks: The maps that are zero everywhere, with the reason.
         checked: What is known of the automatic layer of a segmentation.
+        final_function: The softmax or sigmoid that the model ends in, if its logits are explained.
     """
 
     output: Any
@@ -56,6 +57,7 @@ class Recorded:
     is_new: bool
     blanks: dict[BlankKey, Tensor]
     checked: CheckedLayer | None
+    final_function: str
 
 
 def record(
@@ -79,7 +81,8 @@ def record(
             args, kwargs = isolation.detached_inputs((args, dict(kwargs)))
         transparent = partial(reentrant.transparent, prepared.modules, keep_graph=keep_graph)
         stack.enter_context(transparent())
-        modes = partial(_forward_modes, request, save_less, transparent)
+        probabilities = Probabilities(len(prepared.image), tuple(prepared.image.shape[2:]))
+        modes = partial(_forward_modes, request, save_less, transparent, probabilities.note)
         blocks = _checkpointed_blocks(prepared, args, kwargs, modes)
         leaves: dict[int, Tensor] = {}
         if any(method.of_input for method in request.methods):
@@ -91,9 +94,9 @@ def record(
         )
         forward_context: AbstractContextManager[None] = modes()
         if not prepared.choice.automatic and not leaves and save_less:
-            forward_context = deferred = lean.DeferredLeanBackward()
+            forward_context = deferred = lean.DeferredLeanBackward(probabilities.note)
             recorder.on_graph_start = deferred.begin
-        norms = nullcontext() if save_less else CorrectInstanceNorms()
+        norms = nullcontext() if save_less else CorrectInstanceNorms(probabilities.note)
         with placements.tracing(prepared.modules), blocks, norms, forward_context:
             output = call(*args, **kwargs)
         recorder.stop()
@@ -102,7 +105,7 @@ def record(
         own_input.require_used(output, leaves.values(), own)
         is_bag = request.layout == "bag" or placements.is_bag(output, len(prepared.image))
         batch = 1 if is_bag else len(prepared.image)
-        scores, logits = _scores(prepared, output, batch=batch)
+        scores, logits, function = score_output(prepared, output, probabilities, batch=batch)
         request = request.for_target(scores.target)
         if not request.is_window:
             warn_of_parts(request, scores.target)
@@ -111,7 +114,7 @@ def record(
         recorder.is_segmentation = scores.target.task == "segmentation"
         checked = check_layer(
             prepared, recorder, scores, logits,
-            lambda: _logits(prepared, call(*args, **kwargs), batch=batch), output,
+            lambda: logits_of_run(prepared, partial(call, *args, **kwargs), batch=batch), output,
             is_whole=keep_graph or bool(leaves),
         )  # fmt: skip
         with isolation.separate_buffers(prepared.modules if keep_graph else ()), _own(norms):
@@ -123,7 +126,9 @@ def record(
             evidence.agreements.report(notices)
         blanks = _blanks(prepared, recorder, scores, evidence)
     is_new = placements.traced or placements.is_outdated
-    return Recorded(output, scores, evidence, recorder, assembled, is_new, blanks, checked)
+    return Recorded(
+        output, scores, evidence, recorder, assembled, is_new, blanks, checked, function
+    )
 
 
 def _own(norms: AbstractContextManager[Any]) -> AbstractContextManager[None]:
@@ -142,30 +147,6 @@ def _blanks(
         )
         notice_blanks(prepared.notices, flags, empty_targets(scores.target), context)
     return flags
-
-
-def _scores(prepared: Prepared, output: Any, *, batch: int) -> tuple[TargetScores, Tensor | None]:
-    """Return the scores of the target: of a detector's boxes, or of the logits, which come second.
-
-    Args:
-        prepared: The call.
-        output: The model's output.
-        batch: The number of samples.
-    """
-    request = prepared.request
-    selected = outputs.select_detections(output, request.output, batch=batch)
-    if selected is not None:
-        return resolution.resolve_detections(request.target, *selected, prepared.notices), None
-    logits = _logits(prepared, output, batch=batch)
-    warn_of_probabilities(logits)
-    axes = prepared.image.ndim - 2
-    return resolution.resolve(request.target, logits, prepared.notices, axes=axes), logits
-
-
-def _logits(prepared: Prepared, output: Any, *, batch: int) -> Tensor:
-    """Return the tensor of an output that is explained."""
-    space = tuple(prepared.image.shape[2:])
-    return outputs.select(output, prepared.request.output, batch=batch, space=space)
 
 
 def _images_of(
@@ -245,12 +226,15 @@ def _checkpointed_blocks(
 
 @contextmanager
 def _forward_modes(
-    request: Request, save_less: bool, transparent: Callable[[], AbstractContextManager[None]]
+    request: Request,
+    save_less: bool,
+    transparent: Callable[[], AbstractContextManager[None]],
+    observer: lean.Observer | None = None,
 ) -> Iterator[None]:
     """Enter the modes that the forward pass, and the recomputation of a block, run under."""
     with (
         transparent(),
         guided.VisibleRectifiers() if "guided_gradients" in request.evidence else nullcontext(),
-        lean.LeanBackward() if save_less else nullcontext(),
+        lean.LeanBackward(observer) if save_less else nullcontext(),
     ):
         yield

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from medcam import methods
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
-from medcam.engine.target.resolution import TargetLike, check_target
+from medcam.engine.target.resolution import TargetLike, check_target, reads_output
 from medcam.errors import InputError, InputTypeError
 from medcam.maps import ImageName, ResolvedTarget
 from medcam.methods import Method, MethodLike
@@ -43,9 +43,8 @@ class Request:
         layout: As ``layout=``.
         check_layer: Whether the automatic layer of a segmentation has to be one that the prediction
             uses (`medcam.engine.layer_use`).
-        target_name: What tells the target apart, if it is a function of windows; None: ``target``.
-        is_window: Whether the run is one of a volume's windows: which maps are blank is then
-            returned, and reported for the volume.
+        window_target: The target of the volume, if the run is one of its windows.
+        of_output: Whether the target is a function of the output; None: as ``target`` says.
     """
 
     methods: tuple[Method, ...]
@@ -60,8 +59,8 @@ class Request:
     placement: Placement = "features"
     layout: InputLayout = "auto"
     check_layer: bool = True
-    target_name: str | None = None
-    is_window: bool = False
+    window_target: ResolvedTarget | None = None
+    of_output: bool | None = None
 
     @staticmethod
     def of(method: MethodLike | Iterable[MethodLike], **options: Any) -> Request:
@@ -118,6 +117,19 @@ class Request:
         if methods.AUTO not in self.methods:
             return self
         return replace(self, methods=methods.for_target(self.methods, target))
+
+    @property
+    def is_window(self) -> bool:
+        """Whether the run is one of a volume's windows.
+
+        Then which maps are blank is returned, and reported for the volume.
+        """
+        return self.window_target is not None
+
+    @property
+    def at_logits(self) -> bool:
+        """Whether the target is explained at the logits of a model that ends in probabilities."""
+        return not (reads_output(self.target) if self.of_output is None else self.of_output)
 
     @property
     def evidence(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from torch import nn
 from medcam.engine import own_input
 from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.automatic import with_layer, with_remembered_layer, without_check
-from medcam.engine.failures import last_runs, unknown_places
+from medcam.engine.failures import last_runs, other_branches, unknown_places
 from medcam.engine.layer_use import CheckedLayer, OtherLayerError
 from medcam.engine.memory import checkpointing, lean
 from medcam.engine.model import isolation
@@ -125,7 +125,11 @@ def _finish(
     places = recorded.evidence.recorded if recorded.is_new else {}
     if prepared.request.placement == "resize":
         places = {}
-    for message in [*last_runs(recorder, used_layers), *unknown_places(places.values())]:
+    for message in [
+        *last_runs(recorder, used_layers),
+        *other_branches(recorder, used_layers),
+        *unknown_places(places.values()),
+    ]:
         if prepared.choice.optional:
             _log.info(message)
         else:
@@ -142,8 +146,18 @@ def _finish(
         names_run=not isinstance(recorder, AutoRecorder) or all(map(recorder.chose_last_run, keys)),
         inputs=next(iter(assembled.images.values())),
         images={prepared.images[n].name: image for n, image in assembled.images.items()},
-        details={} if checked is None else checked.details,
+        details=_details(recorded, checked),
         blanks=recorded.blanks,
         agreements={} if found is None else found.correlations,
         features=recorder.features,
     )
+
+
+def _details(recorded: Recorded, checked: CheckedLayer | None) -> dict[str, Any]:
+    """Return what the record of an explanation tells of its output and layer."""
+    details: dict[str, Any] = {} if checked is None else checked.details
+    if recorded.final_function:
+        details["model_ends_in"] = recorded.final_function
+    if isinstance(recorded.recorder, AutoRecorder) and recorded.recorder.branches:
+        details["other_branches"] = recorded.recorder.branches
+    return details

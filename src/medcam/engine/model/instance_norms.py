@@ -7,7 +7,7 @@ by its own size, in all versions up to 2.13 at least. A contiguous gradient is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,15 +31,20 @@ class CorrectInstanceNorms(TorchFunctionMode):
     """Mode in which instance norms get contiguous gradients in medcam's own backward passes.
 
     The caller's own backward pass through the same graph is PyTorch's, bit for bit.
+
+    Args:
+        observer: Called with every function, its arguments and its result.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Callable[[Any, Any, dict[str, Any], Any], None]) -> None:
         super().__init__()
+        self._observer = observer
         self._is_ours = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation; the gradient of an instance norm is watched."""
         result = func(*args, **(kwargs or {}))
+        self._observer(func, args, kwargs or {}, result)
         if func in INSTANCE_NORMS and result.requires_grad and result.device.type == "cpu":
             result.register_hook(lambda grad: _contiguous(grad) if self._is_ours else None)
         return result

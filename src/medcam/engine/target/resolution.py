@@ -24,7 +24,7 @@ from medcam.engine.target.boxes import (
     score_detections_by,
 )
 from medcam.engine.target.scores import TargetScores
-from medcam.engine.target.targets import ClassTarget, best, classes
+from medcam.engine.target.targets import ClassTarget, best, region_class, regions_of
 from medcam.errors import InputTypeError, TargetError
 
 _log = logging.getLogger("medcam")
@@ -49,6 +49,7 @@ def resolve(
     notices: Notices,
     *,
     axes: int | None = None,
+    regions: bool = False,
 ) -> TargetScores:
     """Return the scores of a target for the output tensor of a model.
 
@@ -59,6 +60,8 @@ def resolve(
             is a single class.
         notices: Receives warnings about samples without a voxel of the target.
         axes: The number of spatial axes of the model's input. None: 2 or 3.
+        regions: Whether the channels of a segmentation are regions that may overlap, as after a
+            sigmoid: each is predicted where its own logit is positive.
 
     Raises:
         TargetError: The target does not fit the output.
@@ -81,6 +84,8 @@ def resolve(
                 f"The output has shape {list(logits.shape)}, which is neither [batch, classes] nor "
                 "[batch, classes, *space]: choose a tensor with output=, or pass a callable target."
             )
+        if regions and logits.ndim > 2 and logits.shape[1] > 1:
+            target = for_regions(target)
         result = _as_target(target).score(logits, notices)
     _log.info("explained: %s", result.target.description)
     return result
@@ -120,6 +125,37 @@ def check_target(target: TargetLike) -> TargetLike:
     if not callable(target) or isinstance(target, ClassTarget):
         _as_target(target)
     return target
+
+
+def for_regions(target: TargetLike) -> TargetLike:
+    """Return a target for a network whose channels are regions that may overlap.
+
+    A class becomes `targets.region_class`, None becomes every predicted region.
+
+    Example:
+        >>> for_regions(2).description
+        'region 2'
+    """
+    if target is None or (isinstance(target, str) and target in ("best", "all")):
+        return regions_of(target or "predicted")
+    if callable(target) or isinstance(target, (str, ClassTarget, BoxTarget)):
+        return target
+    labels = target.tolist() if hasattr(target, "tolist") else target
+    if isinstance(labels, (list, tuple)):
+        return regions_of([operator.index(label) for label in labels])
+    return region_class(operator.index(labels))  # type: ignore[arg-type]  # checked by index
+
+
+def reads_output(target: TargetLike) -> bool:
+    """Return whether a target is a function of the values of the output.
+
+    Example:
+        >>> reads_output(1), reads_output(lambda output: output[:, 1])
+        (False, True)
+    """
+    if isinstance(target, ClassTarget):
+        return target.reads_output
+    return callable(target) and not isinstance(target, BoxTarget)
 
 
 def name_of_target(target: TargetLike) -> str:
@@ -173,13 +209,13 @@ def _as_target(target: TargetLike) -> ClassTarget:
     if isinstance(target, Tensor) and target.ndim == 0 and not target.is_floating_point():
         target = int(target)
     if isinstance(target, int) and not isinstance(target, bool):
-        return classes(target)
+        return _one_class(target)
     if isinstance(target, Tensor) and target.ndim == 1 and not target.is_floating_point():
         target = target.tolist()
     if hasattr(target, "tolist"):
         target = target.tolist()
         if isinstance(target, int):
-            return classes(target)
+            return _one_class(target)
     if isinstance(target, (list, tuple)) and all(_is_integer(label) for label in target):
         labels = [operator.index(label) for label in target]
         return ClassTarget("one class per sample", partial(_score_class_per_sample, labels=labels))
@@ -187,6 +223,17 @@ def _as_target(target: TargetLike) -> ClassTarget:
         f"target={describe_value(target)} is not a target: pass None, 'best', 'all', a class "
         "number, one class per sample (integers), a callable, or one of medcam.targets."
     )
+
+
+def _one_class(label: int) -> ClassTarget:
+    """Return the target of a class that was given as a number, so that regions are noticed."""
+
+    def score(logits: Tensor, notices: Notices) -> TargetScores:
+        if logits.ndim > 2:
+            scores.notice_overlap(logits, notices)
+        return scores.score_classes(logits, [label], f"class {label}", notices)
+
+    return ClassTarget(f"class {label}", score)
 
 
 def _score_class_per_sample(

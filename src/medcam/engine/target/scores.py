@@ -36,7 +36,19 @@ _NO_FOREGROUND = (
     "No foreground is predicted in sample(s) {samples}: the map explains the predicted background "
     "there. Pass target=k to explain a class of your choice."
 )
-_NOT_PREDICTED = (
+_ONE_OUTPUT = (
+    "The one output is read as the logit of two classes, and is negative in sample(s) {samples}: "
+    "the map shows what speaks for class 0 there, that is for a low value. For a regression use "
+    "target=medcam.targets.value(0)."
+)
+_OVERLAP = (
+    "Two channels are positive in many voxels of sample(s) {samples}, and none in many others: if "
+    "the channels are regions that may overlap (a sigmoid for each), they are not read rightly, as "
+    "classes that exclude each other. Use target=medcam.targets.region_class(k); for classes, "
+    "target=medcam.targets.classes(k)."
+)
+_MANY = 0.1
+NOT_PREDICTED = (
     "A requested class is nowhere predicted in sample(s) {samples}: its map explains the "
     "class's mean logit over the whole image there."
 )
@@ -48,16 +60,34 @@ def score_prediction(logits: Tensor, notices: Notices) -> TargetScores:
     with torch.no_grad():
         predicted = class_logits.argmax(1)
     if logits.ndim == 2:
+        if logits.shape[1] == 1:
+            notices.add(logits[:, 0].detach() < 0, _ONE_OUTPUT)
         return _score_labels(class_logits, predicted[:, None], "the predicted class", notices)
+    notice_overlap(logits, notices)
     inside = predicted != 0
     is_empty = ~inside.flatten(1).any(1)
     notices.add(is_empty, _NO_FOREGROUND)
-    inside = inside | _with_space_axes(is_empty, inside)
+    inside = inside | with_space_axes(is_empty, inside)
     chosen = class_logits.gather(1, predicted[:, None])[:, 0]
     target = ResolvedTarget(
         "the predicted foreground", "segmentation", None, inside.flatten(1).sum(1, keepdim=True)
     )
     return TargetScores(target, mean_inside(chosen, inside)[:, None])
+
+
+@torch.no_grad()
+def notice_overlap(logits: Tensor, notices: Notices) -> None:
+    """Add a warning for samples whose channels look like regions that overlap, not like classes.
+
+    Of classes that exclude each other one has a positive logit almost everywhere, as a rule. Of
+    regions, none has outside, and several have inside.
+    """
+    if logits.shape[1] < 2:
+        return
+    count = (logits > 0).sum(1).flatten(1)
+    none, several = (count == 0).float().mean(1), (count > 1).sum(1)
+    overlap = several / (count > 0).sum(1).clamp(min=1)
+    notices.add((none > _MANY) & (overlap > _MANY), _OVERLAP)
 
 
 def score_best_class(logits: Tensor, notices: Notices) -> TargetScores:
@@ -67,6 +97,7 @@ def score_best_class(logits: Tensor, notices: Notices) -> TargetScores:
         predicted = class_logits.argmax(1)
     if logits.ndim == 2:
         return _score_labels(class_logits, predicted[:, None], "the predicted class", notices)
+    notice_overlap(logits, notices)
     counts = torch.zeros(class_logits.shape[:2], dtype=torch.long, device=class_logits.device)
     flat = predicted.flatten(1)
     counts.scatter_add_(1, flat, torch.ones_like(flat))
@@ -79,6 +110,8 @@ def score_best_class(logits: Tensor, notices: Notices) -> TargetScores:
 
 def score_every_class(logits: Tensor, notices: Notices) -> TargetScores:
     """Score each class of the output."""
+    if logits.ndim > 2:
+        notice_overlap(logits, notices)
     class_logits = two_class_logits(logits)
     labels = torch.arange(class_logits.shape[1], device=class_logits.device)
     return _score_labels(class_logits, labels.expand(len(class_logits), -1), "every class", notices)
@@ -118,6 +151,8 @@ def score_class_per_sample(logits: Tensor, labels: Sequence[int], notices: Notic
         )
     class_logits = two_class_logits(logits)
     checked = [checked_label(label, class_logits.shape[1]) for label in labels]
+    if logits.ndim > 2:
+        notice_overlap(logits, notices)
     labels_of_samples = [class_logits.new_full((1,), k, dtype=torch.long) for k in checked]
     per_sample = torch.stack(labels_of_samples)
     return _score_labels(class_logits, per_sample, "one class per sample", notices)
@@ -136,14 +171,14 @@ def _score_labels(
         predicted = class_logits.argmax(1)
     values, counts, not_predicted = [], [], []
     for label in labels.unbind(1):
-        inside = predicted == _with_space_axes(label, predicted)
+        inside = predicted == with_space_axes(label, predicted)
         is_empty = ~inside.flatten(1).any(1)
-        inside = inside | _with_space_axes(is_empty, inside)
-        index = _with_space_axes(label, predicted).expand_as(predicted)[:, None]
+        inside = inside | with_space_axes(is_empty, inside)
+        index = with_space_axes(label, predicted).expand_as(predicted)[:, None]
         values.append(mean_inside(class_logits.gather(1, index)[:, 0], inside))
         counts.append(inside.flatten(1).sum(1))
         not_predicted.append(is_empty)
-    notices.add(torch.stack(not_predicted, 1), _NOT_PREDICTED)
+    notices.add(torch.stack(not_predicted, 1), NOT_PREDICTED)
     target = ResolvedTarget(
         f"{text}, over the voxels predicted as such", "segmentation", labels, torch.stack(counts, 1)
     )
@@ -235,6 +270,6 @@ def task_of(logits: Tensor) -> Literal["classification", "segmentation"]:
     return "segmentation" if logits.ndim > 2 else "classification"
 
 
-def _with_space_axes(per_sample: Tensor, like: Tensor) -> Tensor:
+def with_space_axes(per_sample: Tensor, like: Tensor) -> Tensor:
     """Return ``[batch]`` with trailing axes of 1, to broadcast with ``like``."""
     return per_sample.reshape(-1, *[1] * (like.ndim - 1))

@@ -20,7 +20,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from medcam.engine.notices import Notices
-from medcam.engine.target import scores
+from medcam.engine.target import regions, scores
 from medcam.engine.target.arguments import (
     checked_channel,
     checked_label,
@@ -39,10 +39,12 @@ class ClassTarget:
     Attributes:
         description: The target in words.
         score: Function of the logits and the notices of the call that returns the scores.
+        reads_output: Whether it depends on the values of the output, and not on logits only.
     """
 
     description: str
     score: Callable[[Tensor, Notices], TargetScores] = field(repr=False)
+    reads_output: bool = False
 
 
 def class_score(k: int) -> ClassTarget:
@@ -138,7 +140,56 @@ def where(predicate: Callable[[Tensor], Tensor], k: int | None = None) -> ClassT
         'the voxels picked by a predicate'
     """
     text = "the voxels picked by a predicate"
-    return ClassTarget(text, partial(_score_where, predicate=predicate, k=k, text=text))
+    score = partial(_score_where, predicate=predicate, k=k, text=text)
+    return ClassTarget(text, score, reads_output=True)
+
+
+def region_class(k: int) -> ClassTarget:
+    """Return the target of channel ``k`` as a region that may overlap others.
+
+    For networks that are trained with a sigmoid for each channel, as for "whole tumour" and "core":
+    the score is the mean logit of the channel over the voxels where it is positive, whatever the
+    other channels are. An integer target reads the channels as classes that exclude each other.
+
+    Args:
+        k: The channel.
+
+    Example:
+        >>> region_class(1).description
+        'region 1'
+    """
+    return ClassTarget(f"region {k}", partial(regions.score_regions, labels=[k]))
+
+
+def value(k: int = 0) -> ClassTarget:
+    """Return the target of output ``k``'s value, for a regression: why it is large.
+
+    A single output is otherwise read as the logit of two classes, so that a negative value is
+    explained with the opposite sign.
+
+    Args:
+        k: The index of the output ``[batch, outputs]``.
+
+    Example:
+        >>> value().description
+        'the value of output 0'
+    """
+    return ClassTarget(f"the value of output {k}", partial(_score_value, k=k), reads_output=True)
+
+
+def regions_of(chosen: str | Sequence[int]) -> ClassTarget:
+    """Return the target of several regions.
+
+    Args:
+        chosen: "predicted": all that are predicted, as one target; "best": that of the most voxels;
+            "all": one target for each; or one region for each sample.
+    """
+    if isinstance(chosen, str):
+        text = {"predicted": "the predicted regions", "best": "the largest predicted region"}
+        described = text.get(chosen, "every region")
+        return ClassTarget(described, partial(regions.score_chosen_regions, chosen=chosen))
+    score = partial(regions.score_region_per_sample, labels=chosen)
+    return ClassTarget("one region per sample", score)
 
 
 def _score_channel(logits: Tensor, notices: Notices, k: int) -> TargetScores:
@@ -154,6 +205,15 @@ def _score_channel(logits: Tensor, notices: Notices, k: int) -> TargetScores:
         voxels if logits.ndim > 2 else None,
     )
     return TargetScores(target, values)
+
+
+def _score_value(logits: Tensor, notices: Notices, k: int) -> TargetScores:
+    """Score `value`."""
+    index = checked_channel(k, logits.shape[1])
+    values = scores.at_least_float32(logits[:, index]).flatten(1 if logits.ndim > 2 else 0)
+    values = values.mean(1) if values.ndim > 1 else values
+    target = ResolvedTarget(f"the value of output {index}", scores.task_of(logits))
+    return TargetScores(target, values[:, None])
 
 
 def _score_region(logits: Tensor, notices: Notices, mask: Tensor, k: int) -> TargetScores:

@@ -9,10 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medcam.engine.agreement import warn_of_parts
+from medcam.engine.model.probabilities import ends_in
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.result import Run
+from medcam.engine.target.resolution import reads_output
 from medcam.engine.windows.ensemble import Members
+from medcam.engine.windows.final_function import before, final_function
 from medcam.engine.windows.plan import ChannelWeights, StitchingPlan
 from medcam.engine.windows.prediction import predict
 from medcam.engine.windows.progress import Progress, progress_of
@@ -21,7 +24,7 @@ from medcam.engine.windows.runner import Runner
 from medcam.engine.windows.score_gradient import ScoreGradient, score_gradient
 from medcam.engine.windows.stitching import stitch, windows_to_explain, zero_maps
 from medcam.engine.windows.tiling import Windows
-from medcam.errors import InputError, NoMapError
+from medcam.errors import InputError, NoMapError, warn
 
 
 def run_windows(
@@ -57,7 +60,7 @@ def run_windows(
         InputError: The prediction cannot be stitched, or does not fit the volume.
         NoMapError: No map can be made.
     """
-    notices = Notices()
+    notices, function = Notices(), ""
     padded = windows.pad(volume)
     window_count = len(windows) * len(volume) * count
     if logits is None:
@@ -68,7 +71,9 @@ def run_windows(
             )  # fmt: skip
     _check_logits(logits, volume)
     if gradient is None:
-        gradient = score_gradient(request.target, logits.to(device), windows, notices)
+        if not reads_output(request.target):
+            function = final_function(members, padded, windows, logits, request.output)
+        gradient = _score_gradient(request, logits.to(device), function, windows, notices)
     request = request.for_target(gradient.target)
     warn_of_parts(request, gradient.target)
     runner = Runner(padded, gradient)
@@ -107,8 +112,20 @@ def run_windows(
             "roi": tuple(windows.weights.shape),
             "members": count,
             "channel_weights": channel_weights,
+            **({"model_ends_in": function} if function else {}),
             **runner.details,
         },
+    )
+
+
+def _score_gradient(
+    request: Request, logits: Tensor, function: str, windows: Windows, notices: Notices
+) -> ScoreGradient:
+    """Return the gradient of the target's score; of probabilities the logits are explained."""
+    if function:
+        warn(ends_in(function))
+    return score_gradient(
+        request.target, before(function, logits), windows, notices, regions=function == "sigmoid"
     )
 
 

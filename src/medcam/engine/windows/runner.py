@@ -67,8 +67,10 @@ class Runner:
 
         automatic = request.layer in ("auto", None) and any(m.of_layer for m in request.methods)
         layer = self.layers[0] if automatic and self.layers else request.layer
-        request = dataclasses.replace(request, target=target, layer=layer, is_window=True,
-            target_name=self.gradient.target.description)  # fmt: skip
+        request = dataclasses.replace(
+            request, target=target, layer=layer, window_target=self.gradient.target,
+            of_output=self.gradient.of_output,
+        )  # fmt: skip
         result = run(request, member.model, member.model, (inputs,), {})
         chosen_now = automatic and not self.layers and result.names_run
         if chosen_now:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medcam.engine.notices import Notices
-from medcam.engine.target.resolution import TargetLike, resolve
+from medcam.engine.target.resolution import TargetLike, reads_output, resolve
 from medcam.engine.windows.tiling import Place, Windows
 from medcam.errors import NoMapError
 from medcam.maps import ResolvedTarget
@@ -30,11 +30,14 @@ class ScoreGradient:
         target: The resolved target.
         channels: For each target, the classes whose logits the score depends on.
         values: For each target, the gradient with respect to these logits.
+        of_output: Whether the target is a function of the output, so that a model that ends in
+            probabilities is explained there, not at its logits.
     """
 
     target: ResolvedTarget
     channels: Sequence[Int[Tensor, " classes"]]
     values: Sequence[Float[Tensor, "batch classes *padded"]]
+    of_output: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -78,6 +81,8 @@ def score_gradient(
     logits: Float[Tensor, "batch classes *space"],
     windows: Windows,
     notices: Notices,
+    *,
+    regions: bool = False,
 ) -> ScoreGradient:
     """Return the gradient of a target's score with respect to a stitched prediction.
 
@@ -86,6 +91,7 @@ def score_gradient(
         logits: The stitched prediction.
         windows: The windows; the gradient is padded to their grid.
         notices: Warnings are added to these.
+        regions: Whether the channels are regions that may overlap, as after a sigmoid.
 
     Raises:
         TargetError: The target does not fit the prediction.
@@ -93,7 +99,7 @@ def score_gradient(
     """
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad():
-        scores = resolve(target, leaf, notices, axes=leaf.ndim - 2)
+        scores = resolve(target, leaf, notices, axes=leaf.ndim - 2, regions=regions)
         if not scores.values.requires_grad:
             raise NoMapError(
                 "The target's score does not depend on the logits: a callable has to return "
@@ -109,4 +115,4 @@ def score_gradient(
             values.append(
                 F.pad(grad[:, used], windows.padding) if windows.padding else grad[:, used]
             )
-    return ScoreGradient(scores.target, channels, values)
+    return ScoreGradient(scores.target, channels, values, reads_output(target))

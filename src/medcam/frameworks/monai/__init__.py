@@ -10,7 +10,7 @@ from medcam.errors import require
 
 require("monai", extra="monai")
 
-from medcam.frameworks.monai.bundle import bundle_overlay  # noqa: E402  # after the check above
+from medcam.frameworks.monai.bundle import bundle_overlay, predicts_regions  # noqa: E402  # after the check above
 from medcam.frameworks.monai.handler import AttentionHandler  # noqa: E402
 from medcam.frameworks.monai.inferer import AttentionInferer  # noqa: E402
 from medcam.frameworks.monai.metatensor import as_metatensor  # noqa: E402
@@ -38,4 +38,5 @@ __all__ = [
     "SaveAttentionMapd",
     "as_metatensor",
     "bundle_overlay",
+    "predicts_regions",
 ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from monai.transforms.post.array import Activations
+from monai.transforms.post.dictionary import Activationsd
+
 
 def bundle_overlay() -> Path:
     """Return the path of a configuration file that adds maps to the outputs of a MONAI bundle.
@@ -24,6 +27,8 @@ def bundle_overlay() -> Path:
 
     - ``attention_method`` (auto), ``attention_layer`` (auto), ``attention_target`` (the
       prediction), ``attention_output`` (automatic): as in `medcam.explain`.
+    - ``attention_regions`` (whether ``postprocessing`` has an ``Activations`` or ``Activationsd``
+      with ``sigmoid``): whether the channels are regions that may overlap.
     - ``attention_dir`` (the bundle's ``output_dir``): the folder for the maps.
     - ``attention_postfix`` (attention): the last part of the maps' file names.
     - ``attention_image`` (image): the key of the image.
@@ -33,3 +38,25 @@ def bundle_overlay() -> Path:
         'attention.json'
     """
     return Path(__file__).with_name("attention.json")
+
+
+def predicts_regions(postprocessing: object) -> bool:
+    """Return whether a bundle's channels are regions that may overlap, by its postprocessing.
+
+    That is so if it applies a sigmoid to the logits. A single channel is no matter of overlap.
+
+    Args:
+        postprocessing: A transform, or a ``Compose`` of them.
+
+    Example:
+        >>> from monai.transforms import Activationsd, Compose
+        >>> predicts_regions(Compose([Activationsd("pred", sigmoid=True)]))
+        True
+    """
+    parts = getattr(postprocessing, "transforms", None)
+    if parts is not None:
+        return any(predicts_regions(part) for part in parts)
+    sigmoid = getattr(postprocessing, "sigmoid", False)
+    if isinstance(postprocessing, (Activations, Activationsd)):
+        return bool(any(sigmoid) if isinstance(sigmoid, (tuple, list)) else sigmoid)
+    return False

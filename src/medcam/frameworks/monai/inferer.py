@@ -20,7 +20,7 @@ from medcam.engine.model.nested import without_subclass
 from medcam.engine.model.outputs import Selector
 from medcam.engine.request import Placement, Request
 from medcam.engine.run import run
-from medcam.engine.target.resolution import TargetLike
+from medcam.engine.target.resolution import TargetLike, for_regions
 from medcam.errors import InputError, InputTypeError
 from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.explanation.volume import explain_volume
@@ -59,6 +59,8 @@ class AttentionInferer(Inferer):
             windows an item of a dictionary is chosen by key, not by index, as MONAI sorts the keys.
         channel_weights: As in `medcam.explain_volume`; only for windows.
         placement: As in `medcam.explain`.
+        regions: Whether the channels are regions that may overlap (a sigmoid for each), so that
+            ``target=k`` is `medcam.targets.region_class`.
         return_attention: Whether a call returns ``(prediction, attention)``.
 
     Attributes:
@@ -93,6 +95,7 @@ class AttentionInferer(Inferer):
         output: Selector = None,
         channel_weights: Literal["window", "volume"] = "volume",
         placement: Placement = "features",
+        regions: bool = False,
         return_attention: bool = False,
     ) -> None:
         super().__init__()
@@ -101,9 +104,10 @@ class AttentionInferer(Inferer):
         self.inferer = SimpleInferer() if inferer is None else _check_inferer(inferer)
         self.channel_weights = channel_weights
         self.return_attention = return_attention
+        explained = label if target is None else target
         self.request = Request.of(
-            method, layer=layer, target=label if target is None else target, output=output,
-            placement=placement,
+            method, layer=layer, target=for_regions(explained) if regions else explained,
+            output=output, placement=placement,
         )  # fmt: skip
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:

@@ -142,6 +142,7 @@ def explain_case(
     logits = predict_logits(model, data)
     voxel_target = voxel_target or resolve(prepared, logits.float(), label, target)
     windows = nnunet_windows(model, data)
+    voxel_target = dataclasses.replace(voxel_target, regions=model.has_regions)
     gradient = voxel_target.score_gradient(windows)
     request = request.for_target(gradient.target)
     result = run_windows(

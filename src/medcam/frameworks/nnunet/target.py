@@ -34,6 +34,7 @@ class VoxelTarget:
         channel: The label's channel of the logits.
         voxels: True at the voxels, ``[*grid]``.
         description: The target in words.
+        regions: Whether the labels are regions that may overlap.
         is_part: Whether these are a part of the label: a component, a region or a place.
     """
 
@@ -42,6 +43,7 @@ class VoxelTarget:
     voxels: NDArray[np.bool_]
     description: str
     is_part: bool = True
+    regions: bool = False
 
     @property
     def status(self) -> Literal["ok", "absent"]:
@@ -54,7 +56,7 @@ class VoxelTarget:
         values = torch.from_numpy(self.voxels.astype(np.float32) / max(count, 1))[None, None]
         target = ResolvedTarget(
             self.description, "segmentation", torch.tensor([[self.channel]]),
-            torch.tensor([[count]]), is_part=self.is_part,
+            torch.tensor([[count]]), is_part=self.is_part, regions=self.regions,
         )  # fmt: skip
         if windows.padding:
             values = torch.nn.functional.pad(values, windows.padding)

@@ -19,6 +19,7 @@ subclasses, memory layouts that are not contiguous, padding by name.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,17 +39,27 @@ from medcam.engine.model.instance_norms import INSTANCE_NORMS, with_contiguous_g
 
 __all__ = ["DeferredLeanBackward", "LeanBackward", "caused"]
 
+Observer = Callable[[Any, Any, dict[str, Any], Any], None]
+"""What is called with each function, its arguments and its result."""
+
 _FOLDER = Path(__file__).parent
 
 
 class LeanBackward(TorchFunctionMode):
     """Mode in which the operations of `_RULES` save less on plain tensors.
 
+    Args:
+        observer: Called with every function that runs in the mode.
+
     It is inactive inside activation checkpointing of the model's own. That recomputes operations in
     the backward pass, when this mode is off, and has to find the same ones.
     `medcam.engine.memory.checkpointing` enters the mode for its recomputations, so they save less,
     too.
     """
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        super().__init__()
+        self._observer = observer
 
     def __enter__(self) -> Any:
         """Enter the mode; checkpointing that is active already does not disable it."""
@@ -58,9 +69,12 @@ class LeanBackward(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation in its lean form if it has one that supports the arguments."""
         kwargs = kwargs or {}
+        result = self._apply(func, args, kwargs)
         if func in INSTANCE_NORMS:
-            return with_contiguous_gradient(self._apply(func, args, kwargs))
-        return self._apply(func, args, kwargs)
+            return with_contiguous_gradient(result)
+        if self._observer is not None:
+            self._observer(func, args, kwargs, result)
+        return result
 
     def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operation in its lean form if there is one."""
@@ -85,8 +99,9 @@ class DeferredLeanBackward:
     `LeanBackward` is not entered, because modes have to be left in the reverse order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer | None = None) -> None:
         self._mode: LeanBackward | None = None
+        self._observer = observer
 
     def __enter__(self) -> None:
         """Store the number of active modes."""
@@ -101,7 +116,7 @@ class DeferredLeanBackward:
     def begin(self) -> None:
         """Enter the mode, unless it is entered already."""
         if self._mode is None and torch._C._len_torch_function_stack() == self._depth:
-            self._mode = LeanBackward()
+            self._mode = LeanBackward(self._observer)
             self._mode.__enter__()
             self._mode._outer_checkpointing = self._outer_checkpointing
 

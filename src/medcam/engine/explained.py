@@ -1,0 +1,70 @@
+"""What is explained of a model's output: its logits, and the score of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from medcam.engine.model import outputs
+from medcam.engine.model.probabilities import Probabilities, ProbabilityWatch, Squashed, ends_in
+from medcam.engine.notices import warn_of_probabilities
+from medcam.engine.prepare import Prepared
+from medcam.engine.target import resolution
+from medcam.engine.target.scores import TargetScores
+from medcam.errors import warn
+
+
+def score_output(
+    prepared: Prepared, output: Any, probabilities: Probabilities, *, batch: int
+) -> tuple[TargetScores, Tensor | None, str]:
+    """Return the scores of the target, the explained logits, and the function that squashes them.
+
+    A detector's boxes have scores, but no logits. The function is empty where the model returns
+    logits.
+
+    A model that ends in a softmax or a sigmoid is explained at its logits, with a warning. A target
+    that is a function of the output is given the output.
+
+    Args:
+        prepared: The call.
+        output: The model's output.
+        probabilities: The operations of the run that may be the model's last one.
+        batch: The number of samples.
+    """
+    request = prepared.request
+    selected = outputs.select_detections(output, request.output, batch=batch)
+    if selected is not None:
+        return resolution.resolve_detections(request.target, *selected, prepared.notices), None, ""
+    chosen, squashed = _logits(prepared, output, probabilities, batch=batch)
+    if squashed is None:
+        warn_of_probabilities(chosen)
+    elif not request.is_window:
+        warn(ends_in(squashed.function))
+    function = "" if squashed is None else squashed.function
+    scores = resolution.resolve(
+        request.target, chosen, prepared.notices, axes=prepared.image.ndim - 2,
+        regions=function == "sigmoid" and not request.is_window,
+    )  # fmt: skip
+    return scores, chosen, function
+
+
+def logits_of_run(prepared: Prepared, call: Callable[[], Any], *, batch: int) -> Tensor:
+    """Run a model, and return the logits of its output."""
+    probabilities = Probabilities(batch, tuple(prepared.image.shape[2:]))
+    with ProbabilityWatch(probabilities):
+        output = call()
+    return _logits(prepared, output, probabilities, batch=batch)[0]
+
+
+def _logits(
+    prepared: Prepared, output: Any, probabilities: Probabilities, *, batch: int
+) -> tuple[Tensor, Squashed | None]:
+    """Return the logits of an output, and what squashed them if they are not the output itself."""
+    request, space = prepared.request, tuple(prepared.image.shape[2:])
+    chosen = outputs.select(output, request.output, batch=batch, space=space)
+    if callable(request.output) or not request.at_logits:
+        return chosen, None
+    squashed = probabilities.before(chosen)
+    return (chosen, None) if squashed is None else (squashed.logits, squashed)
