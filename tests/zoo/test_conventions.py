@@ -19,7 +19,10 @@ from support.nets import Classifier, UNet, image
 from . import networks as nets
 from .by_hand import hires_cam
 
-pytestmark = pytest.mark.usefixtures("unchecked_layer")
+pytestmark = [
+    pytest.mark.usefixtures("unchecked_layer"),
+    pytest.mark.filterwarnings("ignore:The model returns several tensors"),
+]
 
 ONE = medcam.targets.class_score(1)
 

@@ -7,18 +7,17 @@ that makes all files is ``tools/make_demo_assets.py`` in the source tree.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .networks import BrainUNet, LesionNet, LungUNet, NucleiUNet
+from .stored import data_path, load_weights
 
 __all__ = [
     "Head",
@@ -41,8 +40,6 @@ _NETWORK_SIDE = 128
 _SLICE_SCALE = 4.0
 # The grey level that becomes 1 for the nuclei segmenter: about the level of most nuclei.
 _NUCLEI_GREY = 64.0
-
-_Net = TypeVar("_Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def load_head() -> Head:
         >>> head.volume.shape, tuple(head.image.shape)
         ((91, 109, 91), (1, 1, 128, 128, 128))
     """
-    path, mask_path = _path("head.nii.gz"), _path("head_brain_mask.nii.gz")
+    path, mask_path = data_path("head.nii.gz"), data_path("head_brain_mask.nii.gz")
     scan = nib.Nifti1Image.from_filename(path)
     volume: npt.NDArray[np.float32] = scan.get_fdata(dtype=np.float32)
     affine: npt.NDArray[np.float64] = scan.affine
@@ -177,7 +174,7 @@ def load_brain_segmenter() -> BrainUNet:
         >>> sum(weight.numel() for weight in load_brain_segmenter().parameters())
         171465
     """
-    return _load_weights(BrainUNet(), "brain_segmenter.pt")
+    return load_weights(BrainUNet(), "brain_segmenter.pt")
 
 
 def load_lesion_classifier() -> LesionNet:
@@ -189,7 +186,7 @@ def load_lesion_classifier() -> LesionNet:
         >>> bool((logits.argmax(1) == slices.labels).float().mean() > 0.85)
         True
     """
-    return _load_weights(LesionNet(), "lesion_classifier.pt")
+    return load_weights(LesionNet(), "lesion_classifier.pt")
 
 
 def load_lesion_slices() -> LesionSlices:
@@ -203,7 +200,7 @@ def load_lesion_slices() -> LesionSlices:
         >>> tuple(slices.images.shape), int(slices.labels.sum())
         ((32, 1, 64, 64), 16)
     """
-    with np.load(_path("lesion_slices.npz"), allow_pickle=False) as stored:
+    with np.load(data_path("lesion_slices.npz"), allow_pickle=False) as stored:
         images, labels, masks = stored["images"], stored["labels"], stored["masks"]
     return LesionSlices(
         images=torch.from_numpy(images).float() / 255 * _SLICE_SCALE,
@@ -226,7 +223,7 @@ def load_lung_segmenter() -> LungUNet:
         >>> bool(dice > 0.96)
         True
     """
-    return _load_weights(LungUNet(), "lung_segmenter.pt")
+    return load_weights(LungUNet(), "lung_segmenter.pt")
 
 
 def load_lung_slices() -> LungSlices:
@@ -243,7 +240,7 @@ def load_lung_slices() -> LungSlices:
         >>> slices.spacing
         (2.5078124, 2.5078124)
     """
-    with np.load(_path("lungs.npz"), allow_pickle=False) as stored:
+    with np.load(data_path("lungs.npz"), allow_pickle=False) as stored:
         images, lungs, nodules = stored["images"], stored["lungs"], stored["nodules"]
         height, width = stored["spacing"].tolist()
     return LungSlices(
@@ -265,7 +262,7 @@ def load_nuclei_segmenter() -> NucleiUNet:
         >>> bool(dice > 0.92)
         True
     """
-    return _load_weights(NucleiUNet(), "nuclei_segmenter.pt")
+    return load_weights(NucleiUNet(), "nuclei_segmenter.pt")
 
 
 def load_nuclei() -> Nuclei:
@@ -279,21 +276,10 @@ def load_nuclei() -> Nuclei:
         >>> tuple(nuclei.images.shape), len(nuclei.instances.unique()) - 1
         ((8, 1, 128, 128), 67)
     """
-    with np.load(_path("nuclei.npz"), allow_pickle=False) as stored:
+    with np.load(data_path("nuclei.npz"), allow_pickle=False) as stored:
         images, instances = stored["images"], stored["instances"]
     labels = torch.from_numpy(instances).long()
     return Nuclei(torch.from_numpy(images).float() / _NUCLEI_GREY, labels > 0, labels)
-
-
-def _path(name: str) -> Path:
-    # pip unpacks wheels, so this is a real file and the path stays valid after the context
-    with as_file(files("medcam.demo").joinpath("data", name)) as path:
-        return path
-
-
-def _load_weights(net: _Net, name: str) -> _Net:
-    net.load_state_dict(torch.load(_path(name), map_location="cpu", weights_only=True))
-    return net.eval()
 
 
 def _to_network_grid(volume: Tensor) -> Tensor:

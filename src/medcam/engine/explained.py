@@ -63,7 +63,9 @@ def _logits(
 ) -> tuple[Tensor, Squashed | None]:
     """Return the logits of an output, and what squashed them if they are not the output itself."""
     request, space = prepared.request, tuple(prepared.image.shape[2:])
-    chosen = outputs.select(output, request.output, batch=batch, space=space)
+    chosen = outputs.select(
+        output, request.output, batch=batch, space=space, channels=prepared.image.shape[1]
+    )
     if callable(request.output) or not request.at_logits:
         return chosen, None
     squashed = probabilities.before(chosen)

@@ -17,6 +17,8 @@ from medcam.engine.model.outputs import select
 from medcam.errors import InputError, InputTypeError
 from support.nets import Classifier, UNet, image
 
+pytestmark = pytest.mark.filterwarnings("ignore:The model returns several tensors")
+
 Pair = namedtuple("Pair", ["aux", "seg"])
 
 

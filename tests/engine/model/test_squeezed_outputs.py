@@ -11,6 +11,8 @@ from medcam.engine.model.outputs import select
 from medcam.errors import InputError, MedcamWarning
 from support.nets import Classifier, UNet
 
+pytestmark = pytest.mark.filterwarnings("ignore:The one output is read as the logit")
+
 
 class Packed(nn.Module):
     def __init__(self, net: nn.Module, pack) -> None:

@@ -72,6 +72,7 @@ def test_class_score_of_a_classification():
     assert_same(scores(class_score(2), z), z[:, [2]])
 
 
+@pytest.mark.filterwarnings("ignore:The one output is read as the logit")
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 1, 1, 1)])
 def test_one_logit_is_explained_by_its_sign(shape):
     z = torch.tensor([2.0, -3, 0.5, -0.1]).reshape(shape)

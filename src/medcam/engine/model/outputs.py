@@ -18,12 +18,21 @@ Selector = None | int | str | Callable[[Any], Any]
 _log = logging.getLogger("medcam")
 
 
-def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int]) -> Tensor:
+def select(
+    output: Any,
+    selector: Selector,
+    *,
+    batch: int,
+    space: Sequence[int],
+    channels: int | None = None,
+) -> Tensor:
     """Return the tensor of a model's output that is explained.
 
-    By default: the output if it is a tensor; else ``.logits``; else ``["out"]``; else the only
-    tensor with the input's spatial shape; else the finest of a deep-supervision list; else the
-    first tensor. The output of a single sample may have been squeezed.
+    By default: the output if it is a tensor; else ``.logits``; else ``["out"]``; else the finest of
+    a deep-supervision list; else the one whose shape is that of logits, with a warning if others
+    might be meant: the only tensor with the input's spatial shape, if it is not a reconstruction of
+    the input; else ``[batch, classes]``, the one with the fewest columns; else the first. The
+    output of a single sample may have been squeezed.
 
     Args:
         output: What the model returned: a tensor, or a nest of tuples, lists, mappings and
@@ -31,6 +40,7 @@ def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int])
         selector: An index, a key or attribute name, a callable, or None for the default.
         batch: The input's batch size.
         space: The input's spatial shape.
+        channels: The number of the input's channels, if a reconstruction of it is to be told.
 
     Raises:
         InputError: The selector does not fit the output, or the tensor cannot be explained.
@@ -42,7 +52,7 @@ def select(output: Any, selector: Selector, *, batch: int, space: Sequence[int])
             f"output={selector!r} selects None from {describe(output)}: select a tensor."
         )
     if not isinstance(chosen, Tensor):
-        path, chosen = _default(chosen, path, batch, tuple(space))
+        path, chosen = _default(chosen, path, batch, tuple(space), channels)
         _log.info("output explained: output%s, of shape %s", path, list(chosen.shape))
     if not chosen.is_floating_point():
         raise InputError(
@@ -150,7 +160,9 @@ def _selected(output: Any, selector: int | str | Callable[[Any], Any]) -> tuple[
         ) from error
 
 
-def _default(output: Any, path: str, batch: int, space: tuple[int, ...]) -> tuple[str, Tensor]:
+def _default(
+    output: Any, path: str, batch: int, space: tuple[int, ...], channels: int | None
+) -> tuple[str, Tensor]:
     """Return the tensor that the default rule of `select` chooses, after its path."""
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
@@ -173,19 +185,64 @@ def _default(output: Any, path: str, batch: int, space: tuple[int, ...]) -> tupl
             f"The model returned {describe(output)}, in which no floating-point tensor has the "
             f"batch size {batch} as its first axis. Choose what to explain with output=."
         )
+    return _deep_supervision(candidates, space) or _by_shape(candidates, space, channels)
+
+
+def _deep_supervision(
+    candidates: Sequence[tuple[str, Tensor]], space: tuple[int, ...]
+) -> tuple[str, Tensor] | None:
+    """Return the finest of several outputs of the same channels; None if there are others."""
     full_size = [item for item in candidates if tuple(item[1].shape[2:]) == space]
+    heads = [item for item in candidates if item[1].ndim == len(space) + 2]
+    if len(full_size) > 1:
+        heads = full_size
+    is_alike = len({tensor.shape[1] for _, tensor in heads}) == 1
+    if len(heads) != len(candidates) or not is_alike:
+        return None
+    finest = max(heads, key=lambda item: item[1].shape[2:].numel())
+    same_shape = [item for item in heads if item[1].shape == finest[1].shape]
+    if len(same_shape) > 1:
+        warn(
+            f"The model returns {len(same_shape)} tensors of the same shape "
+            f"{list(finest[1].shape)}, so the final one cannot be determined: the first is "
+            "explained. Choose another with output=, e.g. output=-1 for the last."
+        )
+    return finest
+
+
+def _by_shape(
+    candidates: Sequence[tuple[str, Tensor]], space: tuple[int, ...], channels: int | None
+) -> tuple[str, Tensor]:
+    """Return the candidate whose shape is that of logits; warn if others might be meant."""
+    full_size = [item for item in candidates if tuple(item[1].shape[2:]) == space]
+    vectors = [item for item in candidates if item[1].ndim <= 2]
+    widths = sorted(tensor.shape[-1] if tensor.ndim == 2 else 1 for _, tensor in vectors)
+    narrowest = next(
+        (item for item in vectors if (item[1].shape[-1] if item[1].ndim == 2 else 1) == widths[0]),
+        None,
+    )
+    position = {path: number for number, (path, _) in enumerate(candidates)}
+    chosen, why = candidates[0], "the first, as no shape tells"
     if len(full_size) == 1:
-        return full_size[0]
-    heads = full_size or [item for item in candidates if item[1].ndim == len(space) + 2]
-    channels = {tensor.shape[1] for _, tensor in heads}
-    if len(heads) == len(candidates) and len(channels) == 1:  # deep supervision
-        finest = max(heads, key=lambda item: item[1].shape[2:].numel())
-        same_shape = [item for item in heads if item[1].shape == finest[1].shape]
-        if len(same_shape) > 1:
-            warn(
-                f"The model returns {len(same_shape)} tensors of the same shape "
-                f"{list(finest[1].shape)}, so the final one cannot be determined: the first is "
-                "explained. Choose another with output=, e.g. output=-1 for the last."
-            )
-        return finest
-    return candidates[0]
+        chosen, why = full_size[0], "the one of the input's size"
+        is_later = narrowest is not None and position[narrowest[0]] < position[chosen[0]]
+        if narrowest is not None and is_later and chosen[1].shape[1] == channels:
+            chosen, why = narrowest, "as the other has the shape of the input, a reconstruction"
+    elif narrowest is not None:
+        chosen, why = narrowest, "the one with the fewest columns"
+    is_unclear = chosen[0] not in {path for path, _ in (*vectors, *full_size)}
+    is_rival = any(path != chosen[0] for path, _ in (*vectors, *full_size))
+    if len(candidates) > 1 and (is_rival or is_unclear or chosen[0] != candidates[0][0]):
+        listed = ", ".join(f"output{name} {list(tensor.shape)}" for name, tensor in candidates)
+        warn(
+            f"The model returns several tensors ({listed}): output{chosen[0]} is explained, {why}. "
+            f"If others are the logits, choose them with output=; output={_selector(chosen[0])} "
+            "confirms this one."
+        )
+    return chosen
+
+
+def _selector(path: str) -> str:
+    """Return what ``output=`` takes for a path such as "[0]" or "['seg']"."""
+    inside = path[1:-1] if path.startswith("[") and path.count("[") == 1 else ""
+    return inside or f"lambda output: output{path}"

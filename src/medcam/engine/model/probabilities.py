@@ -27,7 +27,9 @@ _SIGMOID = {
     torch.special.expit: "sigmoid", F.logsigmoid: "log-sigmoid",
 }  # fmt: skip
 _MOST_KEPT = 8  # operations: of several outputs, each may end in one
-_VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "Clone")
+_VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "Clone", "Select",
+          "Slice")  # fmt: skip
+"""Operations that keep the order of the values, if they keep all."""
 
 
 @dataclass(frozen=True, eq=False)
