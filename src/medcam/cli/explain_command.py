@@ -244,7 +244,9 @@ def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[s
     """Return a row of scores against the mask for each map; no rows without a mask."""
     if truth is None:
         return []
+    from medcam.errors import warn
     from medcam.evaluation import METRICS, compute_score
+    from medcam.evaluation.chance import below_chance, below_chance_message
 
     rows = []
     for item in explanation.maps.values():
@@ -256,6 +258,10 @@ def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[s
                 score = float(compute_score(values.cpu().numpy(), truth, metric))
                 row[METRICS[metric].title] = score
             row["By chance"] = float(truth.mean())
+            mass = METRICS["relevance_mass"].title
+            if below_chance(row[mass], row["By chance"]):
+                what = f"{item.title} of layer {item.layer!r}" if item.layer else item.title
+                warn(below_chance_message(what, mass.lower(), row[mass], row["By chance"]))
             rows.append(row)
     return rows
 

@@ -189,9 +189,12 @@ class Candidates:
             if other.layer != last.layer
             and (not same_extents or other.layout.space == last.layout.space)
         ]  # fmt: skip
-        stored = [other.stored for other in others]
-        is_around = depends_on(scores, stored, around=last.stored) if others else []
-        return [other for other, around in zip(others, is_around, strict=True) if around]
+        found: list[Activation] = []  # each has a path around those that came after it
+        for other in reversed(others):
+            later = [last.stored, *(activation.stored for activation in found)]
+            if depends_on(scores, [other.stored], around=later)[0]:
+                found.append(other)
+        return found[::-1]
 
     def _main_branch(self, last: Activation, around: Sequence[Activation], scores: Tensor) -> str:
         """Return the layer of the branch with the most evidence, and note the other branches.

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor
 
 
-def nodes(root: Any, *, without: Any = None) -> set[Any]:
+def nodes(root: Any, *, without: Collection[Any] = ()) -> set[Any]:
     """Return every node of the graph below ``root``, itself included.
 
     Args:
         root: The node where the walk starts.
-        without: A node that is not passed, nor returned.
+        without: Nodes that are not passed, nor returned.
     """
     visited, stack = {root}, [root]
     while stack:
         for node, _ in stack.pop().next_functions:
-            if node is not None and node is not without and node not in visited:
+            if node is not None and node not in without and node not in visited:
                 visited.add(node)
                 stack.append(node)
     return visited
@@ -31,18 +31,19 @@ def leaves(result: Tensor) -> list[Tensor]:
 
 
 def depends_on(
-    result: Tensor, tensors: Sequence[Tensor], *, around: Tensor | None = None
+    result: Tensor, tensors: Sequence[Tensor], *, around: Sequence[Tensor] = ()
 ) -> list[bool]:
     """Return for each tensor whether a gradient can flow to it from ``result``.
 
     Args:
         result: Where the gradient starts.
         tensors: Where it may end.
-        around: A tensor that the path must not pass.
+        around: Tensors that the path must not pass.
     """
     if result.grad_fn is None:
         return [False] * len(tensors)
-    below = nodes(result.grad_fn, without=None if around is None else around.grad_fn)
+    passed = {tensor.grad_fn for tensor in around if tensor.grad_fn is not None}
+    below = nodes(result.grad_fn, without=passed)
     # a leaf is found by identity: a MetaTensor's gradient edge leads to an alias of it
     leaves_below = {id(node.variable) for node in below if hasattr(node, "variable")}
     return [

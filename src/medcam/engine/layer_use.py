@@ -132,6 +132,10 @@ class Memory:
         now = _weights(model)
         self._of_models[model] = now, {**(known if weights == now else {}), key: choice}
 
+    def forget(self, model: nn.Module) -> None:
+        """Forget what was found for a model."""
+        self._of_models.pop(model, None)
+
 
 MEMORY = Memory()
 """The checked layers of all models of this process."""

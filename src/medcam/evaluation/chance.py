@@ -44,6 +44,32 @@ def one_half(mask: Bool[np.ndarray, "*space"]) -> float:
     return 0.5
 
 
+def below_chance(score: float, chance: float | None) -> bool:
+    """Return whether a score is lower than that of a map that knows nothing of the mask.
+
+    Example:
+        >>> below_chance(0.001, 0.014), below_chance(0.5, 0.5), below_chance(float("nan"), 0.5)
+        (True, False, False)
+    """
+    return chance is not None and score < chance
+
+
+def below_chance_message(what: str, metric: str, score: float, chance: float) -> str:
+    """Return the warning about a map that scores below chance.
+
+    Args:
+        what: The map, e.g. "Grad-CAM of layer 'layer4'".
+        metric: The title of the metric.
+        score: The score.
+        chance: The chance level.
+    """
+    return (
+        f"{what} scores below chance: {metric} {score:.3g}, where a map that knows nothing of the "
+        f"mask has {chance:.3g}. It points elsewhere; it may still be right about the model. "
+        "Compare with method='hirescam', or see docs/how-to/trust.md."
+    )
+
+
 def grow_mask(
     mask: Bool[np.ndarray, "*space"], spacing: Sequence[float] | None, tolerance_mm: float
 ) -> Bool[np.ndarray, "*space"]:

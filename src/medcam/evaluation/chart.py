@@ -82,7 +82,15 @@ def _add_legend(figure: Figure, colors: dict[Any, str], *, with_chance: bool) ->
         ]
     if with_chance:
         handles.append(
-            Line2D([], [], color=_DARK, marker="|", markersize=9, ls="", label="chance level")
+            Line2D(
+                [],
+                [],
+                color=_DARK,
+                marker="|",
+                markersize=9,
+                ls="",
+                label="chance level; hatched: below it",
+            )
         )
     if not handles:
         return
@@ -111,13 +119,16 @@ def _draw_column(
     positions = np.arange(len(bars))
     means = np.array([bar["mean_score"] for bar in bars], dtype=float)
     chances = np.array([bar.get("chance", math.nan) for bar in bars], dtype=float)
-    axes.barh(
+    drawn = axes.barh(
         positions,
         np.where(np.isfinite(means), means, 0),
         height=0.72,
         color=[colors[bar["class_label"]] for bar in bars],
         zorder=2,
     )
+    for bar, mean, chance in zip(drawn, means, chances, strict=True):
+        if mean < chance:
+            bar.set(hatch="////", edgecolor="white")  # below chance
     axes.vlines(chances, positions - 0.42, positions + 0.42, color=_DARK, lw=1.2, zorder=3)
     row_transform = axes.get_yaxis_transform()  # x in axes coordinates, y in data coordinates
     sizes = [len(list(group)) for _, group in groupby(bar["layer"] for bar in bars)]

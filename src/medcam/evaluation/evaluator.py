@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from medcam.engine.target.arguments import name_of
 from medcam.errors import warn
+from medcam.evaluation.chance import below_chance, below_chance_message
 from medcam.evaluation.chart import mean_scores_chart
 from medcam.evaluation.metrics import METRICS, Metric
-from medcam.evaluation.score import MetricFunction, check_metric, check_options, score_and_chance
+from medcam.evaluation.score import (
+    MetricFunction,
+    Score,
+    check_metric,
+    check_options,
+    score_and_chance,
+)
 from medcam.evaluation.table import (
     ScoreRow,
     about_table,
@@ -68,6 +75,7 @@ class Evaluator:
         self.layer_ordering = layer_ordering
         self._options = check_options(threshold, spacing, tolerance_mm)
         self._rows: list[ScoreRow] = []
+        self._below_chance: set[object] = set()
 
     @property
     def threshold(self) -> str | float:
@@ -103,6 +111,7 @@ class Evaluator:
         if spacing is not None:
             options = check_options(options.threshold, spacing, options.tolerance_mm)
         score = score_and_chance(attention_map, mask, self.metric, options)
+        self._warn_below_chance(score, layer)
         self._rows.append(
             ScoreRow(
                 score.value,
@@ -113,6 +122,16 @@ class Evaluator:
             )
         )
         return score.value
+
+    def _warn_below_chance(self, score: Score, layer: object) -> None:
+        """Warn once for each layer of a score below chance; a hit or a miss alone says little."""
+        entry = METRICS.get(self.metric) if isinstance(self.metric, str) else None
+        if entry is None or score.chance is None or layer in self._below_chance:
+            return
+        if self.metric != "pointing_game" and below_chance(score.value, score.chance):
+            self._below_chance.add(layer)
+            what = "A map" if layer is None else f"A map of layer {layer!r}"
+            warn(below_chance_message(what, entry.title, score.value, score.chance))
 
     @property
     def scores(self) -> pd.DataFrame:

@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from openpyxl.cell import Cell
 
 _FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
+_RED = "C0392B"
 _MAX_WIDTH = 60  # characters of a column; wider ones push the others off the screen
 
 
 def to_workbook(tables: Mapping[str, pd.DataFrame]) -> Workbook:
     """Return a workbook with one sheet per table: a frozen header line, then the rows.
+
+    A "lift" below 1, which is a score below chance, is red.
 
     NaN is written as the text "NaN", which pandas reads back as NaN; None is an empty cell. Text
     is marked as text, so that Excel does not read it as a formula or an error code. Control
@@ -43,6 +46,8 @@ def to_workbook(tables: Mapping[str, pd.DataFrame]) -> Workbook:
             for line, value in enumerate(table[column].tolist(), start=2):
                 cell = sheet.cell(line, number)
                 _write_cell(cell, value)
+                if column == "lift" and isinstance(value, float) and value < 1:  # below chance
+                    cell.font = Font(bold=True, color=_RED)
                 longest = max(longest, len(str(cell.value)))
             sheet.column_dimensions[header.column_letter].width = min(longest + 3, _MAX_WIDTH)
         sheet.freeze_panes = "A2"

@@ -17,10 +17,12 @@ class Cell:
     Attributes:
         text: The text.
         number: Whether the column of the cell holds numbers only, which are aligned to the right.
+        below: Whether it is a score below the chance level of its row.
     """
 
     text: str
     number: bool
+    below: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,25 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     numeric = [all(_is_number(value) for value in values) for values in column_values]
     cells = [
         [
-            Cell(_cell_text(row.get(key)), is_numeric)
+            Cell(_cell_text(row.get(key)), is_numeric, _is_below_chance(row, key))
             for key, is_numeric in zip(columns, numeric, strict=True)
         ]
         for row in rows
     ]
     return Table([str(key) for key in columns], cells)
+
+
+CHANCE = "By chance"
+"""The column with the chance level of a row's scores."""
+
+_HIT_OR_MISS = "Pointing game"  # 0 or 1: a single miss is no score below chance
+
+
+def _is_below_chance(row: Mapping[str, Any], key: str) -> bool:
+    """Return whether a value is a score below the chance level of its row."""
+    value, chance = row.get(key), row.get(CHANCE)
+    is_score = isinstance(value, float) and key not in (CHANCE, _HIT_OR_MISS)
+    return is_score and isinstance(chance, float) and float(value or 0) < chance
 
 
 def _is_number(value: Any) -> bool:
