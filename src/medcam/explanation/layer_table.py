@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -18,7 +19,7 @@ from medcam.engine.request import Request
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import NoMapError
-from medcam.explanation.call import explain
+from medcam.methods import Method
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _reasons_without_map(
 
     If there is no map at all, the reason is one text.
     """
-    request = Request.of("gcam", layer="full", target=target, shape=None)
+    request = Request.of(_LISTING, layer="full", target=target, shape=None)
     try:
         result = run(request, model, model, inputs, {})
     except NoMapError as error:
@@ -149,12 +150,27 @@ def _reasons_without_map(
 def _automatic_layer(
     model: nn.Module, inputs: tuple[Any, ...], target: TargetLike
 ) -> tuple[str | None, str | None]:
-    """Return the automatic layer and None; or None and the reason why there is none."""
+    """Return the automatic layer and None; or None and the reason why there is none.
+
+    Whether a segmentation uses the layer is not checked, as the inputs need not be an image.
+    """
+    request = Request.of(_LISTING, target=target, shape=None, check_layer=False)
     try:
-        (layer,) = explain(model, inputs, target=target, shape=None).maps
+        result = run(request, model, model, inputs, {})
     except NoMapError as error:
         return None, str(error)
-    return str(layer), None
+    return result.layers[0], None
+
+
+def _ones(
+    activations: Float[Tensor, "batch channels *layer"],
+    gradients: Float[Tensor, "batch channels *layer"],
+) -> Float[Tensor, "batch *layer"]:
+    """Return a map of ones: a listing needs layers with gradients, and no warnings about maps."""
+    return torch.ones_like((activations * gradients)[:, 0])
+
+
+_LISTING = Method("listing", _ones, "Listing")
 
 
 def _count_parameters(module: nn.Module) -> int:
