@@ -53,13 +53,14 @@ def test_other_layers_and_methods_have_maps(layer, method):
 
 
 def test_one_warning_names_many_layers():
+    options = {"method": "gcam", "layer": "full", "target": class_score(1)}
     with pytest.warns(MedcamWarning, match="cancel at layer 'conv'") as told:
-        found = medcam.explain(Net(2).eval(), image(size=20), layer="full", target=class_score(1))
+        found = medcam.explain(Net(2).eval(), image(size=20), **options)
     assert len(told) == 1
     assert [layer for layer, item in found.maps.items() if not item.values.any()] == ["conv"]
     nets = nn.Sequential(Net(2), nn.Conv2d(2, 1, 3, bias=False), Net(2)).eval()
     with pytest.warns(MedcamWarning, match=r"cancel at layers '2\.conv', '1', '0', \.\.\. for"):
-        medcam.explain(nets, image(size=30), layer="full", target=class_score(1))
+        medcam.explain(nets, image(size=30), **options)
 
 
 def test_on_other_devices_each_layer_has_a_pending_notice_of_its_own():

@@ -72,6 +72,7 @@ def test_a_known_prediction_is_not_computed_again():
         medcam.explain_volume(counted, X, 8, logits=first.output[:, :, 1:])
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot explain a part")
 def test_an_empty_target_is_a_zero_map_with_a_warning():
     empty = targets.region(torch.zeros(26, 26), 1)
     with pytest.warns(MedcamWarning, match="no voxel"):
@@ -101,15 +102,16 @@ def test_methods_are_keyed_as_in_explain():
     assert list(explanation.maps) == [("gcam", "fine"), ("gbp", None)]
 
 
-def test_progress_reaches_the_total():
+@pytest.mark.parametrize(("channel_weights", "passes"), [("window", 2), ("volume", 3)])
+def test_progress_reaches_the_total(channel_weights, passes):
     calls = []
     explanation = medcam.explain_volume(
         model(), X, 8, method=["gcam", "gbp", "eigencam"], layer="fine", target=1, sw_batch_size=3,
-        progress=lambda done, of: calls.append((done, of)),
+        channel_weights=channel_weights, progress=lambda done, of: calls.append((done, of)),
     )  # fmt: skip
     windows, explained = explanation.details["windows"], explanation.details["windows_explained"]
     ends = [(done, of) for done, of in calls if done == of]
-    assert ends == [(windows, windows), (2 * explained + 2 * windows,) * 2]
+    assert ends == [(windows, windows), (2 * explained + passes * windows,) * 2]
     with pytest.raises(InputTypeError, match="progress='yes'"):
         medcam.explain_volume(model(), X, 8, progress="yes")
 

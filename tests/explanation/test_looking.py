@@ -159,6 +159,6 @@ def test_images_and_masks_of_nibabel_give_the_affine(channels, tmp_path):
     mask = nibabel.Nifti1Image((values > 0.5).astype(np.uint8), affine)
     paths = medcam.explain(net, x).save(tmp_path / "case", image=own, mask=mask)
     saved = {path.name: path for path in paths}
-    np.testing.assert_allclose(nibabel.load(saved["case_gcam.nii.gz"]).affine, affine)
+    np.testing.assert_allclose(nibabel.load(saved["case_layercam.nii.gz"]).affine, affine)
     written = np.asarray(nibabel.load(saved["case_mask.nii.gz"]).dataobj)
     np.testing.assert_array_equal(written, values > 0.5)

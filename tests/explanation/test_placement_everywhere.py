@@ -131,7 +131,7 @@ def test_scores_pictures_and_cases_place_maps_of_the_layer_s_own_shape(case, tmp
     own, placed = (medcam.explain(net, x, shape=shape, **ASK) for shape in (None, "input"))
     image = Image(x[0].numpy(), np.eye(4))
     own.save(tmp_path / "own", image=image, model=net, report=False, montage=False)
-    saved = nibabel.load(tmp_path / "own_gcam.nii.gz").get_fdata()
+    saved = nibabel.load(tmp_path / "own_layercam.nii.gz").get_fdata()
     np.testing.assert_allclose(saved, placed.map.values[0, 0].numpy(), rtol=1e-5, atol=1e-9)
 
 

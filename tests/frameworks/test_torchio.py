@@ -74,7 +74,9 @@ def test_grad_cam_is_the_aggregators_mean_of_raw_maps(name, dtype):
 
     expected = joined(sampler, raw).relu()
     assert expected.any()
-    found = medcam.torchio.explain_subject(model, sampler, layer="fine", target=ONE)
+    found = medcam.torchio.explain_subject(
+        model, sampler, method="gcam", layer="fine", target=ONE, channel_weights="window"
+    )
     tolerance = 1e-10 if dtype == torch.float64 else 1e-6
     scale = float(logits.abs().max())
     torch.testing.assert_close(found.output[0], logits, rtol=0, atol=tolerance * scale)
@@ -167,7 +169,7 @@ def test_channels_are_weighed_by_patch_or_once():
     model, given = net(3), subject()
     sampler, maps = tio.GridSampler(given, 6, 2), []
     for weights in ("window", "volume"):
-        options = {"layer": "fine", "target": 1, "channel_weights": weights}
+        options = {"method": "gcam", "layer": "fine", "target": 1, "channel_weights": weights}
         maps.append(medcam.torchio.explain_subject(model, sampler, **options).map.values)
         expected = medcam.explain_volume(
             model, given.t1.data[None], 6, overlap=1 / 3, mode="constant", **options

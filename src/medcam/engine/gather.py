@@ -93,7 +93,8 @@ def _agreements(
     That is so for every layer of a model, for several targets (a class that is not predicted has
     weak evidence), and for slices or views one by one.
     """
-    is_plain = all(activation.layout.arrangement is None for activation in activations)
+    arrangements = [activation.layout.arrangement for activation in activations]
+    is_plain = not any(item.slices for item in arrangements if item is not None)
     if request.layer == "full" or len(columns) > 1 or not is_plain:
         return None
     return Agreements()

@@ -86,7 +86,7 @@ def for_target(methods: Sequence[Method], target: ResolvedTarget) -> tuple[Metho
         chosen = METHODS["gcam"]
     else:
         chosen = METHODS["segxrescam" if target.is_part else "layercam"]
-    return tuple(dict.fromkeys(chosen if method is AUTO else method for method in methods))
+    return tuple(dict.fromkeys(chosen if method == AUTO else method for method in methods))
 
 
 def get(method: MethodLike, **options: Any) -> Method:

@@ -133,7 +133,9 @@ def test_one_window_over_everything_is_the_plain_explanation(method, layer, mode
 def test_grad_cam_is_the_mean_of_signed_window_maps(layer, mode):
     space, roi = (19, 13), (8, 6)
     model, x = case(2, space, batch=1)
-    found = medcam.explain_volume(model, x, roi, layer=layer, target=1, mode=mode)
+    found = medcam.explain_volume(
+        model, x, roi, method="gcam", layer=layer, target=1, mode=mode, channel_weights="window"
+    )
     out = through_monai(model, x, roi, mode=mode).detach()
     inside = (out.argmax(1) == 1).double()
     seed = torch.zeros_like(out)
@@ -167,8 +169,9 @@ def test_channel_weights_of_the_volume_are_the_mean_gradients_of_all_windows():
     space, roi = (19, 13), (8, 6)
     model, x = case(2, space, batch=1)
     found = medcam.explain_volume(
-        model, x, roi, layer="coarse", target=targets.classes(0, 1), channel_weights="volume"
-    )
+        model, x, roi, method="gcam", layer="coarse", target=targets.classes(0, 1),
+        channel_weights="volume",
+    )  # fmt: skip
     out = through_monai(model, x, roi).detach()
     places, weight, total, _ = windows(space, roi)
     for t in (0, 1):

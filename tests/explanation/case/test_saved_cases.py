@@ -109,7 +109,7 @@ def test_the_segmentation_is_saved_and_shown(tmp_path):
     files = explanation.save(tmp_path / "new" / "case", segmentation=labels, montage=False)
     seconds = [path for path in files if path.name.startswith("case_1")]
     assert names(seconds) == [
-        "case_1_gcam.nii.gz", "case_1_image.nii.gz", "case_1_seg.nii.gz", "case_1.html",
+        "case_1_layercam.nii.gz", "case_1_image.nii.gz", "case_1_seg.nii.gz", "case_1.html",
         "case_1.json",
     ]  # fmt: skip
     saved = nib.load(seconds[2])

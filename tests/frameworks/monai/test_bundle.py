@@ -159,7 +159,7 @@ def test_a_workflow_in_python_takes_the_overlay(importable):
     inferer = workflow.parser.get_parsed_content("evaluator").inferer
     assert isinstance(inferer, medcam.monai.AttentionInferer)
     assert inferer.request.target == 1
-    assert inferer.explanation.map.method == "gcam"
+    assert inferer.explanation.map.method == "layercam"
     saved = nibabel.load(importable / "maps" / "case" / "case_attention.nii.gz")
     np.testing.assert_allclose(saved.affine, oblique(), atol=1e-4)
     assert inside(saved) > 0.8

@@ -266,13 +266,15 @@ def test_channel_weights_reach_the_stitching():
     maps = {}
     for weights in ("window", "volume"):
         inferer = AttentionInferer(
-            SlidingWindowInferer((6, 6, 4)), layer="fine", target=1, channel_weights=weights
-        )
+            SlidingWindowInferer((6, 6, 4)), method="gcam", layer="fine", target=1,
+            channel_weights=weights,
+        )  # fmt: skip
         inferer(x, model)
         maps[weights] = inferer.attention.as_tensor()
         expected = medcam.explain_volume(
-            model, x, (6, 6, 4), mode="constant", layer="fine", target=1, channel_weights=weights
-        )
+            model, x, (6, 6, 4), mode="constant", method="gcam", layer="fine", target=1,
+            channel_weights=weights,
+        )  # fmt: skip
         torch.testing.assert_close(maps[weights], expected.map.values, rtol=0, atol=1e-12)
     assert not torch.allclose(maps["window"], maps["volume"])
 

@@ -90,7 +90,7 @@ def test_a_saved_case(tmp_path, space, expected, given):
     explanation = medcam.explain(net, x, layer="features.0", target=ONE)
     source = {"the input": None, "image=": image, "a batch of one": image[None]}[given]
     explanation.save(tmp_path / "case", image=source)
-    assert_lies_at(tmp_path / "case_gcam.nii.gz", expected)
+    assert_lies_at(tmp_path / "case_layercam.nii.gz", expected)
     assert_lies_at(tmp_path / "case_image.nii.gz", expected)
     background = image_of(image, 3)
     np.testing.assert_allclose(background.affine, expected)

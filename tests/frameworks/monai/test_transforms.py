@@ -60,12 +60,12 @@ def postprocessing(pre, folder, **options):
     ])  # fmt: skip
 
 
-OPTIONS = {  # Grad-CAM weighs the channels in each window by itself, which moves its centre
+WINDOWS = SlidingWindowInferer((16, 16, 16), mode="gaussian")
+OPTIONS = {
     "whole": {"inferer": None, "method": "gcam"},
-    "windows": {
-        "inferer": SlidingWindowInferer((16, 16, 16), mode="gaussian"), "method": "hirescam",
-    },
-}  # fmt: skip
+    "windows": {"inferer": WINDOWS, "method": "hirescam"},
+    "windows with the volume's weights": {"inferer": WINDOWS, "method": "gcam"},
+}
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -51,7 +51,7 @@ def test_the_segmentation_is_nnunets(options, trained, case, tmp_path, predicted
     np.testing.assert_array_equal(ours.affine, theirs.affine)
     image = nib.load(case)
     np.testing.assert_array_equal(found.segmentation, np.asarray(theirs.dataobj))
-    saved = nib.load(tmp_path / "ours_gcam.nii.gz")
+    saved = nib.load(tmp_path / "ours_layercam.nii.gz")
     assert saved.get_data_dtype() == np.float32
     assert saved.shape == image.shape
     np.testing.assert_array_equal(saved.affine, image.affine)
@@ -110,7 +110,7 @@ def test_a_resampled_map_stays_at_its_place_in_mm(reader, trained, tmp_path):
 def test_simpleitk_reads_the_map_at_the_same_place(trained, case, tmp_path):
     found = medcam.nnunet.explain(trained(), case, "TZ", folds=0, tta=False)
     found.save(tmp_path / "c")
-    ours, image = (sitk.ReadImage(str(p)) for p in (tmp_path / "c_gcam.nii.gz", case))
+    ours, image = (sitk.ReadImage(str(p)) for p in (tmp_path / "c_layercam.nii.gz", case))
     for index in [(0, 0, 0), (18, 22, 16), (3, 20, 9)]:
         np.testing.assert_allclose(
             ours.TransformIndexToPhysicalPoint(index),
@@ -143,10 +143,10 @@ def test_pictures_have_maps_too(trained, tmp_path):
     assert found.map.shape == found.segmentation.shape == (40, 33)
     assert found.affine is None
     names = [path.name for path in found.save(tmp_path / "out" / "p")]
-    assert {"p_gcam.tif", "p_seg.png", "p_montage.png"} < set(names)
+    assert {"p_layercam.tif", "p_seg.png", "p_montage.png"} < set(names)
     assert names[-1] == "p.json"
     np.testing.assert_array_equal(io.imread(tmp_path / "out" / "p_seg.png"), found.segmentation)
-    np.testing.assert_array_equal(io.imread(tmp_path / "out" / "p_gcam.tif"), found.map)
+    np.testing.assert_array_equal(io.imread(tmp_path / "out" / "p_layercam.tif"), found.map)
 
 
 def test_a_compiled_network_is_looked_through(trained, case, monkeypatch):

@@ -46,7 +46,8 @@ class Parts:
 
     def shares_weights(self, part: Method) -> bool:
         """Return whether one set of channel weights serves all windows."""
-        return part.stitched == "shared" or (self.for_volume and part.shared is not None)
+        for_volume = self.for_volume and not self.one_window
+        return part.stitched == "shared" or (for_volume and part.shared is not None)
 
     def identity_of(self, part: Method) -> object:
         """Return what identifies a part.
