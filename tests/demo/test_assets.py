@@ -239,7 +239,7 @@ def test_licences_name_every_file() -> None:
     folder = files("medcam.demo") / "data"
     licences = (folder / "LICENSES.md").read_text(encoding="utf-8")
     names = sorted(path.name for path in folder.iterdir())
-    assert len(names) == 8
+    assert len(names) == 10
     for name in names:
         assert f"| `{name}` |" in licences
 
@@ -247,4 +247,6 @@ def test_licences_name_every_file() -> None:
 def test_files_are_a_few_megabytes() -> None:
     folder = files("medcam.demo") / "data"
     assert len((folder / "nuclei_segmenter.pt").read_bytes()) < 5e5
+    lungs = [len((folder / name).read_bytes()) for name in ("lungs.npz", "lung_segmenter.pt")]
+    assert sum(lungs) < 4e5
     assert sum(len(path.read_bytes()) for path in folder.iterdir()) < 5e6

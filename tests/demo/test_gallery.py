@@ -179,7 +179,7 @@ def test_no_text_overlaps_another_or_is_cut_off():
     names = ("Guided Backpropagation", "Grad-CAM", "Guided Grad-CAM", "Grad-CAM++")
     tiles = [GalleryTile(name, image(9, 9), number % 2 == 0) for number, name in enumerate(names)]
     row = GalleryRow(
-        "2D classification", image(9, 9), image(9, 9) > 0.5, tiles, "Where are the nuclei?"
+        "2D classification", image(9, 9), image(9, 9) > 0.5, tiles, "Where are the lungs?"
     )
     figure = draw_gallery([row, row], table)
     renderer = FigureCanvasAgg(figure).get_renderer()
