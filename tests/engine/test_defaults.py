@@ -8,7 +8,6 @@ import warnings
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import medcam
@@ -181,12 +180,12 @@ class Opposed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 2, 1, bias=False)
+        self.conv, self.act = nn.Conv2d(1, 2, 1, bias=False), nn.ReLU()
         with torch.no_grad():
             self.conv.weight.copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.conv(x))  # channel 0 where the image is bright, channel 1 where it is dark
+        y = self.act(self.conv(x))  # channel 0 where the image is bright, channel 1 where it is dark
         weight = torch.ones_like(y)
         weight[:, 1], weight[:, 1, :, :4] = -1.0, 6.0
         z = (y * weight).sum(1, keepdim=True)
@@ -197,7 +196,7 @@ class Opposed(nn.Module):
 def test_windows_are_compared_in_the_mean(windows):
     x = torch.ones(1, 1, 12, 12)
     x[..., 4:] = -1.0  # bright at the left, dark at the right
-    ask = {"layer": "conv", "method": "gcam", "target": class_score(1)}
+    ask = {"layer": "act", "method": "gcam", "target": class_score(1)}
     if windows:
         ask.update(roi_size=12, mode="constant")
     explain = medcam.explain_volume if windows else medcam.explain
