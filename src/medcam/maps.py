@@ -33,13 +33,11 @@ class ResolvedTarget:
 
     Attributes:
         description: The target in words.
-        task: "classification" or "segmentation", by the shape of the output; "detection" for
-            boxes.
+        task: "classification", "segmentation" (the output has spatial axes) or "detection".
         classes: The class of each map, ``[batch, targets]``; None if the target is not a class.
-        voxels: The number of voxels that the score is the mean over, ``[batch, targets]``; None
-            in a classification.
+        voxels: The number of voxels that the score is the mean over, ``[batch, targets]``, or None.
         regions: Whether the classes are regions that may overlap.
-        is_part: Whether these are a part of a class, such as one lesion or one voxel.
+        is_part: Whether a part of a class is explained, such as one lesion.
     """
 
     description: str
@@ -106,14 +104,12 @@ class AttentionMap:
     """Map of one method and one layer, for every sample and target.
 
     Attributes:
-        values: ``[batch, targets, *space]``, in the raw units of the method, on the device of
-            the model.
+        values: ``[batch, targets, *space]``, in the method's raw units, on the model's device.
         method: The method's name, e.g. ``"gcam"``.
         layer: The layer's name; None for methods without a layer.
         target: The resolved target.
         signed: Whether negative values carry meaning (evidence against the target).
-        positive_part: Whether attention is the positive part of a signed map (HiResCAM); otherwise
-            it is the magnitude (guided backpropagation).
+        positive_part: Whether attention is the positive part of a signed map, not its magnitude.
         channels: For maps of the input itself, the signed values of each input channel before
             the reduction to ``values``, ``[batch, targets, channels, *space]``.
         method_title: The method's name in the literature, e.g. ``"Grad-CAM"``; empty if unknown.

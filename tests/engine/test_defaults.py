@@ -185,7 +185,9 @@ class Opposed(nn.Module):
             self.conv.weight.copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act(self.conv(x))  # channel 0 where the image is bright, channel 1 where it is dark
+        y = self.act(
+            self.conv(x)
+        )  # channel 0 where the image is bright, channel 1 where it is dark
         weight = torch.ones_like(y)
         weight[:, 1], weight[:, 1, :, :4] = -1.0, 6.0
         z = (y * weight).sum(1, keepdim=True)

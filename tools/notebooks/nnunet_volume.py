@@ -33,7 +33,7 @@ sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
 
 # %%
 model = medcam.nnunet.load(folder, tta=False)
-result = medcam.nnunet.explain(model, [image], label="brain")
+result = medcam.nnunet.explain(model, [image], label="brain", layer="bottleneck", method="gcam")
 print(result.status, result.map.dtype, result.map.shape)
 print(result.explanation.target)
 print({key: result.explanation.details[key] for key in ("windows", "windows_explained", "roi")})

@@ -53,7 +53,7 @@ pd.read_excel("attention_maps/scores.xlsx").iloc[:, :8]
 # brain. Several layers share one forward pass.
 
 # %%
-explanation = medcam.explain(model, head.image, layer=["encoder3", "decoder3"])
+explanation = medcam.explain(model, head.image, layer=["decoder3", "decoder2"])
 print(explanation.maps["decoder3"])
 
 # %%

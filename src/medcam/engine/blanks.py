@@ -13,7 +13,7 @@ from medcam.engine.activation import Activation, LayerKey
 from medcam.engine.notices import Notices
 from medcam.maps import ResolvedTarget
 from medcam.methods import Method
-from medcam.methods.method import BlankReason
+from medcam.methods.blank import BlankReason, why_blank
 
 BlankKey = tuple[BlankReason, str, LayerKey | None]
 """A reason, the title of a method, and a layer."""
@@ -48,7 +48,7 @@ class Blanks:
             evidence: The evidence by name.
             values: The map, ``[samples, *layer]`` or ``[batch, channels, *space]``.
         """
-        for reason, flags in method.why_blank(evidence, values).items():
+        for reason, flags in why_blank(method, evidence, values).items():
             self.flags.setdefault((reason, method.title, layer), {})[target] = flags
 
     def of_samples(
@@ -62,7 +62,7 @@ class Blanks:
             recorded: What was recorded of each layer.
             targets: The number of targets.
         """
-        found = {}
+        by_key = {}
         for key, by_target in self.flags.items():
             layer = None if key[2] is None else recorded.get(key[2])
             arrangement = None if layer is None else layer.layout.arrangement
@@ -71,8 +71,8 @@ class Blanks:
                 for target, flags in by_target.items()
             }
             none = torch.zeros_like(next(iter(columns.values())))
-            found[key] = torch.stack([columns.get(target, none) for target in range(targets)], 1)
-        return found
+            by_key[key] = torch.stack([columns.get(target, none) for target in range(targets)], 1)
+        return by_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,10 +225,10 @@ def _after_norm(context: BlankContext) -> str:
 
 def _norms(modules: Iterable[nn.Module]) -> str:
     """Return what subtracts the mean of each channel of a sample, in words."""
-    found = set()
+    names = set()
     for module in modules:
         if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-            found.add("instance norm")
+            names.add("instance norm")
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            found.add("batch normalisation in training mode")
-    return " or ".join(sorted(found)) or "instance norm"
+            names.add("batch normalisation in training mode")
+    return " or ".join(sorted(names)) or "instance norm"

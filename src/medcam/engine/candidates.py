@@ -189,12 +189,12 @@ class Candidates:
             if other.layer != last.layer
             and (not same_extents or other.layout.space == last.layout.space)
         ]  # fmt: skip
-        found: list[Activation] = []  # each has a path around those that came after it
+        bypassing: list[Activation] = []  # each has a path around those that came after it
         for other in reversed(others):
-            later = [last.stored, *(activation.stored for activation in found)]
+            later = [last.stored, *(activation.stored for activation in bypassing)]
             if depends_on(scores, [other.stored], around=later)[0]:
-                found.append(other)
-        return found[::-1]
+                bypassing.append(other)
+        return bypassing[::-1]
 
     def _main_branch(self, last: Activation, around: Sequence[Activation], scores: Tensor) -> str:
         """Return the layer of the branch with the most evidence, and note the other branches.

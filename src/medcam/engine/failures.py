@@ -125,8 +125,8 @@ def other_branches(recorder: Recorder, layers: Iterable[str]) -> Iterator[str]:
     """
     if not isinstance(recorder, AutoRecorder) or not recorder.branches:
         return
-    found = sorted(recorder.branches.items(), key=lambda item: -item[1])[:_MOST_BRANCHES]
-    listed = ", ".join(f"{name!r} ({share:.0%} of the evidence)" for name, share in found)
+    largest = sorted(recorder.branches.items(), key=lambda item: -item[1])[:_MOST_BRANCHES]
+    listed = ", ".join(f"{name!r} ({share:.0%} of the evidence)" for name, share in largest)
     yield (
         f"The target also depends on {listed}, by paths that do not pass layer "
         f"{', '.join(map(repr, layers))}, which was chosen automatically: its map shows a part of "

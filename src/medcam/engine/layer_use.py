@@ -78,10 +78,10 @@ class CheckedLayer:
     @property
     def details(self) -> dict[str, Any]:
         """The values, for the record of an explanation."""
-        found: dict[str, Any] = {"automatic_layer": self.use.details}
+        details: dict[str, Any] = {"automatic_layer": self.use.details}
         if self.passed_over:
-            found["layers_passed_over"] = [use.details for use in self.passed_over]
-        return found
+            details["layers_passed_over"] = [use.details for use in self.passed_over]
+        return details
 
     def report(self) -> None:
         """Warn if the first choice was passed over, or if no layer is used."""

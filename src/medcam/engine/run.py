@@ -105,8 +105,8 @@ def _recorded(
             except OtherLayerError as other:
                 choice = other.choice
         named = without_check(prepared) if choice is None else with_layer(prepared, choice)
-        found = recorded(named, False)
-    return dataclasses.replace(found, output=output, checked=choice)
+        other_run = recorded(named, False)
+    return dataclasses.replace(other_run, output=output, checked=choice)
 
 
 def _finish(
@@ -135,7 +135,7 @@ def _finish(
         else:
             warn(message)
     output, assembled = recorded.output, recorded.assembled
-    found = recorded.evidence.agreements
+    agreements = recorded.evidence.agreements
     return Run(
         output=output if keep_graph else isolation.detached_output(output),
         target=recorded.scores.target,
@@ -148,7 +148,7 @@ def _finish(
         images={prepared.images[n].name: image for n, image in assembled.images.items()},
         details=_details(recorded, checked),
         blanks=recorded.blanks,
-        agreements={} if found is None else found.correlations,
+        agreements={} if agreements is None else agreements.correlations,
         features=recorder.features,
     )
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from medcam.errors import InputError, InputTypeError
@@ -19,24 +18,6 @@ EVIDENCE = ("activations", "gradients", "inputs", "input_gradients", "guided_gra
 """The names of the evidence, from which a method chooses its parameters."""
 
 _STITCHED = ("mean", "sum", "shared")
-
-BlankReason = Literal[
-    "no gradient", "no input gradient", "no guided gradient", "no activation", "cancelling",
-    "no sum", "negative", "apart", "constant", "unknown",
-]  # fmt: skip
-"""Why a map is zero: evidence that is zero; gradients, or activations, that cancel in each channel;
-only negative evidence; gradients and activations in different places; a constant layer; a reason
-that only the method's own function knows."""
-
-_PRODUCTS = (("activations", "gradients"), ("inputs", "input_gradients"))
-"""Evidence that a map may be the product of."""
-
-_ZERO_EVIDENCE: tuple[tuple[BlankReason, str], ...] = (
-    ("no gradient", "gradients"),
-    ("no input gradient", "input_gradients"),
-    ("no guided gradient", "guided_gradients"),
-    ("no activation", "activations"),
-)
 
 
 @dataclass(frozen=True)
@@ -259,41 +240,6 @@ class Method:
             channels=channels,
             method_title=self.title,
         )
-
-    def why_blank(
-        self, evidence: Mapping[str, Any], values: Tensor
-    ) -> dict[BlankReason, Bool[Tensor, " batch"]]:
-        """Return the samples whose map is zero everywhere, by the reason; none on the CPU: empty.
-
-        Args:
-            evidence: The evidence by name.
-            values: The map. On the CPU, if no sample's map is zero, nothing more is computed.
-        """
-        if values.device.type == "cpu" and values.numpy().reshape(len(values), -1).any(1).all():
-            return {}
-        rest = ~values.flatten(1).any(1)
-        found: dict[BlankReason, Tensor] = {}
-        for reason, name in _ZERO_EVIDENCE:
-            if name not in self.evidence:
-                continue
-            found[reason] = rest & ~evidence[name].flatten(1).any(1)
-            rest = rest & ~found[reason]
-        if self.weights is not None:
-            parameters = inspect.signature(self.weights).parameters
-            weights = self.weights(**{name: evidence[name] for name in parameters})
-            cancelled: BlankReason = "no sum" if "activations" in parameters else "cancelling"
-            found[cancelled] = rest & (weights == 0).all(1)
-            rest = rest & ~found[cancelled]
-        if not self.evidence & {"gradients", "input_gradients", "guided_gradients"}:
-            found["constant"] = rest
-        elif self.rectified:
-            found["negative"] = rest
-        else:
-            pairs = [(a, b) for a, b in _PRODUCTS if {a, b} <= self.evidence]
-            products = [(evidence[a] * evidence[b]).flatten(1).any(1) for a, b in pairs]
-            found["apart"] = rest & ~torch.stack([*products, rest.logical_not()]).any(0)
-            found["unknown"] = rest & ~found["apart"]
-        return found
 
     def reduced(
         self, values: Float[Tensor, "batch targets channels *space"]

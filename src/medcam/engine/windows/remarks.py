@@ -15,7 +15,7 @@ from medcam.engine.windows.plan import StitchingPlan
 from medcam.engine.windows.stitching import Maps
 from medcam.errors import warn
 from medcam.methods import Method
-from medcam.methods.method import BlankReason
+from medcam.methods.blank import BlankReason
 
 
 def notice_blank_maps(plan: StitchingPlan, maps: Maps, notices: Notices) -> None:

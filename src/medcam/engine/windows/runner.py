@@ -17,7 +17,7 @@ from medcam.engine.windows.ensemble import EnsembleMember
 from medcam.engine.windows.prediction import SamplePlace, check_stitchable, cut
 from medcam.engine.windows.score_gradient import ScoreGradient
 from medcam.maps import AttentionMap, MapKey
-from medcam.methods.method import BlankReason
+from medcam.methods.blank import BlankReason
 
 
 @dataclass(eq=False)
