@@ -302,3 +302,17 @@ def test_one_channel_behind_a_sigmoid_is_positive_above_one_half(explain):
     for target in (None, 1, region_class(1)):
         with pytest.warns(MedcamWarning, match="ends in a sigmoid"):
             assert explain(net, target).target.voxels.tolist() == [[256]] * 2
+
+
+@pytest.mark.parametrize("final", [lambda z: z.softmax(1), torch.sigmoid])
+@pytest.mark.parametrize("first", [True, False])
+def test_logits_beside_their_probabilities_are_the_logits(final, first):
+    def forward(net, x):
+        z = net.fc(pooled(net, x))
+        return (z, final(z)) if first else (final(z), z)
+
+    net = Net(forward).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = medcam.explain(net, X, target=1, **ASK)
+    assert torch.equal(found.map.values, of_output(net, 0 if first else 1, 1))

@@ -90,7 +90,7 @@ def test_chance_levels_are_ticks_at_their_place():
     figure = mean_scores_chart(means_of("ab", chance=0.3), title="x")
     (ticks,) = [lines for lines in figure.axes[0].collections if len(lines.get_segments()) == 2]
     assert [segment[:, 0].tolist() for segment in ticks.get_segments()] == [[0.3, 0.3]] * 2
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["chance level"]
+    assert next(iter(figure.legends[0].get_texts())).get_text() == "chance level"
     assert mean_scores_chart(means_of("ab"), title="x").legends == []
 
 
@@ -174,3 +174,12 @@ def test_pyplot_is_left_alone():
     drawn(mean_scores_chart(means_of("ab"), title="x"))
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize(("chance", "below"), [(0.0, False), (0.3, True)])
+def test_means_below_chance_are_hatched_and_named(chance, below):
+    figure = mean_scores_chart(means_of("a", chance=chance), title="x")
+    (bar,) = [patch for patch in figure.axes[0].patches if patch.get_height() > 0.5]
+    assert bool(bar.get_hatch()) == below
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["chance level", "below chance"][: 1 + below]

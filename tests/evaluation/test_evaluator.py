@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medcam.errors import InputError, MaskError, UnknownNameError
+from medcam.errors import InputError, MaskError, MedcamWarning, UnknownNameError
 from medcam.evaluation import compute_score
 from medcam.evaluation.evaluator import Evaluator
 from medcam.evaluation.table import ScoreRow, mean_table
@@ -137,3 +137,34 @@ def test_the_import_stays_cheap(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # noqa: S603 - our own code
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_score_below_chance_is_warned_of_once_for_each_layer_and_red_in_the_workbook(tmp_path):
+    outside = np.zeros((8, 8))
+    outside[:, 4:] = 1.0
+    mask = np.zeros((8, 8), bool)
+    mask[:, :2] = True
+    evaluator = Evaluator(tmp_path, metric="relevance_mass")
+    with pytest.warns(MedcamWarning, match="A map of layer 'a' scores below chance") as told:
+        evaluator.comp_score(outside, mask, layer="a")
+        evaluator.comp_score(outside, mask, layer="a")
+        evaluator.comp_score(1 - outside, mask, layer="a")
+        evaluator.comp_score(outside, mask, layer="b")
+    assert len(told) == 2
+    evaluator.dump()
+    from openpyxl import load_workbook
+
+    sheet = load_workbook(next(tmp_path.glob("*.xlsx")))["Scores"]
+    lifts = [cell for cell in sheet[1] if cell.value == "lift"]
+    colors = [row[lifts[0].column - 1].font.color for row in sheet.iter_rows(min_row=2)]
+    assert [color is not None and color.rgb == "00C0392B" for color in colors] == [
+        True, True, False, True,
+    ]  # fmt: skip
+
+
+def test_one_miss_of_the_pointing_game_is_no_score_below_chance(tmp_path):
+    mask = np.zeros((8, 8), bool)
+    mask[0, 0] = True
+    values = np.zeros((8, 8))
+    values[7, 7] = 1.0
+    assert Evaluator(tmp_path, metric="pointing_game").comp_score(values, mask) == 0.0

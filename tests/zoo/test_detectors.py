@@ -73,6 +73,7 @@ def test_saliency_of_torchvisions_detectors(detectors, kind, x):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:The target also depends on")  # the centerness of FCOS
 def test_the_detections_are_those_without_medcam(detectors, kind, x):
     with torch.no_grad():
         expected = detectors[kind](x)

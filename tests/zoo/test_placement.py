@@ -17,7 +17,7 @@ from monai.networks import nets as monai_nets
 from torch import Tensor, nn
 
 import medcam
-from medcam.demo.tasks import load_tasks
+from medcam import demo
 from medcam.maps import place
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -139,11 +139,9 @@ def test_features_lie_where_their_gradients_are_centred(name):
 @pytest.mark.parametrize("layer", ["decoder1", "decoder2"])
 def test_maps_of_a_trained_decoder_fit_the_ground_truth_where_they_lie(layer, method):
     """What its features stand for decides, not the middle of all that they have seen."""
-    _, task, _ = load_tasks()
-    net, image, truth = task.load(), task.inputs, task.masks.flatten().float()
-    item = medcam.explain(
-        net, image, layer=layer, method=method, target=task.options.get("label"), shape=None
-    ).map
+    nuclei = demo.load_nuclei()
+    net, image, truth = demo.load_nuclei_segmenter(), nuclei.images, nuclei.masks.flatten().float()
+    item = medcam.explain(net, image, layer=layer, method=method, shape=None).map
     fits = []
     for offset in (-1.0, -0.75, 0.0, 0.75, 1.0):
         grid = medcam.LayerGrid(tuple(start + offset for start in item.grid.start), item.grid.step)

@@ -65,12 +65,15 @@ def mean_scores_chart(means: pd.DataFrame, *, title: str, unit: str | None = "")
         axes.set_xlim(*_score_limits(means, unit))
         axes.set_xlabel(f"mean score{f' [{unit}]' if unit else ''}", fontsize=8, color=_GREY)
     with_chance = "chance" in means and bool(means["chance"].notna().any())
-    _add_legend(figure, colors, with_chance=with_chance)
+    with_hatch = with_chance and bool((means["mean_score"] < means["chance"]).any())
+    _add_legend(figure, colors, with_chance=with_chance, with_hatch=with_hatch)
     return figure
 
 
-def _add_legend(figure: Figure, colors: dict[Any, str], *, with_chance: bool) -> None:
-    """Add the colours of the classes, if they differ, and the mark of the chance level."""
+def _add_legend(
+    figure: Figure, colors: dict[Any, str], *, with_chance: bool, with_hatch: bool
+) -> None:
+    """Add the colours of the classes, if they differ, and the marks of chance."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -89,9 +92,12 @@ def _add_legend(figure: Figure, colors: dict[Any, str], *, with_chance: bool) ->
                 marker="|",
                 markersize=9,
                 ls="",
-                label="chance level; hatched: below it",
+                label="chance level",
             )
         )
+    if with_hatch:
+        patch = Patch(facecolor=_GREY, hatch="////", edgecolor="white", label="below chance")
+        handles.append(patch)
     if not handles:
         return
     legend = figure.legend(

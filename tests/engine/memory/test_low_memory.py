@@ -126,6 +126,7 @@ def blocks_of(net: nn.Module, x: Tensor) -> list[nn.Module]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:The target also depends on")  # a stem that is used twice
 def test_the_same_bit_for_bit(case):
     net, x = case
     low, normal = run(net, x, "low", METHODS), run(net, x, "normal", METHODS)

@@ -185,7 +185,28 @@ def _default(
             f"The model returned {describe(output)}, in which no floating-point tensor has the "
             f"batch size {batch} as its first axis. Choose what to explain with output=."
         )
+    candidates = _without_probabilities(candidates)
     return _deep_supervision(candidates, space) or _by_shape(candidates, space, channels)
+
+
+_SQUASHED = ("Softmax", "LogSoftmax", "Sigmoid")
+"""The beginnings of the names of the nodes that make probabilities."""
+
+
+def _without_probabilities(
+    candidates: Sequence[tuple[str, Tensor]],
+) -> list[tuple[str, Tensor]]:
+    """Return the candidates without the probabilities of others, as in (logits, probabilities)."""
+    is_squashed = {
+        path: tensor.grad_fn is not None and tensor.grad_fn.name().startswith(_SQUASHED)
+        for path, tensor in candidates
+    }
+    plain = {tuple(tensor.shape) for path, tensor in candidates if not is_squashed[path]}
+    return [
+        (path, tensor)
+        for path, tensor in candidates
+        if not (is_squashed[path] and tuple(tensor.shape) in plain)
+    ]
 
 
 def _deep_supervision(
@@ -229,7 +250,8 @@ def _by_shape(
         if narrowest is not None and is_later and chosen[1].shape[1] == channels:
             chosen, why = narrowest, "as the other has the shape of the input, a reconstruction"
     elif narrowest is not None:
-        chosen, why = narrowest, "the one with the fewest columns"
+        is_only = widths.count(widths[0]) == 1
+        chosen, why = narrowest, "the one with the fewest columns" if is_only else "the first"
     is_unclear = chosen[0] not in {path for path, _ in (*vectors, *full_size)}
     is_rival = any(path != chosen[0] for path, _ in (*vectors, *full_size))
     if len(candidates) > 1 and (is_rival or is_unclear or chosen[0] != candidates[0][0]):
