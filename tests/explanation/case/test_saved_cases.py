@@ -417,3 +417,17 @@ def test_names_of_layers_are_escaped(tmp_path):
     assert len({path.name.casefold() for path in files}) == len(files) == 14
     assert {path.parent for path in files} == {tmp_path / "c"}
     assert all(path.exists() and len(path.name) < 255 for path in files)
+
+
+def test_what_is_known_of_the_layer_is_in_the_record_and_on_the_page(tmp_path):
+    from medcam import demo
+
+    with pytest.warns(MedcamWarning, match="hardly uses layer 'bottleneck'"):
+        found = medcam.explain(demo.load_nuclei_segmenter(), demo.load_nuclei().images[:1])
+    files = found.save(tmp_path / "tile")
+    explained = record(files)["extra"]["explained"]
+    assert explained["automatic_layer"] == found.details["automatic_layer"]
+    assert explained["layers_passed_over"][0]["layer"] == "bottleneck"
+    assert record(files)["windows"] is None
+    page = (tmp_path / "tile.html").read_text()
+    assert "explained · automatic_layer · dice_without" in page

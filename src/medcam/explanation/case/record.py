@@ -32,6 +32,26 @@ def build_record(
     return record
 
 
+def split_details(details: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an explanation's details of its windows, and those of its layer and output.
+
+    Example:
+        >>> split_details({"windows": 8, "model_ends_in": "softmax"})
+        ({'windows': 8}, {'model_ends_in': 'softmax'})
+    """
+    explained = {name: value for name, value in details.items() if name in _OF_LAYER_AND_OUTPUT}
+    windows = {name: value for name, value in details.items() if name not in explained}
+    return windows, explained
+
+
+_OF_LAYER_AND_OUTPUT = (
+    "automatic_layer",
+    "layers_passed_over",
+    "other_branches",
+    "model_ends_in",
+)
+
+
 def record_for_page(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a record that a page shows: no schema, and scores have a table."""
     shown = {name: part for name, part in record.items() if name != "schema"}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medcam.errors import InputError
 from medcam.explanation.case.names import append_to_name, safe_prefix
+from medcam.explanation.case.record import split_details
 from medcam.explanation.case.writing import LabelsLike, TableRows, save_case
 from medcam.files import safe_name
 from medcam.files.image import Image
@@ -74,6 +75,7 @@ def save_maps(
     if batch > 1:
         prefixes = [append_to_name(prefix, f"_{sample}") for sample in range(batch)]
     input_space = None if inputs is None else tuple(inputs.shape[2:])
+    windows, explained = split_details(details)
     paths: list[Path] = []
     for sample, sample_prefix in enumerate(prefixes):
         background = image_of(source, axes, sample=sample, batch=batch)
@@ -91,8 +93,8 @@ def save_maps(
             montage=montage,
             report=report,
             sample=sample,
-            record={"windows": details or None},
-            extra=extra,
+            record={"windows": windows or None},
+            extra={**(extra or {}), **({"explained": explained} if explained else {})},
         )
     return paths
 

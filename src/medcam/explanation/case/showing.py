@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medcam.errors import warn
-from medcam.explanation.case.record import build_record, record_for_page
+from medcam.explanation.case.record import build_record, record_for_page, split_details
 from medcam.explanation.case.saving import recorded_inputs, unknown_input
 from medcam.explanation.case.writing import TableRows
 from medcam.maps import AttentionMap
@@ -65,10 +65,11 @@ def show_maps(
     )  # fmt: skip
     if background is None:
         raise unknown_input("show(image)")
+    windows, explained = split_details(details)
     record = build_record(
         model, model_kind=model_kind, maps=maps, folder=Path.cwd(), affine=background.affine,
         inputs=recorded_inputs(inputs, None if image is None else background, sample),
-        windows=details or None,
+        windows=windows or None, extra={"explained": explained} if explained else None,
     )  # fmt: skip
     record["maps"] = [entry for entry in record["maps"] if entry["sample"] == sample]
     folder = Path(tempfile.mkdtemp(prefix="medcam-"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medcam.errors import InputError
 from medcam.explanation.case.names import safe_prefix
+from medcam.explanation.case.record import split_details
 from medcam.explanation.case.writing import save_case
 from medcam.explanation.explanation import Explanation
 from medcam.files import write_atomically
@@ -117,6 +118,7 @@ class CaseExplanation:
                 "case": self.case,
                 "label": self.label,
                 "status": self.status,
+                "explained": split_details(details)[1],
                 "nnunet_folder": str(model.folder),
                 "importance": {
                     f"{method} {layer or ''}".strip(): dict(shares)
