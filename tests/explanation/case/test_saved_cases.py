@@ -422,8 +422,9 @@ def test_names_of_layers_are_escaped(tmp_path):
 def test_what_is_known_of_the_layer_is_in_the_record_and_on_the_page(tmp_path):
     from medcam import demo
 
+    net = demo.load_nuclei_segmenter()
     with pytest.warns(MedcamWarning, match="hardly uses layer 'bottleneck'"):
-        found = medcam.explain(demo.load_nuclei_segmenter(), demo.load_nuclei().images[:1])
+        found = medcam.explain(net, demo.load_nuclei().images[:1])
     files = found.save(tmp_path / "tile")
     explained = record(files)["extra"]["explained"]
     assert explained["automatic_layer"] == found.details["automatic_layer"]
