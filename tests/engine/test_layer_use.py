@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 import warnings
 
 import pytest
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import medcam
-from medcam.engine.layer_use import MEMORY
+from medcam.engine.layer_use import MEMORY, LayerUse
 from medcam.errors import MedcamWarning
 from medcam.targets import region
 from support.nets import Classifier
@@ -343,3 +344,134 @@ def test_members_of_an_ensemble_are_named():
         warnings.simplefilter("error")
         maps = medcam.explain(net, x, target=1, layer=every, method="hirescam").maps
     assert set(maps) == set(every)
+
+
+# ------------------------------------------------------------------------ what could go wrong
+
+
+def test_a_model_that_writes_to_its_input_is_run_once():
+    class Writing(Skipped):
+        def forward(self, x):
+            return super().forward(x.sub_(0.0).add_(0.0))
+
+    net, x = Writing((1.0, 0.0, 0.0)), bright()
+    counted = forwards(net)
+    before = x._version
+    medcam.explain(net, x)
+    assert len(counted) == 1
+    assert x._version == before + 2
+
+
+def test_lists_and_dicts_of_the_model_are_put_back():
+    class Listing(Skipped):
+        def __init__(self, shares):
+            super().__init__(shares)
+            self.seen, self.by_name, self.kinds = [], {}, set()
+
+        def forward(self, x):
+            self.seen.append(1)
+            self.by_name[len(self.by_name)] = 1
+            self.kinds.add(len(self.kinds))
+            return super().forward(x)
+
+    net = Listing((1.0, 0.0, 0.0))
+    with pytest.warns(MedcamWarning, match="hardly uses"):
+        medcam.explain(net, bright())
+    assert (net.seen, net.by_name, net.kinds) == ([1], {0: 1}, {0})
+
+
+def test_another_thread_gets_right_predictions_meanwhile():
+    net, x = Skipped((1.0, 0.0, 0.0)), bright()
+    with torch.no_grad():
+        expected = net(x)
+    wrong: list[bool] = []
+    stop = threading.Event()
+
+    def predict() -> None:
+        with torch.no_grad():
+            while not stop.is_set():
+                wrong.append(not torch.equal(net(x), expected))
+
+    thread = threading.Thread(target=predict)
+    thread.start()
+    try:
+        for _ in range(20):
+            MEMORY.forget(net)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                medcam.explain(net, x)
+    finally:
+        stop.set()
+        thread.join()
+    assert wrong
+    assert not any(wrong)
+
+
+def test_weights_that_change_through_data_are_checked_again():
+    net, x = Skipped((0.0, 1.0, 0.0)), bright()
+    with pytest.warns(MedcamWarning, match="hardly uses"):
+        assert medcam.explain(net, x).layer == "e2"
+    net.head.weight.data.copy_(net.head.weight.data.roll(8, 1))  # no version is counted
+    net.head.bias.data[-1] = -1.9
+    assert medcam.explain(net, x).layer == "e3"
+
+
+def test_every_region_is_checked():
+    net, x = Skipped((1.0, 0.0, 0.0)), bright()
+    counted = forwards(net)
+    mask = torch.zeros(16, 16)
+    mask[5, 5] = 1
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            medcam.explain(net, x, target=region(mask, 1))
+    assert len(counted) == 2 * 5
+
+
+def test_the_second_call_names_the_other_branches_too():
+    class Parallel(Skipped):
+        """Two branches of the same extents, and a skip connection around both."""
+
+        def __init__(self) -> None:
+            super().__init__((0.0, 0.0, 1.0))
+            self.twin = copy.deepcopy(self.e3)
+            self.head.bias.data[1] = -10.0  # both are needed
+
+        def forward(self, x):
+            e1 = self.e1(x)
+            e2 = self.e2(F.max_pool2d(e1, 2))
+            pooled = F.max_pool2d(e2, 2)
+            both = self.e3(pooled) + self.twin(pooled)
+            ups = [e1, F.interpolate(e2, 16), F.interpolate(both, 16)]
+            return self.head(torch.cat(ups, 1))
+
+    net, x = Parallel(), bright()
+    with pytest.warns(MedcamWarning, match="also depends on"):
+        first = medcam.explain(net, x)
+    assert first.details["other_branches"]
+    assert medcam.explain(net, x).details == first.details
+
+
+@pytest.mark.parametrize("target", [1, 0, "all", None])
+def test_one_channel_as_a_region(target):
+    from medcam.engine.target.resolution import for_regions
+
+    class One(Skipped):
+        def forward(self, x):
+            return super().forward(x)[:, 1:]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = medcam.explain(One((1.0, 0.0, 0.0)), bright(), target=for_regions(target))
+    assert found.layer == "e1" or target == 0  # the background
+
+
+@pytest.mark.parametrize(
+    ("dice", "score", "is_used"),
+    [
+        (0.4, 0.5, True), (0.9, 0.9, True), (0.91, 0.1, False), (0.4, 0.91, False),
+        (0.4, 1.5, False), (0.4, -2.0, True), (None, 1.0, True),
+    ],
+)  # fmt: skip
+def test_a_layer_without_which_the_score_stays_or_rises_is_not_used(dice, score, is_used):
+    assert LayerUse("layer", dice, score).is_used == is_used

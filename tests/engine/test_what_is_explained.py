@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 
 import pytest
@@ -316,3 +317,79 @@ def test_logits_beside_their_probabilities_are_the_logits(final, first):
         warnings.simplefilter("error")
         found = medcam.explain(net, X, target=1, **ASK)
     assert torch.equal(found.map.values, of_output(net, 0 if first else 1, 1))
+
+
+def test_probabilities_that_are_changed_afterwards_are_no_longer_those_of_the_logits():
+    def halved(z):
+        p = torch.sigmoid(z).clone()
+        p *= 0.5
+        return p
+
+    model = Squashed(Net(one_output).eval(), halved).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = medcam.explain(model, X, target=1, **{**ASK, "layer": "net.enc"})
+    assert "model_ends_in" not in found.details
+
+
+def test_a_gate_is_no_end():
+    model = Squashed(Net(one_output).eval(), lambda z: z * torch.sigmoid(z)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        medcam.explain(model, X, target=1, **{**ASK, "layer": "net.enc"})
+
+
+@pytest.mark.parametrize("final", [nn.Softmax(1), nn.Sigmoid()])
+def test_every_layer_is_explained_at_the_logits(final):
+    net = Net(one_output).eval()
+    expected = medcam.explain(net, X, target=1, layer="full", method="hirescam").maps
+    with pytest.warns(MedcamWarning, match="Its logits are explained"):
+        found = medcam.explain(
+            Squashed(net, final).eval(), X, target=1, layer="full", method="hirescam"
+        )
+    assert found.details["model_ends_in"]
+    assert torch.equal(found.maps["net.enc"].values, expected["enc"].values)
+
+
+def test_a_bag_of_slices_behind_a_softmax():
+    def forward(net, x):
+        return net.fc(pooled(net, x).amax(0, keepdim=True)).softmax(1)
+
+    with pytest.warns(MedcamWarning, match="ends in a softmax. Its logits"):
+        medcam.explain(Net(forward).eval(), torch.rand(5, 1, 32, 32), target=1, layer="enc")
+
+
+def test_a_coarse_segmentation_behind_a_sigmoid():
+    net = nn.Sequential(Encoder(), nn.Conv2d(16, 2, 1), nn.Sigmoid()).eval()
+    with pytest.warns(MedcamWarning) as told:
+        assert medcam.explain(net, X, target=1, layer="0").target.regions
+    assert "ends in a sigmoid. Its logits" in str(told[0].message)
+
+
+def test_a_stitched_mean_may_exceed_one_by_rounding():
+    squashed, _ = with_weights(torch.sigmoid)
+    with torch.no_grad():
+        logits = squashed(X) * (1 + 1e-6)
+    with pytest.warns(MedcamWarning, match="ends in a sigmoid"):
+        found = medcam.explain_volume(
+            squashed, X, 32, layer="c", target=1, method="hirescam", logits=logits
+        )
+    assert found.target.voxels.tolist() == [[256]] * 2
+
+
+def test_no_graph_is_kept_by_the_hooks_of_an_injected_model():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2), nn.Softmax(1),
+    ).train()  # fmt: skip
+    model = medcam.inject(net, layer="2", label=1)
+    alive = []
+    for _ in range(4):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output = model(X.clone().requires_grad_())
+        output.sum().backward()
+        del output
+        gc.collect()
+        alive.append(sum(type(item) is Tensor for item in gc.get_objects()))
+    assert alive[1] == alive[2] == alive[3]

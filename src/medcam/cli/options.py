@@ -176,6 +176,8 @@ def _target_of(text: str, image: Image) -> TargetLike:
         return None if text == "predicted" else text
     if len(words) == 1 and ends_in_number:
         return int(text)
+    if len(words) == 2 and words[0] == "value" and ends_in_number:
+        return targets.value(int(words[1]))
     if len(words) == 2 and words[0] == "channel" and ends_in_number:
         return targets.class_score(int(words[1]))
     if len(words) == 3 and words[0] == "voxel" and ends_in_number:
@@ -190,7 +192,7 @@ def _target_of(text: str, image: Image) -> TargetLike:
         return targets.region(torch.from_numpy(region.astype("uint8")), int(words[-1]))
     raise TargetError(
         f"--target {text!r}: give predicted, best, all, a class (2), 'channel 2', "
-        "'voxel 40,52,30 2' or 'region mask.nii.gz 2'."
+        "'value 0' (of a regression), 'voxel 40,52,30 2' or 'region mask.nii.gz 2'."
     )
 
 

@@ -69,9 +69,9 @@ def disagreement(method: Method, layer: str, where: str = "for sample(s) {sample
     name = repr(layer)
     return (
         f"{method.title} and {other.title} hardly agree at layer {name} {where} "
-        f"(correlation below {other.least}): one of them is wrong about what the prediction "
-        f"depends on. Look at method='{other.name}' too, or at another layer, and see "
-        "docs/methods.md."
+        f"(correlation below {other.least}), so at least one of them does not show what the "
+        f"prediction depends on. Compare other layers and methods, such as '{other.name}'; the "
+        "page 'The methods, and when they mislead' of the docs has the measurements."
     )
 
 

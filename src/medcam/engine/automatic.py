@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,11 @@ from torch import Tensor
 from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.capture import Recorder
 from medcam.engine.layer_use import MEMORY, CheckedLayer, Examination, OtherLayerError
-from medcam.engine.model import isolation
 from medcam.engine.model.layers import LayerChoice
 from medcam.engine.prepare import Prepared
-from medcam.engine.target.resolution import name_of_target
+from medcam.engine.target.resolution import TargetLike, name_of_target, reads_output
 from medcam.engine.target.scores import TargetScores
-
-_log = logging.getLogger("medcam")
+from medcam.maps import ResolvedTarget
 
 
 def with_remembered_layer(prepared: Prepared) -> tuple[Prepared, CheckedLayer | None]:
@@ -51,6 +48,7 @@ def check_layer(
     output: Any,
     *,
     is_whole: bool,
+    is_unchanged: bool,
 ) -> CheckedLayer | None:
     """Return what is known of the automatic layer of a segmentation; None for all else.
 
@@ -63,6 +61,8 @@ def check_layer(
         output: The model's output.
         is_whole: Whether the graph spans the network. Which layers a skip connection leads from
             is then not seen, so that a run of its own has to find out.
+        is_unchanged: Whether the inputs are as they were. A model that writes to them cannot be run
+            on them again.
 
     Raises:
         OtherLayerError: Another layer has to be explained, or found first.
@@ -71,7 +71,7 @@ def check_layer(
         return None
     if scores.target.task != "segmentation" or not scores.values.requires_grad:
         return None
-    if isolation.differs_in_training(prepared.model):
+    if prepared.model.training or not is_unchanged:
         return None
     chosen = recorder.activations(scores.values)
     if len(chosen) != 1 or chosen[0].layout.kind == "tokens":
@@ -88,13 +88,19 @@ def check_layer(
         prepared.model, prepared.modules, run, logits, scores.values, target.classes,
         target.regions,
     )  # fmt: skip
-    choice = examined.choose(first, others)
+    choice = dataclasses.replace(examined.choose(first, others), branches=recorder.branches)
     choice.report()
-    if choice.use.dice is not None and recorder.chose_last_run(chosen[0].key):
+    is_known = is_remembered(prepared.request.target, target)
+    if is_known and choice.use.dice is not None and recorder.chose_last_run(chosen[0].key):
         MEMORY.set(prepared.model, _key(prepared), choice)
     if choice.use.layer != chosen[0].layer:
         raise OtherLayerError(output, choice)
     return choice
+
+
+def is_remembered(target: TargetLike, resolved: ResolvedTarget) -> bool:
+    """Return whether a target's name tells it from all others: not that of a mask or a function."""
+    return not resolved.is_part and (resolved.classes is not None or not reads_output(target))
 
 
 def _may_check(prepared: Prepared) -> bool:

@@ -8,7 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from medcam.engine.model import outputs
-from medcam.engine.model.probabilities import Probabilities, ProbabilityWatch, Squashed, ends_in
+from medcam.engine.model.probabilities import (
+    SIGMOIDS,
+    Probabilities,
+    ProbabilityWatch,
+    Squashed,
+    ends_in,
+)
 from medcam.engine.notices import warn_of_probabilities
 from medcam.engine.prepare import Prepared
 from medcam.engine.target import resolution
@@ -45,7 +51,7 @@ def score_output(
     function = "" if squashed is None else squashed.function
     scores = resolution.resolve(
         request.target, chosen, prepared.notices, axes=prepared.image.ndim - 2,
-        regions=function == "sigmoid" and not request.is_window,
+        regions=function in SIGMOIDS and not request.is_window,
     )  # fmt: skip
     return scores, chosen, function
 
@@ -68,5 +74,5 @@ def _logits(
     )
     if callable(request.output) or not request.at_logits:
         return chosen, None
-    squashed = probabilities.before(chosen)
+    squashed = probabilities.before(chosen, through_layers=request.layer == "full")
     return (chosen, None) if squashed is None else (squashed.logits, squashed)

@@ -8,8 +8,9 @@ The result is remembered for the model until its weights change.
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 
 from medcam.engine.model import isolation
 from medcam.engine.model.nested import map_tensors
+from medcam.engine.target.scores import two_class_logits
 from medcam.errors import warn
 
 _LARGEST_DICE = 0.9
-_LEAST_CHANGE = 0.1
+_LEAST_LOSS = 0.1
 """A layer is not used if the prediction without it has a larger Dice coefficient with the
-prediction, or if the score changes by less."""
+prediction, or if the score falls by less: a layer without which it rises speaks against the target,
+and positive evidence there says little."""
 
 _DICE_OF_NEXT = 0.5
 """The Dice coefficient from which on the next layer is taken: it carries half of the prediction."""
@@ -50,7 +53,7 @@ class LayerUse:
         """Whether the prediction uses the layer."""
         if self.dice is None:  # nothing is predicted that could stay
             return True
-        return self.dice <= _LARGEST_DICE and abs(self.score - 1) >= _LEAST_CHANGE
+        return self.dice <= _LARGEST_DICE and self.score <= 1 - _LEAST_LOSS
 
     @property
     def details(self) -> dict[str, Any]:
@@ -70,10 +73,12 @@ class CheckedLayer:
     Attributes:
         use: What is left of the prediction without it.
         passed_over: The same of layers before it that the prediction does not use.
+        branches: Layers of other branches, with their share of the evidence.
     """
 
     use: LayerUse
     passed_over: tuple[LayerUse, ...] = ()
+    branches: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -81,21 +86,24 @@ class CheckedLayer:
         details: dict[str, Any] = {"automatic_layer": self.use.details}
         if self.passed_over:
             details["layers_passed_over"] = [use.details for use in self.passed_over]
+        if self.branches:
+            details["other_branches"] = dict(self.branches)
         return details
 
     def report(self) -> None:
         """Warn if the first choice was passed over, or if no layer is used."""
         if not self.use.is_used:
             warn(
-                f"The prediction hardly uses layer {self.use}, which was chosen automatically: "
-                "that much of it stays if the layer is set to zero. No earlier layer was found "
-                "that it uses. Name a layer: medcam.get_layers(model)."
+                f"The prediction hardly uses layer {self.use}, which was chosen automatically, or "
+                "only against the target: that much stays if the layer is set to zero. No earlier "
+                "layer was found that it uses. Name a layer: medcam.get_layers(model)."
             )
         elif self.passed_over:
             listed = ", ".join(map(str, self.passed_over))
             warn(
-                f"The prediction hardly uses layer {listed}: that much of it stays if the layer is "
-                f"set to zero. Layer {self.use} was taken instead, as the deepest one that it uses."
+                f"The prediction hardly uses layer {listed}, or only against the target: that much "
+                f"stays if the layer is set to zero. Layer {self.use} was taken instead, as the "
+                "deepest one that it uses."
             )
 
 
@@ -142,11 +150,25 @@ MEMORY = Memory()
 
 
 def _weights(model: nn.Module) -> int:
-    """Return a number that changes with the weights, without reading them."""
-    return hash(
-        tuple((id(tensor), 0 if tensor.is_inference() else tensor._version)
-              for tensor in model.parameters())
-    )  # fmt: skip
+    """Return a number that changes with the weights and the statistics of norms.
+
+    A few values are read on the CPU, since a change through ``.data`` leaves no other trace.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    state: list[object] = [
+        (id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors
+    ]
+    ends = [*tensors[:_MOST_READ], *tensors[-_MOST_READ:]]
+    state += [
+        (float(tensor.detach()[(0,) * tensor.ndim]), float(tensor.detach()[(-1,) * tensor.ndim]))
+        for tensor in ends
+        if tensor.device.type == "cpu" and tensor.numel()
+    ]
+    return hash(tuple(state))
+
+
+_MOST_READ = 4
+"""The number of tensors of which values are read, at the front and at the end of the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,15 +236,18 @@ class Examination:
 
 @contextmanager
 def silenced(model: nn.Module, modules: Sequence[nn.Module], layer: str) -> Iterator[None]:
-    """Return a context in which a layer returns zeros; what the model stores is undone.
+    """Run with a layer that returns zeros; what the model stores is undone.
 
     Args:
         model: The model.
         modules: Every module of it.
         layer: The layer's name.
     """
+    thread = threading.get_ident()
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if threading.get_ident() != thread:
+            return None  # another thread predicts with the same model
         return map_tensors(
             output, lambda part: torch.zeros_like(part) if part.is_floating_point() else part
         )
@@ -257,11 +282,11 @@ def _foreground(logits: Tensor, regions: bool) -> Tensor:
 
 def _of_class(logits: Tensor, labels: Tensor, regions: bool) -> Tensor:
     """Return where each sample's class is predicted, as 0 and 1."""
+    logits = two_class_logits(logits)
     rows = labels.to(logits.device)
     rows = rows if len(rows) == len(logits) else rows[:1]  # windows have the target of the volume
     label = rows.reshape(-1, *[1] * (logits.ndim - 2))
     if regions:
         index = label[:, None].expand(len(logits), 1, *logits.shape[2:])
         return (logits.gather(1, index)[:, 0] > 0).long()
-    predicted = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
-    return (predicted == label).long()
+    return (logits.argmax(1) == label).long()

@@ -25,6 +25,7 @@ from medcam.engine.memory import checkpointing, lean, reentrant
 from medcam.engine.model import isolation, layers
 from medcam.engine.model.inputs import find_images, with_leaves
 from medcam.engine.model.instance_norms import CorrectInstanceNorms
+from medcam.engine.model.nested import tensors
 from medcam.engine.model.placements import Placements
 from medcam.engine.model.probabilities import Probabilities
 from medcam.engine.model.signature import signature_of
@@ -97,6 +98,7 @@ def record(
             forward_context = deferred = lean.DeferredLeanBackward(probabilities.note)
             recorder.on_graph_start = deferred.begin
         norms = nullcontext() if save_less else CorrectInstanceNorms(probabilities.note)
+        versions = _versions(args, kwargs)
         with placements.tracing(prepared.modules), blocks, norms, forward_context:
             output = call(*args, **kwargs)
         recorder.stop()
@@ -106,6 +108,7 @@ def record(
         is_bag = request.layout == "bag" or placements.is_bag(output, len(prepared.image))
         batch = 1 if is_bag else len(prepared.image)
         scores, logits, function = score_output(prepared, output, probabilities, batch=batch)
+        probabilities.forget()
         request = request.for_target(scores.target)
         if not request.is_window:
             warn_of_parts(request, scores.target)
@@ -115,7 +118,7 @@ def record(
         checked = check_layer(
             prepared, recorder, scores, logits,
             lambda: logits_of_run(prepared, partial(call, *args, **kwargs), batch=batch), output,
-            is_whole=keep_graph or bool(leaves),
+            is_whole=keep_graph or bool(leaves), is_unchanged=versions == _versions(args, kwargs),
         )  # fmt: skip
         with isolation.separate_buffers(prepared.modules if keep_graph else ()), _own(norms):
             evidence = gather(request, recorder, scores.values, leaves, keep_graph)
@@ -131,6 +134,12 @@ def record(
     )
 
 
+def _versions(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int]:
+    """Return the version counters of the inputs, which increase when a model writes to them."""
+    listed = [tensor for _, tensor in tensors((args, dict(kwargs)))]
+    return [0 if tensor.is_inference() else tensor._version for tensor in listed]
+
+
 def _own(norms: AbstractContextManager[Any]) -> AbstractContextManager[None]:
     """Return the context of medcam's own backward passes."""
     return norms.own_backward() if isinstance(norms, CorrectInstanceNorms) else nullcontext()
@@ -143,7 +152,9 @@ def _blanks(
     flags = evidence.blanks.of_samples(evidence.recorded, scores.values.shape[1])
     if flags and not prepared.request.is_window:
         context = BlankContext.of(
-            prepared.modules, evidence.recorded, automatic=isinstance(recorder, AutoRecorder)
+            prepared.modules,
+            evidence.recorded,
+            automatic=prepared.request.layer in ("auto", None),
         )
         notice_blanks(prepared.notices, flags, empty_targets(scores.target), context)
     return flags

@@ -7,8 +7,9 @@ by its own size, in all versions up to 2.13 at least. A contiguous gradient is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,24 +40,29 @@ class CorrectInstanceNorms(TorchFunctionMode):
     def __init__(self, observer: Callable[[Any, Any, dict[str, Any], Any], None]) -> None:
         super().__init__()
         self._observer = observer
-        self._is_ours = False
+        self._ours = [False]  # a hook holds this list, not the mode, so that no graph is kept
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation; the gradient of an instance norm is watched."""
         result = func(*args, **(kwargs or {}))
         self._observer(func, args, kwargs or {}, result)
         if func in INSTANCE_NORMS and result.requires_grad and result.device.type == "cpu":
-            result.register_hook(lambda grad: _contiguous(grad) if self._is_ours else None)
+            result.register_hook(partial(_contiguous_in, self._ours))
         return result
 
     @contextmanager
     def own_backward(self) -> Iterator[None]:
-        """Return a context for medcam's own backward passes."""
-        self._is_ours = True
+        """Run medcam's own backward passes."""
+        self._ours[0] = True
         try:
             yield
         finally:
-            self._is_ours = False
+            self._ours[0] = False
+
+
+def _contiguous_in(ours: Sequence[bool], gradient: Tensor | None) -> Tensor | None:
+    """Return a gradient with plain strides in medcam's own backward passes."""
+    return _contiguous(gradient) if ours[0] else None
 
 
 def _contiguous(gradient: Tensor | None) -> Tensor | None:

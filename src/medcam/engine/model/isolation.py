@@ -153,10 +153,15 @@ def separate_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
 def kept_state(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Undo what a further run changes: attributes, small buffers and random numbers.
 
+    Lists, dicts and sets get their content back. The user's own hooks run, and what they do stays.
+
     Args:
         modules: All modules of the model, see `modules_of`.
     """
-    kept = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
+    modules = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    kept = [
+        (module, dict(vars(module)), dict(module._buffers), _contents(module)) for module in modules
+    ]
     devices = {tensor.device for module in modules for tensor in module._parameters.values()
                if tensor is not None}  # fmt: skip
     cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
@@ -168,10 +173,38 @@ def kept_state(modules: Sequence[nn.Module]) -> Iterator[None]:
                         module._buffers[name] = buffer.clone()
             yield
         finally:
-            for module, values, buffers in kept:
-                vars(module).clear()
-                vars(module).update(values)
+            for module, values, buffers, contents in kept:
+                now = vars(module)
+                for name in [name for name in now if name not in values]:
+                    del now[name]
+                for name, value in values.items():
+                    if now.get(name, kept) is not value:
+                        now[name] = value
+                for value, content in contents:
+                    _refill(value, content)
                 module._buffers.update(buffers)
+
+
+def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
+    """Return the lists, dicts and sets that a module keeps, each with a copy of it."""
+    return [
+        (value, value.copy())
+        for name, value in vars(module).items()
+        if type(value) in (list, dict, set) and name not in _OF_MODULE
+    ]
+
+
+_OF_MODULE = frozenset(vars(nn.Module()))
+"""The attributes that every module has."""
+
+
+def _refill(value: Any, content: Any) -> None:
+    """Give a list, dict or set its former content."""
+    if isinstance(value, list):
+        value[:] = content
+    else:
+        value.clear()
+        value.update(content)
 
 
 _SMALL_BUFFER = 2**16

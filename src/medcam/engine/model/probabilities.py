@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ _SIGMOID = {
     torch.sigmoid: "sigmoid", Tensor.sigmoid: "sigmoid", F.sigmoid: "sigmoid",
     torch.special.expit: "sigmoid", F.logsigmoid: "log-sigmoid",
 }  # fmt: skip
+_COPIES = ("LazyClone", "Copy", "ViewBackward", "Identity")
+_LARGEST_OUTPUT = 64  # channels: a larger tensor is no output, but attention weights
+SIGMOIDS = frozenset(_SIGMOID.values())
+"""The functions behind which channels may overlap."""
 _MOST_KEPT = 8  # operations: of several outputs, each may end in one
 _VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "Clone", "Select",
           "Slice")  # fmt: skip
@@ -44,11 +49,6 @@ class Squashed:
     function: str
     logits: Tensor
 
-    @property
-    def exclusive(self) -> bool:
-        """Whether the classes exclude each other, as after a softmax."""
-        return "softmax" in self.function
-
 
 def ends_in(function: str) -> str:
     """Return the warning about a model that ends in a softmax or sigmoid."""
@@ -57,6 +57,30 @@ def ends_in(function: str) -> str:
         "where the model is certain, probabilities have no gradient. A target= that is a function "
         "of the output explains the probabilities."
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Operation:
+    """An operation that may be the model's last one.
+
+    Attributes:
+        name: Its name, e.g. "softmax".
+        x: Its input.
+        result: Its result.
+        node: The node of the result in the graph; None without a graph.
+        versions: The version counters of both, which a change in place increases.
+    """
+
+    name: str
+    x: Tensor
+    result: Tensor
+    node: Any
+    versions: tuple[int, int]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether neither tensor was changed in place."""
+        return self.versions == _versions(self.x, self.result)
 
 
 @dataclass(eq=False)
@@ -70,9 +94,7 @@ class Probabilities:
 
     batch: int
     space: tuple[int, ...]
-    _kept: deque[tuple[Tensor, Tensor, str]] = field(
-        default_factory=lambda: deque(maxlen=_MOST_KEPT)
-    )
+    _kept: deque[_Operation] = field(default_factory=lambda: deque(maxlen=_MOST_KEPT))
 
     def note(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         """Keep the input of an operation whose result may be the output of the model.
@@ -87,39 +109,56 @@ class Probabilities:
         if name is None or not isinstance(result, Tensor) or not args:
             return
         x = args[0]
-        if not isinstance(x, Tensor) or x.shape != result.shape or not self._may_be_output(result):
+        if not isinstance(x, Tensor) or x is result or not self._may_be_output(result):
             return
         axis = args[1] if len(args) > 1 else kwargs.get("dim")
-        if func in _SOFTMAX and isinstance(axis, int) and axis % result.ndim != self._axis(result):
+        if func in _SOFTMAX and isinstance(axis, int) and not self._is_of_classes(axis, result):
             return
-        self._kept.append((result, x, name))
+        self._kept.append(_Operation(name, x, result, result.grad_fn, _versions(x, result)))
 
-    def before(self, chosen: Tensor) -> Squashed | None:
-        """Return the logits of the explained tensor; None if no such operation computed it."""
+    def forget(self) -> None:
+        """Release the tensors."""
+        self._kept.clear()
+
+    def before(self, chosen: Tensor, *, through_layers: bool = False) -> Squashed | None:
+        """Return the logits of the explained tensor; None if no such operation computed it.
+
+        Args:
+            chosen: The explained tensor.
+            through_layers: Whether the operation may be a recorded layer, whose output was copied.
+        """
+        views = (*_VIEWS, *_COPIES) if through_layers else _VIEWS
         nodes: list[Any] = []  # the explained tensor's, and those that it is a view of
         node: Any = chosen.grad_fn
         while node is not None:
             nodes.append(node)
-            node = node.next_functions[0][0] if node.name().startswith(_VIEWS) else None
-        for result, x, name in reversed(self._kept):
-            if result.grad_fn is None:
-                is_source = not nodes and chosen.data_ptr() == result.data_ptr()
+            node = node.next_functions[0][0] if node.name().startswith(views) else None
+        for operation in reversed(self._kept):
+            if operation.node is None:
+                is_source = not nodes and chosen.data_ptr() == operation.result.data_ptr()
             else:
-                is_source = any(result.grad_fn is node for node in nodes)
-            if is_source and x.numel() == chosen.numel():
-                return Squashed(name, x if x.shape == chosen.shape else x.reshape(chosen.shape))
+                is_source = any(operation.node is node for node in nodes)
+            x = operation.x
+            if is_source and operation.is_unchanged and x.numel() == chosen.numel():
+                logits = x if x.shape == chosen.shape else x.reshape(chosen.shape)
+                return Squashed(operation.name, logits)
         return None
 
     def _may_be_output(self, result: Tensor) -> bool:
-        """Return whether a tensor has the shape of logits, not that of attention weights."""
-        shape = tuple(result.shape)
-        whole = shape[1:] if shape[:1] == (self.batch,) else shape
-        axes = len(self.space)
-        return len(whole) <= 1 or (len(whole) in (axes, axes + 1) and whole[-axes:] == self.space)
+        """Return whether a tensor may hold logits, by its axes and size."""
+        limit = max(_LARGEST_OUTPUT * self.batch * prod(self.space), 2**20)
+        return result.ndim <= len(self.space) + 2 and result.numel() <= limit
 
-    def _axis(self, result: Tensor) -> int:
-        """Return the axis of the classes."""
-        return 1 if result.ndim > 1 and len(result) == self.batch else 0
+    def _is_of_classes(self, axis: int, result: Tensor) -> bool:
+        """Return whether an axis may be that of the classes, also of a squeezed output."""
+        axis %= result.ndim
+        return axis == 1 or (axis == 0 and len(result) != self.batch)
+
+
+def _versions(x: Tensor, result: Tensor) -> tuple[int, int]:
+    """Return the version counters of two tensors; 0 where there is none."""
+    first, second = (0 if t.is_inference() else t._version for t in (x, result))
+    return first, second
 
 
 class ProbabilityWatch(TorchFunctionMode):

@@ -22,7 +22,7 @@ from medcam.maps import ResolvedTarget
 
 _NO_REGION = (
     "No region is predicted in sample(s) {samples}: the map explains the mean of all logits there. "
-    "Pass target=k to explain a region of your choice."
+    "Pass target=medcam.targets.region_class(k) to explain a region of your choice."
 )
 
 
@@ -59,6 +59,8 @@ def score_chosen_regions(logits: Tensor, notices: Notices, chosen: str) -> Targe
     is_empty = ~positive.flatten(1).any(1)
     if chosen == "best":
         best = positive.flatten(2).sum(2).argmax(1, keepdim=True)
+        if logits.shape[1] == 1:  # the foreground
+            logits, best = two_class_logits(logits), torch.ones_like(best)
         return _score_region_labels(logits, best, "the largest predicted region", notices)
     notices.add(is_empty, _NO_REGION)
     inside = positive | with_space_axes(is_empty, positive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medcam.engine.model import outputs
+from medcam.engine.model import isolation, outputs
 from medcam.engine.model.outputs import Selector
 from medcam.engine.model.probabilities import Probabilities, ProbabilityWatch
 from medcam.engine.windows.ensemble import Members
@@ -29,16 +29,22 @@ def final_function(
         output: Which tensor of the model's output is explained.
     """
     low, high = (float(value) for value in torch.aminmax(prediction.detach()))
-    if callable(output) or high > 1 or (low < 0 and high > 0):
+    is_log = high <= _ROUNDING
+    if callable(output) or high > 1 + _ROUNDING or (low < -_ROUNDING and not is_log):
         return ""
     member = next(iter(members()))
     inputs = cut(volume, [(0, windows.places[0])], member)
     space = tuple(inputs.shape[2:])
     probabilities = Probabilities(1, space)
-    with torch.no_grad(), ProbabilityWatch(probabilities):
+    state = isolation.kept_state(isolation.modules_of(member.model))
+    with state, torch.no_grad(), ProbabilityWatch(probabilities):
         chosen = outputs.select(member.model(inputs), output, batch=1, space=space)
     squashed = probabilities.before(chosen)
     return "" if squashed is None else squashed.function
+
+
+_ROUNDING = 1e-3
+"""By how much a stitched mean of probabilities may exceed 1, or fall below 0."""
 
 
 def before(function: str, prediction: Tensor) -> Tensor:
@@ -48,6 +54,8 @@ def before(function: str, prediction: Tensor) -> Tensor:
         function: What `final_function` returned.
         prediction: The stitched prediction.
     """
+    if prediction.dtype != torch.float64:
+        prediction = prediction.float()
     if function == "sigmoid":
         return torch.logit(prediction, eps=1e-7)
     if function == "log-sigmoid":

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medcam.engine.agreement import warn_of_parts
-from medcam.engine.model.probabilities import ends_in
+from medcam.engine.model.probabilities import SIGMOIDS, ends_in
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.result import Run
@@ -125,7 +125,7 @@ def _score_gradient(
     if function:
         warn(ends_in(function))
     return score_gradient(
-        request.target, before(function, logits), windows, notices, regions=function == "sigmoid"
+        request.target, before(function, logits), windows, notices, regions=function in SIGMOIDS
     )
 
 
