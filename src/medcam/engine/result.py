@@ -31,6 +31,7 @@ class Run:
         details: Details of the windows over a volume, by name.
         inputs: The main input, ``[batch, channels, *space]``; None if it is not kept.
         images: The images that the maps lie on, by name.
+        alternatives: Layers that may be explained instead of the automatic one.
         blanks: The maps of a window that are zero everywhere, with the reason.
         agreements: Of a window, how well its maps agree with those of another method.
         features: For each recorded layer on an image its channels and spatial extents.
@@ -46,6 +47,7 @@ class Run:
     details: Mapping[str, Any] = field(default_factory=dict)
     inputs: Tensor | None = None
     images: Mapping[ImageName, Tensor] = field(default_factory=dict)
+    alternatives: tuple[str, ...] = ()
     blanks: Mapping[BlankKey, Tensor] = field(default_factory=dict)
     agreements: Mapping[tuple[Method, str], Tensor] = field(default_factory=dict)
     features: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)

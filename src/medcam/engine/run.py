@@ -147,6 +147,7 @@ def _finish(
         inputs=next(iter(assembled.images.values())),
         images={prepared.images[n].name: image for n, image in assembled.images.items()},
         details=_details(recorded, checked),
+        alternatives=_alternatives(recorded),
         blanks=recorded.blanks,
         agreements={} if agreements is None else agreements.correlations,
         features=recorder.features,
@@ -161,3 +162,11 @@ def _details(recorded: Recorded, checked: CheckedLayer | None) -> dict[str, Any]
     if isinstance(recorded.recorder, AutoRecorder) and recorded.recorder.branches:
         details["other_branches"] = recorded.recorder.branches
     return details
+
+
+def _alternatives(recorded: Recorded) -> tuple[str, ...]:
+    """Return the layers that may be explained instead of the automatic one."""
+    activations = list(recorded.evidence.recorded.values())
+    if not isinstance(recorded.recorder, AutoRecorder) or len(activations) != 1:
+        return ()
+    return tuple(recorded.recorder.others(activations[0]))

@@ -94,7 +94,7 @@ def test_grad_cam_is_rectified_once_at_the_very_end(trained, case):
 def test_folds_are_averaged(trained, case):
     signed = medcam.methods.get("gcam", rectify=False)
     region = "point 9,12,8"  # a target that does not depend on the prediction
-    options = {"method": signed, "target": region, "tta": False}
+    options = {"method": signed, "target": region, "tta": False, "layer": "encoder.stages.1"}
     one, two, both = (
         medcam.nnunet.explain(trained(), case, "PZ", folds=folds, **options).map
         for folds in (0, 1, "all")

@@ -13,6 +13,7 @@ from torch import Tensor
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.request import Request
 from medcam.engine.windows.ensemble import Members
+from medcam.engine.windows.kept import KeptActivations
 from medcam.engine.windows.prediction import SamplePlace, all_places
 from medcam.engine.windows.progress import Tick
 from medcam.engine.windows.runner import Runner
@@ -41,6 +42,7 @@ class StitchingPlan:
         batch_size: The number of windows that run at once.
         device: The device of the sums.
         channel_weights: Whether channels are weighted by "window" or once for the "volume".
+        kept: Activations of the prediction pass; None if it was not run here.
         tick: Called after each group, with its number of windows.
     """
 
@@ -52,6 +54,7 @@ class StitchingPlan:
     batch_size: int
     device: torch.device
     channel_weights: ChannelWeights = "window"
+    kept: KeptActivations | None = None
     tick: Tick = lambda _: None
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcam.engine.model import outputs
 from medcam.engine.model.outputs import Selector
@@ -18,6 +19,9 @@ from medcam.errors import InputError
 
 SamplePlace = tuple[int, Place]
 """A window of a sample: the sample's index and the window's place on the padded grid."""
+
+Recording = Callable[[nn.Module, int, Sequence[SamplePlace]], AbstractContextManager[None]]
+"""What the prediction pass runs a group of windows in."""
 
 
 def groups(places: Sequence[SamplePlace], size: int) -> Iterator[list[SamplePlace]]:
@@ -47,6 +51,7 @@ def predict(
     batch_size: int,
     device: torch.device,
     tick: Tick,
+    recording: Recording = lambda *_: nullcontext(),
 ) -> Float[Tensor, "batch classes *space"]:
     """Return the stitched prediction: the mean over the members, cropped to the image.
 
@@ -58,6 +63,8 @@ def predict(
         batch_size: The number of windows that run at once.
         device: The device of the sums.
         tick: Called after each group of windows.
+        recording: Returns a context in which a group of windows runs, given the network, the number
+            of the member and the group.
 
     Raises:
         InputError: There is no network, or the output cannot be stitched.
@@ -67,7 +74,7 @@ def predict(
     for member in members:
         count += 1
         for group in groups(all_places(len(volume), windows), batch_size):
-            with torch.no_grad():
+            with torch.no_grad(), recording(member.model, count - 1, group):
                 inputs = cut(volume, group, member)
                 model_output = member.model(inputs)
             space = tuple(inputs.shape[2:])

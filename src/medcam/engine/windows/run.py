@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from medcam.engine.agreement import warn_of_parts
+from medcam.engine.model import isolation
 from medcam.engine.model.probabilities import SIGMOIDS, ends_in
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.result import Run
+from medcam.engine.run import run
 from medcam.engine.target.resolution import reads_output
 from medcam.engine.windows.ensemble import Members
 from medcam.engine.windows.final_function import before, final_function
+from medcam.engine.windows.kept import KeptActivations
+from medcam.engine.windows.parts import layer_part
 from medcam.engine.windows.plan import ChannelWeights, StitchingPlan
-from medcam.engine.windows.prediction import predict
+from medcam.engine.windows.prediction import cut, predict
 from medcam.engine.windows.progress import Progress, progress_of
 from medcam.engine.windows.remarks import notice_blank_maps, warn_of_disagreement
 from medcam.engine.windows.runner import Runner
@@ -25,6 +30,7 @@ from medcam.engine.windows.score_gradient import ScoreGradient, score_gradient
 from medcam.engine.windows.stitching import stitch, windows_to_explain, zero_maps
 from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError, NoMapError, warn
+from medcam.methods import AUTO, Method
 
 
 def run_windows(
@@ -63,11 +69,15 @@ def run_windows(
     notices, function = Notices(), ""
     padded = windows.pad(volume)
     window_count = len(windows) * len(volume) * count
+    kept = None
     if logits is None:
+        if channel_weights == "volume" and window_count > len(volume):
+            groups = -(-window_count // batch_size)
+            kept = kept_activations(request, members, padded, windows, groups)
         with progress_of(progress, "prediction", window_count) as tick:
             logits = predict(
                 members(), padded, windows, output=request.output, batch_size=batch_size,
-                device=device, tick=tick,
+                device=device, tick=tick, **({} if kept is None else {"recording": kept.recording}),
             )  # fmt: skip
     _check_logits(logits, volume)
     if gradient is None:
@@ -78,7 +88,7 @@ def run_windows(
     warn_of_parts(request, gradient.target)
     runner = Runner(padded, gradient)
     plan = StitchingPlan(
-        request, members, count, windows, runner, batch_size, device, channel_weights
+        request, members, count, windows, runner, batch_size, device, channel_weights, kept
     )
     explained_count = len(plan.touched_places) * count
     if explained_count:
@@ -116,6 +126,45 @@ def run_windows(
             **runner.details,
         },
     )
+
+
+def kept_activations(
+    request: Request, members: Members, padded: Tensor, windows: Windows, groups: int
+) -> KeptActivations | None:
+    """Return where the prediction pass keeps activations; None if no method can use them.
+
+    Of the automatic layer it is not known yet whether the prediction uses it: the layers that may
+    take its place are kept, too.
+    """
+    if not any(_shares_weights(method) for method in request.methods) or request.layer == "full":
+        return None
+    if request.layer not in ("auto", None):
+        named = [request.layer] if isinstance(request.layer, str) else list(request.layer or ())
+        return KeptActivations(named, groups)
+    member = next(iter(members()))
+    inputs = cut(padded, [(0, windows.places[0])], member)
+    state = isolation.kept_state(isolation.modules_of(member.model))
+    of_any_target = dataclasses.replace(
+        request, methods=(AUTO,), target=_mean_square, check_layer=False
+    )
+    try:
+        with state, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            structural = run(of_any_target, member.model, member.model, (inputs,), {})
+    except NoMapError:
+        return None
+    return KeptActivations([*structural.layers, *structural.alternatives], groups)
+
+
+def _shares_weights(method: Method) -> bool:
+    """Return whether one set of channel weights may serve all windows."""
+    part = layer_part(method)
+    return part is not None and part.shared is not None
+
+
+def _mean_square(logits: Tensor) -> Tensor:
+    """Return a score that depends on every logit."""
+    return logits.flatten(1).square().mean(1)
 
 
 def _score_gradient(

@@ -7,6 +7,8 @@ makes the maps. Each method defines its statistics and its weights (`medcam.meth
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,8 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medcam.engine.windows.ensemble import EnsembleMember
+from medcam.engine.windows.kept import projected
 from medcam.engine.windows.plan import StitchingPlan, Totals, add_windows, mean_over_windows
-from medcam.engine.windows.prediction import groups
+from medcam.engine.windows.prediction import SamplePlace, groups
+from medcam.maps import AttentionMap
 from medcam.methods import Method, SharedWeights
 
 
@@ -32,25 +36,87 @@ def stitch_by_shared_weights(
     """
     window_weights = plan.windows.weights
     totals: Totals = {}
-    for member in plan.members():
+    for number, member in enumerate(plan.members()):
         for layer, sums in _statistics(plan, member, title, shared).items():
-            weights, offset = shared.weights(sums)
+            maps = _MapsOfLayer(plan, number, member, layer, *shared.weights(sums))
             for group in groups(plan.places, plan.batch_size):
-                samples = [sample for sample, _ in group]
-                projections = {
-                    f"{target}": Method(
-                        "projection", partial(_project, column[samples], offset[samples]), name
-                    )
-                    for target, column in enumerate(weights.unbind(1))
-                }
-                maps = plan.runner.maps(
-                    member, group, [window_weights] * len(group),
-                    plan.request_for(projections, layer=layer),
-                )  # fmt: skip
-                values = torch.stack([item.values[:, 0] for item in maps.values()], 1)
+                values = maps.of_group(group)
                 add_windows(totals, (name, layer), plan, group, values, window_weights)
                 plan.tick(len(group))
     return mean_over_windows(plan, totals)
+
+
+@dataclass(eq=False)
+class _MapsOfLayer:
+    """Maps of one layer of one member, by one set of channel weights.
+
+    The first group of windows is run. If the activations that the prediction pass kept give the
+    same map, they serve for all other groups.
+
+    Attributes:
+        plan: The plan.
+        number: The number of the member.
+        member: The member.
+        layer: The layer.
+        weights: The channel weights, ``[batch, targets, channels]``.
+        offset: What is subtracted from the activations, ``[batch, channels]``.
+        first: A map of the first group, if kept activations gave the same.
+        is_first: Whether no group was run yet.
+    """
+
+    plan: StitchingPlan
+    number: int
+    member: EnsembleMember
+    layer: str
+    weights: Tensor
+    offset: Tensor
+    first: AttentionMap | None = None
+    is_first: bool = True
+
+    def of_group(self, group: Sequence[SamplePlace]) -> Float[Tensor, "windows targets *roi"]:
+        """Return the maps of a group of windows."""
+        kept = self._of_kept(group) if self.first is not None else None
+        return self._of_run(group) if kept is None else kept
+
+    def _of_run(self, group: Sequence[SamplePlace]) -> Tensor:
+        """Return the maps of a group of windows from a forward pass."""
+        plan, samples = self.plan, [sample for sample, _ in group]
+        projections = {
+            f"{target}": Method(
+                "projection", partial(_project, column[samples], self.offset[samples]), "Projection"
+            )
+            for target, column in enumerate(self.weights.unbind(1))
+        }
+        maps = plan.runner.maps(
+            self.member, group, [plan.windows.weights] * len(group),
+            plan.request_for(projections, layer=self.layer),
+        )  # fmt: skip
+        items = list(maps.values())
+        values = torch.stack([item.values[:, 0] for item in items], 1)
+        if self.is_first:
+            self.is_first, self.first = False, items[0]
+            kept = self._of_kept(group)
+            if kept is None or kept.shape != values.shape or not _is_same(kept, values):
+                self.first = None
+        return values
+
+    def _of_kept(self, group: Sequence[SamplePlace]) -> Tensor | None:
+        """Return the maps of a group of windows from kept activations; None if there are none."""
+        kept = self.plan.kept
+        activations = None if kept is None else kept.of(self.number, group, self.layer)
+        if activations is None or self.first is None or activations.shape[1] != len(self.offset[0]):
+            return None
+        samples = [sample for sample, _ in group]
+        return projected(
+            activations, self.weights[samples].unbind(1), self.offset[samples], self.first,
+            tuple(self.plan.windows.weights.shape), self.member.flips,
+        )  # fmt: skip
+
+
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    """Return whether two maps are equal up to rounding."""
+    size = float(second.abs().max())
+    return bool(((first - second).abs() <= 1e-5 * size).all())
 
 
 def count_windows(plan: StitchingPlan, shared: SharedWeights) -> int:
