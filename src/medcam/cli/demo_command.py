@@ -15,9 +15,9 @@ def demo(
 ) -> None:
     """Run packaged trained networks on real images: maps, scores, a figure and pages to look at.
 
-    A 2D classifier that finds lesions in head slices, a 2D U-Net that finds lung CT, and a 3D
-    U-Net that finds the brain in a head scan, each under Guided Backpropagation, Grad-CAM, Guided
-    Grad-CAM and Grad-CAM++.
+    A 2D classifier that finds lesions in head slices, a 2D U-Net that segments lungs in CT, and a
+    3D U-Net that finds the brain in a head scan, each under Guided Backpropagation, Grad-CAM,
+    Guided Grad-CAM and Grad-CAM++.
     """
     import pandas as pd
     from rich.console import Console
