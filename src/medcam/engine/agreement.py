@@ -66,9 +66,8 @@ def disagreement(method: Method, layer: str, where: str = "for sample(s) {sample
     other = method.agreement
     if other is None:
         raise ValueError("the method is not compared with another one")
-    name = repr(layer)
     return (
-        f"{method.title} and {other.title} hardly agree at layer {name} {where} "
+        f"{method.title} and {other.title} hardly agree at layer {layer!r} {where} "
         f"(correlation below {other.least}), so at least one of them does not show what the "
         f"prediction depends on. Compare other layers and methods, such as '{other.name}'; the "
         "page 'The methods, and when they mislead' of the docs has the measurements."

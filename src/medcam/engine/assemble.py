@@ -137,7 +137,7 @@ def _layer_map(
     )
     grid = _grid(request, activation, source.space) if is_map else None
     if shape is not None and grid is not None:
-        values = _on_image(values, grid, source.space, shape)
+        values = on_image(values, grid, source.space, shape)
     item = method.map_of(values, activation.layer, scores.target)
     return dataclasses.replace(item, grid=grid, on_layer=shape is None)
 
@@ -182,7 +182,7 @@ def _input_values(request: Request, evidence: Evidence, source: _Source, target:
     evidence.blanks.note(method.from_cam.cam, target, source.layer, by_name, cam)
     grid = _grid(request, activation, source.space)
     cam = activation.layout.map_of(cam)[:, None]
-    placed = _on_image(cam, grid, source.space, source.space)[:, 0]
+    placed = on_image(cam, grid, source.space, source.space)[:, 0]
     for name in ("inputs", "input_gradients", "guided_gradients"):
         if by_name.get(name) is not None:
             by_name[name] = _arranged(by_name[name], source.axes)
@@ -199,9 +199,7 @@ def _grid(request: Request, activation: Activation, space: Sequence[int]) -> Lay
     return grid
 
 
-def _on_image(
-    values: Tensor, grid: LayerGrid, space: Sequence[int], shape: Sequence[int]
-) -> Tensor:
+def on_image(values: Tensor, grid: LayerGrid, space: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Return maps of a layer at a spatial shape, stretched if the places of cells are unknown."""
     return place(values, grid, space, shape) if grid.known else resample(values, shape)
 

@@ -105,12 +105,7 @@ def is_remembered(target: TargetLike, resolved: ResolvedTarget) -> bool:
 
 def _may_check(prepared: Prepared) -> bool:
     """Return whether the layer is chosen automatically, and may be checked."""
-    request = prepared.request
-    return (
-        request.check_layer
-        and request.layer in ("auto", None)
-        and any(method.of_layer for method in request.methods)
-    )
+    return prepared.request.check_layer and prepared.request.chooses_layer
 
 
 def _key(prepared: Prepared) -> object:

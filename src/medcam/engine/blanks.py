@@ -152,7 +152,7 @@ def _text(reason: BlankReason, titles: str, layers: Sequence[str], context: Blan
     listed = ", ".join(map(repr, layers[:_MOST_LISTED]))
     listed += ", ..." if len(layers) > _MOST_LISTED else ""
     chosen = ", which was chosen automatically," if context.automatic else ""
-    layer = f"layer{'s' * (len(layers) > 1)} {listed}".replace("{", "{{").replace("}", "}}")
+    layer = f"layer{'s' * (len(layers) > 1)} {listed}"
     where = f"sample(s) {{samples}}: the map of {titles} is zero there."
     if reason == "no gradient":
         return f"The target's gradient is zero at {layer}{chosen} for {where} " + (

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medcam.engine.model import isolation
+from medcam.engine.model.copies import version_of
 from medcam.engine.model.nested import map_tensors
 from medcam.engine.target.scores import two_class_logits
 from medcam.errors import warn
@@ -155,9 +156,7 @@ def _weights(model: nn.Module) -> int:
     A few values are read on the CPU, since a change through ``.data`` leaves no other trace.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    state: list[object] = [
-        (id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors
-    ]
+    state: list[object] = [(id(tensor), version_of(tensor)) for tensor in tensors]
     ends = [*tensors[:_MOST_READ], *tensors[-_MOST_READ:]]
     state += [
         (float(tensor.detach()[(0,) * tensor.ndim]), float(tensor.detach()[(-1,) * tensor.ndim]))
@@ -225,10 +224,9 @@ class Examination:
         logits = self.logits.detach()
         before, after = 0.0, 0.0
         for weight in weights:
-            with_layer = (logits * weight).flatten(1).sum(1)
-            change = (other * weight).flatten(1).sum(1) - with_layer
+            with_layer, without = ((z * weight).flatten(1).sum(1) for z in (logits, other))
             before += float(with_layer.abs().sum())
-            after += float((with_layer + change).mul(with_layer.sign()).sum())
+            after += float((without * with_layer.sign()).sum())
         return LayerUse(
             layer, _dice(logits, other, self.labels, regions=self.regions), after / (before or 1.0)
         )

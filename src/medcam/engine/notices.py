@@ -64,7 +64,7 @@ class Notices:
             self._pending.pop(0)
             if not is_set or isinstance(meaning, MedcamError):
                 continue
-            warn(meaning.format(samples=_named(flags)))
+            warn(meaning.replace("{samples}", _named(flags)))
 
 
 def _named(flags: Tensor) -> str:

@@ -23,6 +23,7 @@ from medcam.engine.gather import gather
 from medcam.engine.layer_use import CheckedLayer
 from medcam.engine.memory import checkpointing, lean, reentrant
 from medcam.engine.model import isolation, layers
+from medcam.engine.model.copies import version_of
 from medcam.engine.model.inputs import find_images, with_leaves
 from medcam.engine.model.instance_norms import CorrectInstanceNorms
 from medcam.engine.model.nested import tensors
@@ -137,7 +138,7 @@ def record(
 def _versions(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int]:
     """Return the version counters of the inputs, which increase when a model writes to them."""
     listed = [tensor for _, tensor in tensors((args, dict(kwargs)))]
-    return [0 if tensor.is_inference() else tensor._version for tensor in listed]
+    return list(map(version_of, listed))
 
 
 def _own(norms: AbstractContextManager[Any]) -> AbstractContextManager[None]:
@@ -154,7 +155,7 @@ def _blanks(
         context = BlankContext.of(
             prepared.modules,
             evidence.recorded,
-            automatic=prepared.request.layer in ("auto", None),
+            automatic=prepared.request.chooses_layer,
         )
         notice_blanks(prepared.notices, flags, empty_targets(scores.target), context)
     return flags

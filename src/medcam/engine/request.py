@@ -119,6 +119,11 @@ class Request:
         return replace(self, methods=methods.for_target(self.methods, target))
 
     @property
+    def chooses_layer(self) -> bool:
+        """Whether a layer is needed, and chosen automatically."""
+        return self.layer in ("auto", None) and any(method.of_layer for method in self.methods)
+
+    @property
     def is_window(self) -> bool:
         """Whether the run is one of a volume's windows.
 

@@ -56,7 +56,8 @@ def run(
     """
     try:
         prepared, checked = with_remembered_layer(prepare(request, model, args, kwargs))
-        recorded = _recorded(prepared, call, args, kwargs, keep_graph, save_less)
+        record_call = partial(record, call=call, args=args, kwargs=kwargs, save_less=save_less)
+        recorded = _recorded(prepared, record_call, keep_graph)
         return _finish(prepared, recorded, recorded.checked or checked, keep_graph)
     except RuntimeError as error:
         if request.memory == "low" and checkpointing.caused(error):
@@ -77,12 +78,7 @@ def run(
 
 
 def _recorded(
-    prepared: Prepared,
-    call: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    keep_graph: bool,
-    save_less: bool,
+    prepared: Prepared, record_call: Callable[..., Recorded], keep_graph: bool
 ) -> Recorded:
     """Run the model; if its automatic layer turns out not to be used, make the maps of another.
 
@@ -90,7 +86,7 @@ def _recorded(
     """
 
     def recorded(prepared: Prepared, keep_graph: bool) -> Recorded:
-        once = partial(record, prepared, call, args, kwargs, keep_graph, save_less)
+        once = partial(record_call, prepared, keep_graph=keep_graph)
         return own_input.retried(once, [image.tensor for image in prepared.images])
 
     try:

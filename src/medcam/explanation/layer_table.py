@@ -18,6 +18,7 @@ from medcam.engine.model.nested import describe
 from medcam.engine.request import Request
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
+from medcam.engine.target.scores import score_of_whole_output
 from medcam.errors import NoMapError
 from medcam.methods import Method
 
@@ -100,7 +101,7 @@ def overview(model: nn.Module, *inputs: Any, target: TargetLike = None) -> Overv
     if not inputs:
         rows = [LayerRow(n, type(m).__name__, _count_parameters(m)) for n, m in modules.items()]
         return Overview(tuple(rows), total)
-    target = _score_of_whole_output if target is None else target
+    target = score_of_whole_output if target is None else target
     with _described_outputs(modules) as outputs:
         reasons, features = _reasons_without_map(model, inputs, target)
     automatic, why_not = _automatic_layer(model, inputs, target)
@@ -122,14 +123,6 @@ def overview(model: nn.Module, *inputs: Any, target: TargetLike = None) -> Overv
             )
         )
     return Overview(tuple(rows), total, automatic, why_not)
-
-
-def _score_of_whole_output(logits: Tensor) -> Tensor:
-    """Return the mean square of each sample's logits, a score that depends on every logit.
-
-    The sum of the logits is unsuitable: after a softmax it is always 1 and has no gradient.
-    """
-    return logits.flatten(1).square().mean(1)
 
 
 def _reasons_without_map(

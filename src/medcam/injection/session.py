@@ -141,7 +141,7 @@ class Session:
         size: tuple[int, ...],
     ) -> Explanation:
         """Run the model and return its maps; the automatic layer is chosen once per input size."""
-        automatic = request.layer in ("auto", None) and request.methods[0].of_layer
+        automatic = request.chooses_layer
         if automatic and size in self._automatic_layers:
             request = dataclasses.replace(request, layer=self._automatic_layers[size])
         keep_graph = isolation.keeps_graph(model, (args, dict(kwargs)))

@@ -17,14 +17,14 @@ def grad_cam_weights(
     return means(gradients.flatten(2))
 
 
-def _weights_of_sums(
+def summed_weights(
     sums: Float[Tensor, "batch targets channels"],
 ) -> tuple[Float[Tensor, "batch targets channels"], Float[Tensor, "batch channels"]]:
-    """Return the windows' summed mean gradients as weights, with no offset."""
+    """Return weights that the windows' own were summed to, with no offset."""
     return sums, torch.zeros_like(sums[:, 0])
 
 
-MEAN_GRADIENTS = SharedWeights(grad_cam_weights, _weights_of_sums, of_target=True)
+MEAN_GRADIENTS = SharedWeights(grad_cam_weights, summed_weights, of_target=True)
 """Grad-CAM's weights of a whole volume: the mean gradient of the stitched target."""
 
 

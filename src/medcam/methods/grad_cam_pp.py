@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medcam.methods.grad_cam import summed_weights
 from medcam.methods.method import SharedWeights
 
 
@@ -46,12 +47,5 @@ def grad_cam_pp_weights(
     return (positive / (2 + positive * total)).sum(2)
 
 
-def _weights_of_sums(
-    sums: Float[Tensor, "batch targets channels"],
-) -> tuple[Float[Tensor, "batch targets channels"], Float[Tensor, "batch channels"]]:
-    """Return the windows' summed weights, with no offset."""
-    return sums, torch.zeros_like(sums[:, 0])
-
-
-POSITIVE_GRADIENTS = SharedWeights(grad_cam_pp_weights, _weights_of_sums, of_target=True)
+POSITIVE_GRADIENTS = SharedWeights(grad_cam_pp_weights, summed_weights, of_target=True)
 """Grad-CAM++'s weights of a whole volume: the sum of the windows' weights."""

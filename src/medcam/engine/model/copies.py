@@ -26,6 +26,11 @@ def strided_copy(tensor: Tensor) -> Tensor:
     return tensor.new_empty_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
+def version_of(tensor: Tensor) -> int:
+    """Return the counter of writes to a tensor; 0 for an inference tensor, which has none."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def graph_node(tensor: Tensor) -> Tensor:
     """Return a view with the same strides that is a node of the graph of its own."""
     view: Tensor = torch.ops.aten.alias(tensor)

@@ -5,7 +5,7 @@ The change is undone after an exception, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -162,10 +162,8 @@ def kept_state(modules: Sequence[nn.Module]) -> Iterator[None]:
     kept = [
         (module, dict(vars(module)), dict(module._buffers), _contents(module)) for module in modules
     ]
-    devices = {tensor.device for module in modules for tensor in module._parameters.values()
-               if tensor is not None}  # fmt: skip
-    cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
-    with torch.random.fork_rng(cuda):
+    parameters = (tensor for module in modules for tensor in module._parameters.values())
+    with _forked_random_numbers(tensor for tensor in parameters if tensor is not None):
         try:
             for module in modules:
                 for name, buffer in module._buffers.items():
@@ -183,6 +181,13 @@ def kept_state(modules: Sequence[nn.Module]) -> Iterator[None]:
                 for value, content in contents:
                     _refill(value, content)
                 module._buffers.update(buffers)
+
+
+def _forked_random_numbers(parameters: Iterable[Tensor]) -> Any:
+    """Return a context that puts the random numbers of the parameters' devices back."""
+    devices = {parameter.device for parameter in parameters}
+    cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
+    return torch.random.fork_rng(cuda)
 
 
 def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
@@ -262,9 +267,7 @@ def in_eval_mode(network: nn.Module) -> Iterator[None]:
     is restored by itself, as a frozen module may be in eval mode inside a network in training.
     """
     modes = [(module, module.training) for module in network.modules()]
-    devices = {parameter.device for parameter in network.parameters()}
-    cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
-    with torch.random.fork_rng(cuda):
+    with _forked_random_numbers(network.parameters()):
         try:
             network.eval()
             yield

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from medcam.engine.model.copies import version_of
+
 _SOFTMAX = {
     F.softmax: "softmax", torch.softmax: "softmax", Tensor.softmax: "softmax",
     F.log_softmax: "log-softmax", torch.log_softmax: "log-softmax",
@@ -156,9 +158,8 @@ class Probabilities:
 
 
 def _versions(x: Tensor, result: Tensor) -> tuple[int, int]:
-    """Return the version counters of two tensors; 0 where there is none."""
-    first, second = (0 if t.is_inference() else t._version for t in (x, result))
-    return first, second
+    """Return the version counters of two tensors."""
+    return version_of(x), version_of(result)
 
 
 class ProbabilityWatch(TorchFunctionMode):

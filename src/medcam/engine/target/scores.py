@@ -248,6 +248,14 @@ def score_mask(
     return TargetScores(target, mean_inside(chosen, mask)[:, None])
 
 
+def score_of_whole_output(logits: Tensor) -> Tensor:
+    """Return the mean square of each sample's logits, a score that depends on every logit.
+
+    The sum of the logits is unsuitable: after a softmax it is always 1 and has no gradient.
+    """
+    return logits.flatten(1).square().mean(1)
+
+
 def at_least_float32(values: Tensor) -> Tensor:
     """Return values in at least float32: half precision is too coarse for a mean over voxels."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

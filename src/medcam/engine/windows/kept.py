@@ -13,10 +13,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from medcam.engine.assemble import on_image
 from medcam.engine.windows.prediction import SamplePlace
-from medcam.maps import AttentionMap, place, resample
+from medcam.maps import AttentionMap, resample
 
 _Windows = tuple[tuple[int, tuple[int, ...]], ...]
 """A group of windows: of each the sample and the first voxel."""
@@ -97,6 +99,16 @@ def _windows(group: Sequence[SamplePlace]) -> _Windows:
     )
 
 
+def project(
+    weights: Float[Tensor, "windows channels"],
+    offset: Float[Tensor, "windows channels"],
+    activations: Float[Tensor, "windows channels *layer"],
+) -> Float[Tensor, "windows *layer"]:
+    """Return ``Σ_k w_k (A^k - offset_k)``."""
+    centred = activations - offset.to(activations)[(..., *[None] * (activations.ndim - 2))]
+    return torch.einsum("bk,bk...->b...", weights.to(activations), centred)
+
+
 def projected(
     activations: Tensor,
     weights: Sequence[Tensor],
@@ -117,11 +129,7 @@ def projected(
     """
     if activations.dtype in (torch.float16, torch.bfloat16):
         activations = activations.float()
-    centred = activations - offset.to(activations)[(..., *[None] * (activations.ndim - 2))]
-    values = torch.stack(
-        [torch.einsum("bk,bk...->b...", w.to(activations), centred) for w in weights], 1
-    )
+    values = torch.stack([project(column, offset, activations) for column in weights], 1)
     grid = first.grid
-    is_known = grid is not None and grid.known
-    placed = place(values, grid, space, space) if is_known and grid else resample(values, space)
+    placed = resample(values, space) if grid is None else on_image(values, grid, space, space)
     return placed.flip([axis + 2 for axis in flips]) if flips else placed

@@ -68,5 +68,6 @@ def _reason(plan: StitchingPlan, method: Method, layer: str | None) -> BlankReas
 def _context(plan: StitchingPlan) -> BlankContext:
     """Return what the remedies depend on."""
     member = next(iter(plan.members()))
-    automatic = plan.request.layer in ("auto", None)
-    return BlankContext.of(isolation.modules_of(member.model), {}, automatic=automatic)
+    return BlankContext.of(
+        isolation.modules_of(member.model), {}, automatic=plan.request.chooses_layer
+    )

@@ -17,6 +17,7 @@ from medcam.engine.request import Request
 from medcam.engine.result import Run
 from medcam.engine.run import run
 from medcam.engine.target.resolution import reads_output
+from medcam.engine.target.scores import score_of_whole_output
 from medcam.engine.windows.ensemble import Members
 from medcam.engine.windows.final_function import before, final_function
 from medcam.engine.windows.kept import KeptActivations
@@ -138,14 +139,14 @@ def kept_activations(
     """
     if not any(_shares_weights(method) for method in request.methods) or request.layer == "full":
         return None
-    if request.layer not in ("auto", None):
+    if not request.chooses_layer:
         named = [request.layer] if isinstance(request.layer, str) else list(request.layer or ())
         return KeptActivations(named, groups)
     member = next(iter(members()))
     inputs = cut(padded, [(0, windows.places[0])], member)
     state = isolation.kept_state(isolation.modules_of(member.model))
     of_any_target = dataclasses.replace(
-        request, methods=(AUTO,), target=_mean_square, check_layer=False
+        request, methods=(AUTO,), target=score_of_whole_output, check_layer=False
     )
     try:
         with state, warnings.catch_warnings():
@@ -160,11 +161,6 @@ def _shares_weights(method: Method) -> bool:
     """Return whether one set of channel weights may serve all windows."""
     part = layer_part(method)
     return part is not None and part.shared is not None
-
-
-def _mean_square(logits: Tensor) -> Tensor:
-    """Return a score that depends on every logit."""
-    return logits.flatten(1).square().mean(1)
 
 
 def _score_gradient(

@@ -65,7 +65,7 @@ class Runner:
             check_stitchable(logits, space)
             return self.gradient.score(logits, places, weights, member.flips)
 
-        automatic = request.layer in ("auto", None) and any(m.of_layer for m in request.methods)
+        automatic = request.chooses_layer
         layer = self.layers[0] if automatic and self.layers else request.layer
         request = dataclasses.replace(
             request, target=target, layer=layer, window_target=self.gradient.target,

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medcam.engine.windows.ensemble import EnsembleMember
-from medcam.engine.windows.kept import projected
+from medcam.engine.windows.kept import project, projected
 from medcam.engine.windows.plan import StitchingPlan, Totals, add_windows, mean_over_windows
 from medcam.engine.windows.prediction import SamplePlace, groups
 from medcam.maps import AttentionMap
@@ -83,7 +83,7 @@ class _MapsOfLayer:
         plan, samples = self.plan, [sample for sample, _ in group]
         projections = {
             f"{target}": Method(
-                "projection", partial(_project, column[samples], self.offset[samples]), "Projection"
+                "projection", partial(project, column[samples], self.offset[samples]), "Projection"
             )
             for target, column in enumerate(self.weights.unbind(1))
         }
@@ -149,9 +149,3 @@ def _statistics(
                 totals[layer][sample] += part
         plan.tick(len(group))
     return totals
-
-
-def _project(weights: Tensor, offset: Tensor, activations: Tensor) -> Tensor:
-    """Return ``Σ_k w_k (A^k - offset_k)``, ``[windows, *layer]``."""
-    centred = activations - offset.to(activations)[(..., *[None] * (activations.ndim - 2))]
-    return torch.einsum("bk,bk...->b...", weights.to(activations), centred)
