@@ -15,7 +15,8 @@ every error::
 
     MedcamWarning        (UserWarning)   the map is valid, but has to be read with care
 
-`warn`, `unknown_name` and `require` issue or build them; they are private to the package.
+`warn`, `unknown_name`, `require`, `foreign_errors` and `is_out_of_memory` issue, build and tell
+them; they are private to the package.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import difflib
 import importlib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "TargetError",
     "UnknownNameError",
 ]
+
+_MAX_REASON = 300  # letters
 
 
 class MedcamError(Exception):
@@ -132,3 +136,65 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingPackageError(
             f"This needs {module!r}, which is not installed: run  pip install 'm3d-cam[{extra}]'"
         ) from error
+
+
+@contextmanager
+def foreign_errors(
+    message: str, advice: str = "", kind: type[MedcamError] = InputError
+) -> Iterator[None]:
+    """Raise any error of other people's code as one of medcam's, in one line.
+
+    It is for parsers of files that may be damaged, and for code that a file describes: both may
+    raise an error of any class. Errors of medcam pass through.
+
+    Args:
+        message: What cannot be done, e.g. ``"'a.nii' cannot be read"``; the reason follows.
+        advice: A closing sentence.
+        kind: The error's class.
+
+    Example:
+        >>> with foreign_errors("'a.txt' cannot be read", "Is it damaged?"):
+        ...     int("x")
+        Traceback (most recent call last):
+        medcam.errors.InputError: 'a.txt' cannot be read: invalid literal for int() with base 10: \
+'x'. Is it damaged?
+    """
+    try:
+        yield
+    except MedcamError:
+        raise
+    except Exception as error:
+        raise kind(f"{message}: {reason_of(error)} {advice}".rstrip()) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's message as one line of at most 300 letters that ends in a full stop.
+
+    Example:
+        >>> reason_of(KeyError("shape")), reason_of(EOFError())
+        ("KeyError: 'shape'.", 'EOFError.')
+    """
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, (LookupError, AttributeError, TypeError, AssertionError)):
+        text = f"{type(error).__name__}{': ' if text else ''}{text}"
+    return f"{text[:_MAX_REASON].rstrip(' .')}{'...' if len(text) > _MAX_REASON else '.'}"
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it follows from, says that there is not enough memory.
+
+    PyTorch raises a class of its own for GPUs, and a plain ``RuntimeError`` for the CPU.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("a shape"))
+        (True, False)
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, RuntimeError) and any(
+            text in str(error) for text in ("DefaultCPUAllocator", "not enough memory")
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

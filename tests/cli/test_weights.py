@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from medcam.cli.weights import load_weights
-from medcam.errors import InputError
+from medcam.errors import InputError, MedcamWarning
 from support.nets import Classifier
 
 
@@ -164,5 +165,60 @@ def test_a_file_without_any_state_dict(tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(InputError, match="do not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         load_weights(fresh(), tmp_path / "w.pt")
+
+
+def test_a_folder_and_impossible_paths(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        load_weights(fresh(), tmp_path)
+    for name in ("a" * 5000 + ".pt", "a\0b.pt"):
+        with pytest.raises(InputError, match="does not exist"):
+            load_weights(fresh(), tmp_path / name)
+
+
+def test_entries_of_a_loss_are_left_out_and_named(tmp_path, trained):
+    state = {**trained.state_dict(), "criterion.weight": torch.ones(4)}
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    model = fresh()
+    with pytest.warns(MedcamWarning, match=r"criterion\.weight belong to a loss"):
+        load_weights(model, tmp_path / "w.pt")
+    assert_same(model, trained)
+
+
+def test_of_two_sets_of_weights_the_one_taken_is_named(tmp_path, trained):
+    averaged = {name: value / 2 for name, value in trained.state_dict().items()}
+    content = {"state_dict_ema": averaged, "state_dict": trained.state_dict()}
+    torch.save(content, tmp_path / "w.pt")
+    model = fresh()
+    with pytest.warns(MedcamWarning, match="'state_dict' was taken, not 'state_dict_ema'"):
+        load_weights(model, tmp_path / "w.pt")
+    assert_same(model, trained)
+    torch.save({"ema": averaged}, tmp_path / "ema.pt")
+    load_weights(model, tmp_path / "ema.pt")
+    assert torch.equal(model.state_dict()["head.bias"], averaged["head.bias"])
+
+
+def test_two_equal_sets_of_weights_need_no_word(tmp_path, trained):
+    state = trained.state_dict()
+    torch.save({"model": state, "net": state}, tmp_path / "w.pt")
+    load_weights(fresh(), tmp_path / "w.pt")  # warnings are errors here
+
+
+def test_complex_weights_are_not_those_of_a_real_model(tmp_path, trained):
+    state = {name: value + 0j for name, value in trained.state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(InputError, match="of another kind"):
+        load_weights(fresh(), tmp_path / "w.pt")
+
+
+def test_a_compressed_archive_is_refused_before_it_is_inflated(tmp_path):
+    torch.save({"weight": torch.zeros(2**22)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for item in plain.infolist():
+            bomb.writestr(item.filename, plain.read(item))
+    with pytest.raises(InputError, match="is compressed"):
+        load_weights(fresh(), tmp_path / "bomb.pt")

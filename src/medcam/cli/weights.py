@@ -5,28 +5,33 @@ from __future__ import annotations
 import itertools
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from medcam.engine.model.layers import unwrap
-from medcam.errors import InputError, MissingPackageError
+from medcam.engine.model.state_dicts import differences
+from medcam.errors import InputError, MissingPackageError, foreign_errors, reason_of, warn
+from medcam.files.paths import require_file
 
-_NESTED = ("state_dict", "model_state_dict", "network_weights", "model")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-_SHOWN = 4  # names of each kind in an error
+_NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network")
+_AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+_LOSSES = ("criterion.", "loss.", "loss_fn.", "loss_function.")
+_MAX_INFLATION = 4  # times the file's size; PyTorch does not compress
 
 
 def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
     """Load weights into a model: every entry, and no other.
 
     The state_dict may be nested in a checkpoint under ``state_dict``, ``model_state_dict``,
-    ``network_weights`` or ``model``. Prefixes of wrappers (``module.``, ``_orig_mod.``,
-    ``model.``, ``net.``) are removed if the names fit then.
+    ``network_weights``, ``model``, ``net``, ``network`` or a name of averaged weights (``ema``).
+    Prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.``, ``net.``) are removed if the
+    names fit then. Entries of a loss (``criterion.``) are left out, with a warning.
 
     Args:
         model: The model; of wrappers, the model inside.
@@ -40,28 +45,23 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
     """
     model = unwrap(model)
     expected = model.state_dict()
-    states = list(_state_dicts(read_weights(path, trust=trust)))
+    states = dict(_state_dicts(read_weights(path, trust=trust)))
     if not states:
         raise InputError(
             f"'{path}' holds no state_dict, neither at its top nor under {', '.join(_NESTED)}."
         )
-    variants = [variant for state in states for variant in _variants(state, set(expected))]
-    best = min(variants, key=lambda state: len(state.keys() ^ expected.keys()))
-    problems = [
-        _listed("missing in the file", expected.keys() - best.keys()),
-        _listed("not in the model", best.keys() - expected.keys()),
-        _listed("of another shape", _misshapen(best, expected)),
-    ]
-    if any(problems):
+    nearest = {place: _nearest(state, expected) for place, state in states.items()}
+    place, best = min(nearest.items(), key=lambda item: len(item[1].keys() ^ expected.keys()))
+    best = _without_loss(best, expected, path)
+    problems = differences(best, expected)
+    if problems:
         raise InputError(
-            f"The weights of '{path}' are not those of this model: "
-            f"{'; '.join(problem for problem in problems if problem)}. Is it the same "
+            f"The weights of '{path}' are not those of this model: {problems}. Is it the same "
             "architecture, made with the same arguments (--arg)?"
         )
-    try:
+    _warn_of_others(path, place, best, nearest)
+    with foreign_errors(f"The weights of '{path}' do not fit this model"):
         model.load_state_dict(best)
-    except RuntimeError as error:
-        raise InputError(f"The weights of '{path}' do not fit this model: {error}") from error
 
 
 def read_weights(path: Path, *, trust: bool = False) -> Any:
@@ -71,65 +71,74 @@ def read_weights(path: Path, *, trust: bool = False) -> Any:
         InputError: No such file; damaged; or it holds more than weights and is not trusted.
         MissingPackageError: ``.safetensors`` without that package.
     """
-    if not path.is_file():
-        raise InputError(f"The weights '{path}' do not exist.")
+    require_file(path, "The file of weights")
     if path.suffix.lower() == ".safetensors":
         return _safetensors(path)
+    _check_inflation(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
+        with foreign_errors(f"'{path}' cannot be read as weights"):
+            return torch.load(path, map_location="cpu", weights_only=not trust)
+    except InputError as failure:
+        error = failure.__cause__
+        if not isinstance(error, pickle.UnpicklingError):
+            raise
         match = re.search(r"GLOBAL ([\w.]+)", str(error))
         if trust or (match is None and "weights_only" not in str(error).lower()):
-            raise InputError(f"'{path}' cannot be read: {_first_line(error)}") from error
+            raise InputError(f"'{path}' cannot be read: {reason_of(error)}") from error
         content = match[1] if match else "pickled objects"
         raise InputError(
             f"'{path}' holds more than weights ({content}), and reading that can run any code. If "
             "it is your own file, add --trust."
         ) from error
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        ImportError,
-        AttributeError,
-    ) as e:
-        raise InputError(f"'{path}' cannot be read as weights: {_first_line(e)}") from e
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+def _check_inflation(path: Path) -> None:
+    """Raise if a file of ``torch.save`` would need far more memory than its size on the disk."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+    except Exception:  # noqa: BLE001  # not a zip file, or a damaged one: `torch.load` tells
+        return
+    if size > _MAX_INFLATION * path.stat().st_size + 2**20:
+        raise InputError(
+            f"'{path}' is compressed and would take {size / 2**30:.1f} GiB of memory: PyTorch does "
+            "not compress weights, so it is damaged or was made to exhaust the memory."
+        )
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise MissingPackageError(
             "This needs 'safetensors', which is not installed: run  pip install safetensors"
         ) from error
-    try:
+    with foreign_errors(f"'{path}' cannot be read as safetensors"):
         state: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"'{path}' cannot be read as safetensors: {error}") from error
     return state
 
 
-def _state_dicts(content: object, depth: int = 2) -> Iterator[dict[str, Any]]:
-    """Yield the state_dicts in a checkpoint, the outermost first."""
+def _state_dicts(
+    content: object, place: str = "", depth: int = 2
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the state_dicts in a checkpoint with the keys they lie under, the outermost first."""
     if isinstance(content, nn.Module):
-        yield dict(content.state_dict())
+        yield place, dict(content.state_dict())
         return
     if not isinstance(content, Mapping):
         return
     if any(isinstance(value, Tensor) for value in content.values()):
-        yield {str(name): value for name, value in content.items()}
+        yield place, {str(name): value for name, value in content.items()}
     if depth:
-        for key in _NESTED:
-            yield from _state_dicts(content.get(key), depth - 1)
+        for key in (*_NESTED, *_AVERAGED):
+            inside = f"{place}.{key}" if place else key
+            yield from _state_dicts(content.get(key), inside, depth - 1)
+
+
+def _nearest(state: dict[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state_dict without the prefixes of wrappers, as far as the names fit then."""
+    variants = _variants(state, set(expected))
+    return min(variants, key=lambda variant: len(variant.keys() ^ expected.keys()))
 
 
 def _variants(state: dict[str, Any], expected: set[str]) -> Iterator[dict[str, Any]]:
@@ -147,21 +156,28 @@ def _variants(state: dict[str, Any], expected: set[str]) -> Iterator[dict[str, A
                     return
 
 
-def _misshapen(state: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Return the entries whose shape is not the model's, with both shapes."""
-    return [
-        f"{name} ({list(state[name].shape)}, the model's {list(expected[name].shape)})"
-        for name in sorted(state.keys() & expected.keys())
-        if isinstance(state[name], Tensor)
-        and isinstance(expected[name], Tensor)
-        and not is_lazy(expected[name])
-        and state[name].shape != expected[name].shape
+def _without_loss(state: dict[str, Any], expected: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the state_dict without the entries of a loss that was trained beside the model."""
+    of_loss = [name for name in state if name.startswith(_LOSSES) and name not in expected]
+    if of_loss:
+        warn(f"'{path.name}': {', '.join(of_loss[:4])} belong to a loss and were left out.")
+    return {name: value for name, value in state.items() if name not in of_loss}
+
+
+def _warn_of_others(
+    path: Path, place: str, best: Mapping[str, Any], nearest: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Warn if another state_dict of the file would fit as well, with other values."""
+    others = [
+        other
+        for other, state in nearest.items()
+        if other != place
+        and not differences(state, best)
+        and any(not torch.equal(state[k], v) for k, v in best.items() if isinstance(v, Tensor))
     ]
-
-
-def _listed(kind: str, names: Any) -> str:
-    """Return the number of names with the first few; empty if there are none."""
-    if not names:
-        return ""
-    first = ", ".join(sorted(names)[:_SHOWN])
-    return f"{len(names)} {kind}: {first}{', ...' if len(names) > _SHOWN else ''}"
+    if others:
+        taken = f"'{place}'" if place else "its top"
+        warn(
+            f"'{path.name}' holds several sets of weights that fit: {taken} was taken, not "
+            f"{', '.join(map(repr, others))}. If another is meant, save it alone."
+        )

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from medcam.engine.graph import leaves
 from medcam.engine.model.devices import autocast_dtype
-from medcam.errors import NoMapError
+from medcam.errors import NoMapError, is_out_of_memory, reason_of
+
+_OUT_OF_MEMORY = (
+    "There is not enough memory for the backward pass. Take fewer samples at once, memory='low', a "
+    "method of a layer alone (gcam), or a later layer; large volumes go through "
+    "medcam.explain_volume."
+)
 
 
 def gradients(
@@ -117,7 +123,9 @@ def _readable_errors() -> Iterator[None]:
         yield
     except (torch.cuda.OutOfMemoryError, NoMapError):
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise NoMapError(f"{_OUT_OF_MEMORY} {reason_of(error)}") from error
         raise NoMapError(
             f"Autograd could not go back through the model: {error}\nIf a part of the model is "
             "checkpointed by code other than torch.utils.checkpoint, switch that off; if it runs "

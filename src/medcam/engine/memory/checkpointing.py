@@ -31,7 +31,7 @@ from medcam.engine.memory.estimate import (
     union,
 )
 from medcam.engine.model.nested import tensors
-from medcam.errors import warn
+from medcam.errors import is_out_of_memory, warn
 
 _log = logging.getLogger("medcam")
 
@@ -218,6 +218,8 @@ def caused(error: BaseException | None) -> bool:
 
     That is so if a block modifies its input in-place, or runs differently the second time.
     """
+    if is_out_of_memory(error):
+        return False
     while error is not None:
         if "modified by an inplace operation" in str(error):
             return True
@@ -225,7 +227,7 @@ def caused(error: BaseException | None) -> bool:
         while trace is not None:
             code = trace.tb_frame.f_code
             if code.co_name == "unpack_hook" and code.co_filename.endswith(_CHECKPOINT_FILE):
-                return not isinstance(error, torch.cuda.OutOfMemoryError)
+                return True
             trace = trace.tb_next
         error = error.__cause__
     return False

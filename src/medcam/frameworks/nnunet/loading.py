@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medcam.engine.model.devices import usable_device
 from medcam.engine.model.layers import unwrap
-from medcam.errors import InputError, require
+from medcam.engine.model.state_dicts import differences
+from medcam.errors import InputError, foreign_errors, reason_of, require
+from medcam.files.paths import is_folder
 from medcam.frameworks.nnunet.console import prints_to_log
+from medcam.frameworks.nnunet.named_code import check_named_code
 from medcam.frameworks.nnunet.trained_model import TrainedModel
-
-_TRUSTED = ("dynamic_network_architectures.", "torch.nn.")
 
 Folds = int | str | Iterable[int | str]
 """``"all"``, a number, several, or ``"fold_all"``."""
@@ -68,32 +69,79 @@ def load(
             "0, at most 1."
         )
     states = [_read_checkpoint(folder / f"fold_{fold}" / checkpoint, trust) for fold in fold_names]
-    configuration = states[0]["init_args"]["configuration"]
     _check_configurations(states, fold_names)
-    if not trust:
-        _check_architecture(plans, configuration)
-    with prints_to_log():
+    with prints_to_log(), foreign_errors(f"'{folder}' cannot be loaded as a trained nnU-Net"):
         predictor = inference.nnUNetPredictor(
             tile_step_size=step_size, use_gaussian=True, use_mirroring=tta,
             perform_everything_on_device=network_device.type == "cuda", device=network_device,
             allow_tqdm=False,
         )  # fmt: skip
-        network = _build_network(plans, dataset, configuration, states[0]["trainer_name"])
-        predictor.manual_initialization(
-            network, *_managers(plans, configuration), [s["network_weights"] for s in states],
-            dataset, states[0]["trainer_name"], states[0].get("inference_allowed_mirroring_axes"),
-        )  # fmt: skip
-        network.load_state_dict(states[0]["network_weights"])
-    # Outside the predictor's inference mode: parameters made there cannot be used by autograd.
-    network.to(network_device)
-    network.eval()
-    if not tta:
-        predictor.allowed_mirroring_axes = None
-    return TrainedModel(folder, fold_names, predictor, unwrap(predictor.network))
+        _initialise(predictor, plans, dataset, states, folder, trust)
+        network = predictor.network
+        # Outside the predictor's inference mode: parameters made there cannot be used by autograd.
+        network.to(network_device)
+        network.eval()
+        if not tta:
+            predictor.allowed_mirroring_axes = None
+        model = TrainedModel(folder, fold_names, predictor, unwrap(network))
+        model.check()
+    return model
+
+
+def _initialise(
+    predictor: Any,
+    plans: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    states: Sequence[Mapping[str, Any]],
+    folder: Path,
+    trust: bool,
+) -> None:
+    """Build the network that a folder describes, and hand it to nnU-Net's predictor."""
+    first = states[0]
+    managers = _managers(plans, first["init_args"]["configuration"])
+    if not trust:
+        check_named_code(*managers)
+    _check_network(managers, dataset, states, folder)
+    network = _build_network(*managers, dataset, first["trainer_name"])
+    axes = first.get("inference_allowed_mirroring_axes")
+    predictor.manual_initialization(
+        network, *managers, [state["network_weights"] for state in states], dataset,
+        first["trainer_name"], axes,
+    )  # fmt: skip
+    network.load_state_dict(first["network_weights"])
+
+
+def _check_network(
+    managers: tuple[Any, Any],
+    dataset: Mapping[str, Any],
+    states: Sequence[Mapping[str, Any]],
+    folder: Path,
+) -> None:
+    """Raise if the weights are not those of the network, before memory is taken for it."""
+    most = max(len(state["network_weights"]) for state in states)
+    for key, value in managers[1].network_arch_init_kwargs.items():
+        counts = value if isinstance(value, list) else [value]
+        if key.startswith("n_") and any(isinstance(n, int) and n > most for n in counts):
+            raise InputError(
+                f"'{folder}' is damaged: {key} is {value} in its plans, the checkpoint has "
+                f"{most} weights."
+            )
+    try:
+        with torch.device("meta"):
+            network = _build_network(*managers, dataset, states[0]["trainer_name"])
+    except NotImplementedError:
+        return  # a trainer of the user's own, whose network needs data while it is built
+    for state in states:
+        problems = differences(state["network_weights"], network.state_dict())
+        if problems:
+            raise InputError(
+                f"The weights of '{folder}' are not those of the network that its plans describe: "
+                f"{problems}."
+            )
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"'{folder}' is not a folder: give the folder that holds plans.json.")
     try:
         contents = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -104,8 +152,8 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
             f"'{folder}' holds no {name}, so it is not a trained nnU-Net v2 folder."
             f"{hint if subfolders else ''}"
         ) from error
-    except ValueError as error:
-        raise InputError(f"'{folder / name}' is damaged: {error}.") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"'{folder / name}' is damaged: {reason_of(error)}") from error
     if not isinstance(contents, dict):
         raise InputError(f"'{folder / name}' is damaged: it holds a {type(contents).__name__}.")
     return contents
@@ -113,6 +161,8 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def _chosen_folds(folder: Path, folds: Folds, checkpoint: str) -> tuple[str, ...]:
     """Return the names of the requested folds, after checking that each has the checkpoint."""
+    if not checkpoint or checkpoint != Path(checkpoint).name or set(checkpoint) & set("*?["):
+        raise InputError(f"checkpoint={checkpoint!r} is not the name of a file in each fold.")
     available = sorted(
         path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}")
     )
@@ -160,21 +210,27 @@ def _read_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
     scalar: Any = np.float64(0).__reduce__()[0]
     types: list[Any] = [np.dtype, *(type(np.dtype(name)) for name in ("f8", "f4", "i8"))]
     try:
-        with _safe_globals([scalar, *types]):
+        with (
+            _safe_globals([scalar, *types]),
+            foreign_errors(f"'{path}' is not a readable checkpoint"),
+        ):
             state = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        if not trust:
-            raise InputError(
-                f"'{path}' holds more than plain data and may run code when it is read. If you "
-                "trust where it comes from, pass trust=True (--trust)."
-            ) from error
-        raise InputError(f"'{path}' is not a readable checkpoint: {error}.") from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(f"'{path}' is not a readable checkpoint: {error}.") from error
+    except InputError as error:
+        if trust or not isinstance(error.__cause__, pickle.UnpicklingError):
+            raise
+        raise InputError(
+            f"'{path}' holds more than plain data and may run code when it is read. If you "
+            "trust where it comes from, pass trust=True (--trust)."
+        ) from error.__cause__
     required = ("network_weights", "init_args", "trainer_name")
     missing = [key for key in required if not isinstance(state, dict) or key not in state]
     if missing:
         raise InputError(f"'{path}' is not a checkpoint of nnU-Net v2: it has no {missing[0]}.")
+    arguments, weights = state["init_args"], state["network_weights"]
+    if not isinstance(arguments, Mapping) or not isinstance(arguments.get("configuration"), str):
+        raise InputError(f"'{path}' is damaged: its init_args name no configuration.")
+    if not isinstance(weights, Mapping) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise InputError(f"'{path}' is damaged: its network_weights are no tensors by name.")
     checked: dict[str, Any] = state
     return checked
 
@@ -189,20 +245,6 @@ def _check_configurations(states: Sequence[Mapping[str, Any]], folds: Sequence[s
         )
 
 
-def _check_architecture(plans: Mapping[str, Any], configuration: str) -> None:
-    """Raise if the plans name code from outside nnU-Net."""
-    _, manager = _managers(plans, configuration)
-    names = [manager.network_arch_class_name]
-    kwargs = manager.network_arch_init_kwargs
-    names += [kwargs[key] for key in manager.network_arch_init_kwargs_req_import if kwargs[key]]
-    foreign = [name for name in names if not str(name).startswith(_TRUSTED)]
-    if foreign:
-        raise InputError(
-            f"The plans name {foreign[0]!r}, which is not nnU-Net's own code. If you trust where "
-            "the folder comes from, pass trust=True (--trust)."
-        )
-
-
 def _managers(plans: Mapping[str, Any], configuration: str) -> tuple[Any, Any]:
     """Return nnU-Net's ``PlansManager`` and ``ConfigurationManager``."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -212,10 +254,7 @@ def _managers(plans: Mapping[str, Any], configuration: str) -> tuple[Any, Any]:
 
 
 def _build_network(
-    plans: Mapping[str, Any],
-    dataset: Mapping[str, Any],
-    configuration: str,
-    trainer_name: str,
+    plans_manager: Any, manager: Any, dataset: Mapping[str, Any], trainer_name: str
 ) -> nn.Module:
     """Return the network as the trainer builds it, without deep supervision."""
     import inspect
@@ -223,12 +262,11 @@ def _build_network(
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-    plans_manager, manager = _managers(plans, configuration)
     channels = determine_num_input_channels(plans_manager, manager, dataset)
     heads = plans_manager.get_label_manager(dataset).num_segmentation_heads
     try:
         trainer = recursive_find_trainer_class_by_name(trainer_name)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(
             f"The trainer {trainer_name!r} is not part of the installed nnunetv2: install the code "
             "that the network was trained with, or set nnUNet_extTrainer to its folder. "

@@ -10,16 +10,29 @@ from torch import Tensor
 
 from medcam.engine.windows.ensemble import EnsembleMember, mirrorings
 from medcam.engine.windows.tiling import Windows
+from medcam.errors import NoMapError, foreign_errors
 from medcam.frameworks.nnunet.console import prints_to_log
 from medcam.frameworks.nnunet.trained_model import TrainedModel
 
 
 def predict_logits(
-    model: TrainedModel, data: Float[Tensor, "channels *grid"]
+    model: TrainedModel, data: Float[Tensor, "channels *grid"], case: str
 ) -> Float[Tensor, "classes *grid"]:
-    """Return nnU-Net's own logits, stitched over windows and averaged over folds and mirrorings."""
-    with prints_to_log():
+    """Return nnU-Net's own logits, stitched over windows and averaged over folds and mirrorings.
+
+    Raises:
+        NoMapError: The network cannot be run, or its logits are not finite.
+    """
+    failed = foreign_errors(f"nnU-Net's prediction of '{case}' fails", kind=NoMapError)
+    with prints_to_log(), failed:
         logits: Tensor = model.predictor.predict_logits_from_preprocessed_data(data)
+    if not bool(logits.isfinite().all()):
+        bad = int((~logits.isfinite()).any(0).sum())
+        raise NoMapError(
+            f"The logits of '{case}' are NaN or infinite in {bad} of {logits[0].numel()} voxels: "
+            "there is no prediction to explain. Are the weights finite (a diverged training), and "
+            "does the network fit half precision (on a GPU nnU-Net predicts in float16)?"
+        )
     return logits.clone()  # a normal tensor; nnU-Net made the logits in inference mode
 
 

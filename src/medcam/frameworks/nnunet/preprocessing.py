@@ -15,6 +15,13 @@ from medcam.errors import InputError
 from medcam.files import Image, read_image, stack_images
 from medcam.frameworks.nnunet.cases import Case
 from medcam.frameworks.nnunet.console import prints_to_log
+from medcam.frameworks.nnunet.preconditions import (
+    check_channels,
+    check_grid,
+    check_previous_stage,
+    read_previous,
+    unreadable,
+)
 from medcam.frameworks.nnunet.trained_model import TrainedModel
 
 
@@ -202,7 +209,7 @@ def prepare(model: TrainedModel, case: Case) -> Prepared:
         InputError: A cascade without its previous stage, files that do not fit together, or a
             wrong number of channels.
     """
-    _check_previous_stage(model, case)
+    check_previous_stage(model, case)
     if len(case.files) > 1:
         image = stack_images(case.files)
     else:
@@ -213,11 +220,12 @@ def prepare(model: TrainedModel, case: Case) -> Prepared:
         try:
             channels, properties = reader.read_images([str(path) for path in case.files])
         except Exception as error:  # readers raise exceptions of any class
-            raise InputError(_unreadable(case, error, printed.getvalue())) from error
-        _check_channels(model, case, channels)
+            raise InputError(unreadable(case, error, printed.getvalue())) from error
+        check_channels(model, case, channels)
+        check_grid(model, case, channels, properties["spacing"])
         previous = None
         if case.previous is not None:
-            previous = _read_previous(reader, str(case.previous), channels)
+            previous = read_previous(reader, str(case.previous), channels)
         try:
             data, segmentation, properties = preprocessor.run_case_npy(
                 channels, previous, properties, model.plans, model.configuration, model.dataset
@@ -239,56 +247,3 @@ def prepare(model: TrainedModel, case: Case) -> Prepared:
         reader_shape=tuple(channels.shape[1:]),
         image=dataclasses.replace(image, array=image.array[:1]),
     )
-
-
-def _check_previous_stage(model: TrainedModel, case: Case) -> None:
-    """Raise unless the case has a previous stage's segmentation exactly for a cascade."""
-    if model.cascaded and case.previous is None:
-        raise InputError(
-            f"This network is the second stage of a cascade: it needs the segmentation of "
-            f"'{model.cascaded}' for '{case.name}'. Predict it with nnUNetv2_predict -c "
-            f"{model.cascaded}, and pass it as prev_stage= (--prev-stage)."
-        )
-    if not model.cascaded and case.previous is not None:
-        raise InputError(
-            "This network is no cascade and takes no previous stage's segmentation: leave out "
-            "prev_stage= (--prev-stage)."
-        )
-
-
-def _check_channels(model: TrainedModel, case: Case, channels: NDArray[Any]) -> None:
-    """Raise unless the image has the network's number of channels, and finite values."""
-    names = model.channel_names
-    if len(channels) != len(names):
-        files = ", ".join(f"'{path.name}'" for path in case.files)
-        raise InputError(
-            f"{files}: {len(channels)} channel(s); the network needs {len(names)}: "
-            f"{', '.join(names)}."
-        )
-    if not np.isfinite(channels).all():
-        raise InputError(f"The image of '{case.name}' holds NaN or infinite values.")
-    if not channels.any():
-        raise InputError(f"The image of '{case.name}' is zero everywhere.")
-
-
-def _read_previous(reader: Any, path: str, channels: NDArray[Any]) -> NDArray[Any]:
-    """Return the segmentation from a cascade's first stage, in reader order."""
-    try:
-        segmentation = np.asarray(reader.read_seg(path)[0])
-    except Exception as error:  # readers raise exceptions of any class
-        raise InputError(
-            f"The previous stage's segmentation '{path}' cannot be read: {error}"
-        ) from error
-    if segmentation.shape[1:] != channels.shape[1:]:
-        raise InputError(
-            f"The previous stage's segmentation '{path}' has the shape {segmentation.shape[1:]}, "
-            f"the image {channels.shape[1:]}."
-        )
-    return segmentation
-
-
-def _unreadable(case: Case, error: Exception, printed: str) -> str:
-    """Return the message for files that nnU-Net cannot read; it may have printed the reason."""
-    reason = str(error) or " ".join(printed.split())
-    files = ", ".join(f"'{path}'" for path in case.files)
-    return f"nnU-Net cannot read {files}: {reason}"

@@ -15,7 +15,7 @@ from medcam.engine.request import Placement, Request
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
 from medcam.engine.windows.progress import Progress
 from medcam.engine.windows.run import run_windows
-from medcam.errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError, foreign_errors
 from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.frameworks.nnunet.cases import Case, Files, case_from_files
 from medcam.frameworks.nnunet.loading import Folds, load
@@ -135,11 +135,12 @@ def explain_case(
     request = Request.of(
         method, layer=model.bottleneck if layer == "bottleneck" else layer, placement=placement
     )
-    prepared = prepare(model, case)
+    with foreign_errors(f"'{case.name}' cannot be prepared for this network"):
+        prepared = prepare(model, case)
     # Before the prediction, so that a part outside the image is reported at once.
     voxel_target = resolve_fixed(prepared, label, target)
     data = torch.from_numpy(prepared.data)
-    logits = predict_logits(model, data)
+    logits = predict_logits(model, data, case.name)
     voxel_target = voxel_target or resolve(prepared, logits.float(), label, target)
     windows = nnunet_windows(model, data)
     voxel_target = dataclasses.replace(voxel_target, regions=model.has_regions)

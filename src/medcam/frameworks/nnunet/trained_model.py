@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medcam.errors import unknown_name
+from medcam.errors import InputError, unknown_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,22 @@ class TrainedModel:
     folds: tuple[str, ...]
     predictor: Any
     network: nn.Module
+
+    def check(self) -> None:
+        """Raise an error, of any class, if what the folder says cannot be read as it should be."""
+        for name in self.labels:
+            if name != "ignore" and not (self.has_regions and name == "background"):
+                self.channel_of(name)
+        extents = (*self.patch_size, *self.spacing)
+        facts = (self.channel_names, self.cascaded, self.trainer_name, self.mirror_axes)
+        axes = (self.plans.transpose_forward, self.plans.transpose_backward)
+        if not facts or any(sorted(order) != [0, 1, 2] for order in axes):
+            raise InputError(f"'{self.folder}' is damaged: transpose_forward is {axes[0]}.")
+        if not all(0 < extent < math.inf for extent in extents) or not self.file_ending:
+            raise InputError(
+                f"'{self.folder}' is damaged: the windows are {list(self.patch_size)} voxels of "
+                f"{self.spacing} mm."
+            )
 
     # ----------------------------------------------------------------------------- images
 
