@@ -17,6 +17,7 @@ from medcam.files.formats.npy import read_npy
 from medcam.files.formats.pictures import read_picture
 from medcam.files.geometry import max_voxel_distance
 from medcam.files.image import Image, sanitize_values
+from medcam.files.paths import is_folder, require_file
 
 READERS: dict[str, Callable[..., Image]] = {
     ".nii.gz": read_nifti,
@@ -70,7 +71,7 @@ def read_image(
         (Image([1, 3, 4, 5] int16 of 'ct.nii.gz'), (1.0, 1.0, 4.0))
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"'{path}' is a folder, not an image: give its files one at a time.")
     name = path.name.lower()
     read = next((READERS[ending] for ending in READERS if name.endswith(ending)), None)
@@ -79,8 +80,7 @@ def read_image(
         if name.endswith((".dcm", ".ima")):
             more = "Convert a DICOM series to NIfTI first (dcm2niix)."
         raise unknown_name("Image format", path.suffix or path.name, READERS, more=more)
-    if not path.is_file():
-        raise InputError(f"The image '{path}' does not exist.")
+    require_file(path, "The image")
     image = read(path, volume=volume, as_channels=as_channels)
     return dataclasses.replace(image, array=sanitize_values(image.array, path, fill))
 

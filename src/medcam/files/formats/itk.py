@@ -1,4 +1,7 @@
-"""NRRD and MetaImage files, read and written with SimpleITK.
+"""NRRD and MetaImage files: voxels read here, geometry as SimpleITK gives it; written with it.
+
+Headers are read and checked in Python, and voxels are taken as far as they are announced
+(`medcam.files.formats.metaimage`, `.nrrd`, `.raw_voxels`).
 
 SimpleITK has positions in LPS millimetres and arrays in the order z, y, x; here they become RAS
 and x, y, z. SimpleITK returns an origin and directions even where the file has none. In these cases
@@ -9,6 +12,7 @@ the origin and directions that SimpleITK returned.
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam.errors import InputError, SaveError, require, warn
+from medcam.errors import InputError, SaveError, foreign_errors, require, warn
 from medcam.files.atomic import write_atomically
+from medcam.files.formats.metaimage import read_metaimage_header
+from medcam.files.formats.nrrd import read_nrrd_header
+from medcam.files.formats.raw_voxels import RawVoxels
 from medcam.files.geometry import LPS, Affine, as_affine, is_sheared, spacing_of
 from medcam.files.image import Image, to_channels
 
@@ -59,16 +66,20 @@ def read_itk(path: Path, *, volume: int | None, as_channels: bool | None) -> Ima
         MissingPackageError: SimpleITK is not installed.
     """
     sitk = require("SimpleITK", extra="itk")
-    try:
-        image = sitk.ReadImage(str(path), imageIO=FORMATS[path.suffix.lower()])
-        values = sitk.GetArrayFromImage(image)
-    except RuntimeError as error:
-        reason = _reason(error, path)
-        raise InputError(f"'{path}' cannot be read: {reason} Is it cut off or damaged?") from error
-    dimension, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-    is_vector = components > 1
-    values = np.moveaxis(values, -1, 0) if is_vector else values[None]
-    values = values.transpose(0, *range(dimension, 0, -1))  # x, y, z[, t]
+    with foreign_errors(f"'{path}' cannot be read", "Is it cut off or damaged?"):
+        header, voxels, component_axis = _read_header(path)
+        values = voxels.read()
+        image = _geometry(sitk, header, path)
+    is_vector = component_axis is not None
+    values = np.moveaxis(values, component_axis, 0) if component_axis is not None else values[None]
+    dimension, components = values.ndim - 1, len(values)
+    if dimension != image.GetDimension() or components != image.GetNumberOfComponents():
+        raise InputError(
+            f"'{path}' has axes that are no space and no components that ITK knows: its shape is "
+            f"{list(voxels.sizes)}. Convert it to NIfTI."
+        )
+    if image.GetPixelID() in _complex_pixels(sitk):
+        values = (values[0] + 1j * values[1])[None]  # refused as such, like those of other files
     if dimension not in (2, 3, 4) or (dimension == 4 and is_vector):
         raise InputError(
             f"'{path}' has {dimension} axes and {components} component(s) per voxel: an image has "
@@ -86,6 +97,41 @@ def read_itk(path: Path, *, volume: int | None, as_channels: bool | None) -> Ima
     if dimension > 2 and _is_placed(image, path):
         affine = as_affine(_affine_from_grid(grid), f"The affine of '{path}'")
     return Image(array, affine, grid.spacing, (path,), grid)
+
+
+def _read_header(path: Path) -> tuple[str, RawVoxels, int | None]:
+    """Return a new header without voxels, where the voxels are, and the axis of components."""
+    if FORMATS[path.suffix.lower()] == "NrrdImageIO":
+        return read_nrrd_header(path)
+    header, voxels = read_metaimage_header(path)
+    axes = int(next(line.split()[2] for line in header.splitlines() if line.startswith("NDims")))
+    return header, voxels, 0 if len(voxels.sizes) > axes else None
+
+
+def _geometry(sitk: Any, header: str, path: Path) -> Any:
+    """Return SimpleITK's reader, which knows the geometry and no voxel, of a new header.
+
+    Raises:
+        InputError: ITK refuses the geometry.
+    """
+    reader = sitk.ImageFileReader()
+    with tempfile.TemporaryDirectory(prefix="medcam-") as folder:
+        copy = Path(folder, "header" + path.suffix.lower())
+        copy.write_text(header, encoding="ascii")
+        reader.SetImageIO(FORMATS[path.suffix.lower()])
+        reader.SetFileName(str(copy))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise InputError(
+                f"'{path}' cannot be read: {_reason(error, copy)} Is it cut off or damaged?"
+            ) from error
+    return reader
+
+
+def _complex_pixels(sitk: Any) -> tuple[int, ...]:
+    """Return SimpleITK's numbers for voxels of complex numbers."""
+    return sitk.sitkComplexFloat32, sitk.sitkComplexFloat64
 
 
 def save_itk(path: Path, values: NDArray[np.float32], grid: ItkGrid) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcam.errors import InputError, InputTypeError, warn
+from medcam.errors import InputError, InputTypeError, foreign_errors, warn
 from medcam.files.arrays import robust_max, to_map
 from medcam.files.atomic import write_atomically
 from medcam.files.geometry import Affine, affine_of, as_affine, is_sheared, spacing_of
@@ -210,6 +210,9 @@ def _make_header(shape: tuple[int, ...], reference: object) -> Any:
             for field in _GEOMETRY_FIELDS:
                 header[field] = source[field]
             header["pixdim"][:4] = source["pixdim"][:4]
+            sizes = header["pixdim"][1:4]
+            if not bool(((sizes > 0) & np.isfinite(sizes)).all()):
+                header["pixdim"][1:4] = spacing_of(affine)  # damaged: the affine decides
             return header
         affine = _affine_in_mm(affine, reference)
     else:
@@ -242,13 +245,11 @@ def _affine_from_reference(shape: tuple[int, ...], reference: object) -> Affine:
 
 def _load(path: str | os.PathLike[str]) -> Any:
     """Return the nibabel image of a path."""
-    nib = _nibabel()
-    try:
-        return nib.load(path)
-    except (OSError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(
-            f"The reference '{path}' cannot be read: {error}. Pass a NIfTI file or its 4x4 affine."
-        ) from error
+    advice = "Pass a NIfTI file or its 4x4 affine."
+    with foreign_errors(f"The reference '{path}' cannot be read", advice):
+        image = _nibabel().load(path)
+        image.affine, image.shape  # noqa: B018  # nibabel computes them when they are asked for
+        return image
 
 
 def _check_shape(shape: tuple[int, ...], reference_shape: tuple[int, ...]) -> None:

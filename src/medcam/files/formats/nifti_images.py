@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam.errors import InputError, warn
+from medcam.errors import InputError, foreign_errors, warn
 from medcam.files.formats.nifti import unit_in_mm
+from medcam.files.formats.streams import ByteStream, InflatingStream, PlainStream
 from medcam.files.geometry import as_affine, spacing_of
 from medcam.files.image import Image, to_channels
+from medcam.files.memory import require_memory
 
 _GZIP = b"\x1f\x8b"
+_DAMAGED = "Is it cut off or damaged?"
 _AXIS_NAMES = {4: "4th axis", 5: "5th axis (a vector's components)"}
 
 
@@ -31,13 +33,10 @@ def read_nifti(path: Path, *, volume: int | None, as_channels: bool | None) -> I
         InputError: The file is not NIfTI or is damaged, has too many axes, or has an invalid
             affine.
     """
-    image, raw_header = _load_nifti(path)
-    header = image.header
-    try:
+    with foreign_errors(f"'{path}' cannot be read as NIfTI", _DAMAGED):
+        image, raw_header = _load_nifti(path)
+        header = image.header
         values = np.asanyarray(image.dataobj)
-    except _UNREADABLE as error:
-        raise _unreadable_error(path, error) from error
-    finally:
         image.uncache()
     volumes, axis = _split_volumes(values, path)
     array = to_channels(volumes, volume=volume, as_channels=as_channels, path=path, axis=axis)
@@ -45,7 +44,7 @@ def read_nifti(path: Path, *, volume: int | None, as_channels: bool | None) -> I
     spacing: tuple[float, ...] | None
     if header["sform_code"] > 0 or header["qform_code"] > 0:
         sizes = raw_header["pixdim"][1 : axes + 1]
-        if header["sform_code"] <= 0 and bool((sizes <= 0).any()):
+        if header["sform_code"] <= 0 and not _are_extents(sizes.tolist()):
             raise InputError(
                 f"'{path}' has voxels of size {sizes.tolist()} mm: its geometry is damaged. Set "
                 "pixdim in its header."
@@ -62,55 +61,58 @@ def read_nifti(path: Path, *, volume: int | None, as_channels: bool | None) -> I
         )
         affine = None
         extents = [float(size) * unit_in_mm(header) for size in raw_header["pixdim"][1 : axes + 1]]
-        spacing = tuple(extents) if min(extents) > 0 else None
+        spacing = tuple(extents) if _are_extents(extents) else None
     return Image(array, affine, spacing, (path,), header.copy())
 
 
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zlib.error, MemoryError, OverflowError)
+def _are_extents(sizes: list[float]) -> bool:
+    """Return whether the extents of a voxel are positive and finite."""
+    return all(0 < size < math.inf for size in sizes)
 
 
 def _load_nifti(path: Path) -> tuple[Any, Any]:
     """Return the nibabel image and the raw header, before nibabel's automatic corrections.
 
-    The whole file is read, so that the checksum at the end of a compressed file is compared.
+    The whole file is read, so that the checksum at the end of a compressed file is compared, but
+    not more than its header announces.
     """
     import nibabel as nib
-    from nibabel.wrapstruct import WrapStructError
 
-    unreadable = (
-        *_UNREADABLE,
-        nib.filebasedimages.ImageFileError,
-        nib.spatialimages.HeaderDataError,
-        WrapStructError,
-    )
-    try:
-        content = path.read_bytes()
-        if content[:2] == _GZIP:
-            content = gzip.decompress(content)
-        # A file begins with the size of its header, in its own byte order.
-        image_classes = {
-            size.to_bytes(4, order): image_class
-            for size, image_class in ((348, nib.Nifti1Image), (540, nib.Nifti2Image))
-            for order in ("little", "big")
-        }
-        image_class = image_classes.get(content[:4])
-        if image_class is None:
-            raise InputError(
-                f"'{path}' is not a NIfTI file: it does not begin with the size of a NIfTI header."
-            )
-        header_class = image_class.header_class
-        raw_header = header_class(content[: header_class.sizeof_hdr], check=False)
-        return image_class.from_stream(io.BytesIO(content)), raw_header
-    except unreadable as error:
-        if isinstance(error, InputError):  # also a ValueError; its message is specific already
-            raise
-        raise _unreadable_error(path, error) from error
+    content = path.read_bytes()
+    stream: ByteStream = InflatingStream(content) if content[:2] == _GZIP else PlainStream(content)
+    start = bytes(stream.take(4))
+    # A file begins with the size of its header, in its own byte order.
+    image_classes = {
+        size.to_bytes(4, order): image_class
+        for size, image_class in ((348, nib.Nifti1Image), (540, nib.Nifti2Image))
+        for order in ("little", "big")
+    }
+    image_class = image_classes.get(start)
+    if image_class is None:
+        raise InputError(
+            f"'{path}' is not a NIfTI file: it does not begin with the size of a NIfTI header."
+        )
+    header_class = image_class.header_class
+    size = header_class.sizeof_hdr
+    start += bytes(stream.take(size - 4))
+    raw_header = header_class(start, check=False)
+    rest = _announced_bytes(raw_header) - size
+    require_memory(rest, f"'{path}'")
+    whole = b"".join((start, stream.take(rest)))
+    stream.finish()
+    return image_class.from_stream(io.BytesIO(whole)), raw_header
 
 
-def _unreadable_error(path: Path, error: BaseException) -> InputError:
-    """Return the error for a file that nibabel cannot read."""
-    reason = str(error) or type(error).__name__
-    return InputError(f"'{path}' cannot be read as NIfTI: {reason}. Is it cut off or damaged?")
+def _announced_bytes(header: Any) -> int:
+    """Return the length of the file that a header announces: up to the last voxel."""
+    offset = float(header["vox_offset"])
+    shortest = header.sizeof_hdr + 4  # the four bytes say whether extensions follow
+    if not (offset == 0 or shortest <= offset < math.inf):
+        raise ValueError(f"its voxels begin at byte {offset:g}")
+    voxels = math.prod(map(int, header.get_data_shape()))
+    if voxels < 0:
+        raise ValueError(f"its shape is {header.get_data_shape()}")
+    return (int(offset) or shortest) + voxels * int(header.get_data_dtype().itemsize)
 
 
 def _split_volumes(values: NDArray[Any], path: Path) -> tuple[NDArray[Any], str]:

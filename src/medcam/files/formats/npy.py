@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam.errors import InputError
+from medcam.errors import InputError, foreign_errors
 from medcam.files.atomic import write_atomically
 from medcam.files.image import Image, sanitize_values, to_channels
 
@@ -65,19 +67,30 @@ def _read_array(path: Path) -> NDArray[np.generic]:
     Raises:
         InputError: The file is not ``.npy``, cut off or pickled.
     """
-    try:
-        with path.open("rb") as stream:
-            values: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
-            trailing = stream.read(1)
-    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(f"'{path}' cannot be read as a .npy array: {reason}") from error
-    if trailing:
+    with foreign_errors(f"'{path}' cannot be read as a .npy array"), path.open("rb") as stream:
+        shape, dtype = _read_header(stream)
+        expected = math.prod(shape) * dtype.itemsize
+        left = path.stat().st_size - stream.tell()
+        if left < expected and not dtype.hasobject:
+            raise ValueError(f"{expected} bytes are announced, and {left} are there")
+        stream.seek(0)
+        values: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
+    if left > expected:
         raise InputError(
             f"'{path}' holds more than one array: it is damaged, or was not made by numpy.save. "
             "Save one array per file."
         )
     return values
+
+
+def _read_header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and the dtype that the file announces."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):  # 2.0 and 3.0 differ in the header's encoding only
+        read = np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 def save_npy(path: Path, values: NDArray[np.float32]) -> Path:

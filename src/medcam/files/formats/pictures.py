@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medcam.errors import InputError, warn
+from medcam.errors import InputError, foreign_errors, warn
 from medcam.files.atomic import write_atomically
 from medcam.files.image import Image, to_channels
+from medcam.files.memory import require_memory
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
+_DAMAGED = "Is it cut off, damaged or of another kind?"
 _GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 # Numbers of TIFF tags, and their values.
 _BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES = 258, 262, 270, 274, 339
@@ -33,26 +35,13 @@ def read_picture(path: Path, *, volume: int | None, as_channels: bool | None) ->
             it is transparent; its pages differ in shape; it has colours of more than 8 bits, or
             more than 8 bits with 0 as white; or it is a TIFF with an orientation.
     """
-    from PIL import Image as Pillow
-    from PIL import UnidentifiedImageError
-
-    unreadable = (OSError, ValueError, SyntaxError, EOFError, Pillow.DecompressionBombError)
-    try:
-        with Pillow.open(path, formats=["PNG"]) as picture:
-            picture.verify()  # the checksums, which loading does not compare
-    except UnidentifiedImageError:
-        pass  # not a PNG: no checksums
-    except unreadable as error:
-        raise _unreadable_error(path, error) from error
-    try:
-        with Pillow.open(path, formats=["PNG", "JPEG", "TIFF", "BMP"]) as picture:
+    with foreign_errors(f"'{path}' cannot be read as PNG, JPEG, TIFF or BMP", _DAMAGED):
+        _verify_checksums(path)
+        with path.open("rb") as stream, _opened(stream) as picture:
             description = str(getattr(picture, "tag_v2", {}).get(_DESCRIPTION, ""))
             count = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+            _check_memory(picture, path, 1 if volume is not None else count)
             pages = _read_pages(picture, path, count, volume)
-    except InputError:
-        raise
-    except unreadable as error:
-        raise _unreadable_error(path, error) from error
     values = np.stack(pages)
     if volume is not None and as_channels is not True and len(pages) < count:
         volume = 0  # only the requested page was read, so it is the first of `values`
@@ -81,13 +70,30 @@ def save_tiff(path: Path, values: NDArray[np.float32]) -> Path:
     return write_atomically(path, write)
 
 
-def _unreadable_error(path: Path, error: BaseException) -> InputError:
-    """Return the error for a file that Pillow cannot read."""
-    reason = str(error).replace(str(path), path.name) or type(error).__name__
-    return InputError(
-        f"'{path}' cannot be read as PNG, JPEG, TIFF or BMP: {reason}. Is it cut off, damaged or "
-        "of another kind?"
-    )
+def _opened(stream: BinaryIO) -> Any:
+    """Return Pillow's picture; the format is decided by the content."""
+    from PIL import Image as Pillow
+
+    return Pillow.open(stream, formats=["PNG", "JPEG", "TIFF", "BMP"])
+
+
+def _verify_checksums(path: Path) -> None:
+    """Raise if a checksum of a PNG is wrong; loading does not compare them."""
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
+
+    with path.open("rb") as stream:
+        try:
+            with Pillow.open(stream, formats=["PNG"]) as picture:
+                picture.verify()
+        except UnidentifiedImageError:
+            pass  # not a PNG: no checksums
+
+
+def _check_memory(picture: Any, path: Path, count: int) -> None:
+    """Raise if the pages need more memory than there is, or are implausibly many."""
+    width, height = picture.size
+    require_memory(count * width * height * len(picture.getbands()) * 4, f"'{path}'")
 
 
 def _read_pages(picture: Any, path: Path, count: int, volume: int | None) -> list[NDArray[Any]]:
