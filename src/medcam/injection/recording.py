@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import numpy as np
 from medcam.errors import InputError
 from medcam.explanation.explanation import Explanation
 from medcam.injection.call_arguments import CallArguments, arguments_on, warn_of_first_image
+from medcam.injection.map_files import MapFiles
+from medcam.injection.output_folder import call_number
 from medcam.injection.references import References
 from medcam.injection.settings import Settings
 from medcam.maps import AttentionMap, MapKey
@@ -36,23 +39,45 @@ class Recording:
         self._layer_ordering = list(layer_ordering)
         self._calls = 0
         self._user_maps = 0
+        self._mutex = threading.Lock()
         self._pickled: list[np.ndarray] = []
         self._evaluator: Evaluator | None = None
         self._references = References(settings.reference)
+        self._files = MapFiles(settings, self._references)
         self._has_told = False
         if settings.output_dir is not None:
             from medcam.files.folder import make_folder
 
             make_folder(settings.output_dir)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_mutex": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._mutex = threading.Lock()
+
+    def reserve(self) -> int:
+        """Return the number of a call that begins; calls may run in several threads."""
+        with self._mutex:
+            self._calls += 1
+            return self._calls - 1
+
+    def release(self, call: int) -> None:
+        """Give the number of a call back that made nothing, if it is the last one."""
+        with self._mutex:
+            if self._calls == call + 1:
+                self._calls = call
+
     def record(
-        self, explanation: Explanation, arguments: CallArguments
+        self, explanation: Explanation, arguments: CallArguments, call: int
     ) -> dict[str, list[float]] | None:
         """Record one call, as far as the settings ask for it.
 
         Args:
             explanation: The call's maps.
             arguments: The call's mask, raw inputs and image.
+            call: Its number, from `reserve`.
 
         Returns:
             The scores by layer, one for each sample and target; None if nothing is scored.
@@ -67,10 +92,11 @@ class Recording:
         if settings.save_pickle:
             self._collect(explanation)
         if settings.save_maps:
-            self._save(explanation, arguments)
+            number = self._files.save_all(explanation, arguments, call)
+            with self._mutex:
+                self._calls = max(self._calls, number + 1)
         if settings.scores and arguments.mask is not None:
-            scores = self._score(explanation, arguments)
-        self._calls += 1
+            scores = self._score(explanation, arguments, call)
         return scores
 
     def save_user_map(self, attention_map: Any, raw_input: Any, key: MapKey) -> Path:
@@ -83,16 +109,17 @@ class Recording:
         """
         from medcam.explanation.single_file import save
 
-        image = key[-1] if isinstance(key, tuple) else None
+        image, folder = key[-1] if isinstance(key, tuple) else None, self._files.folder(key)
+        number = call_number([folder / "user"], self._files.writer, self._user_maps)
         saved = save(
             attention_map,
-            self._folder(key) / f"attention_map_{self._user_maps}",
+            folder / f"attention_map_{number}",
             raw_input=raw_input,
             reference=self._references.of_image(image),
             colormap=self._settings.colormap,
             raw_input_order=self._settings.raw_input_order,
         )
-        self._user_maps += 1
+        self._user_maps = number + 1
         return saved
 
     def write_layers(self, names: Sequence[str]) -> None:
@@ -103,7 +130,7 @@ class Recording:
 
         lines = "".join(f"{name}\n" for name in names)
         write_atomically(
-            self._settings.output_dir / "registered_layers.txt",
+            self._files.output().path / "registered_layers.txt",
             lambda path: _write(path, lines.encode("utf-8")),
         )
 
@@ -119,7 +146,7 @@ class Recording:
             from medcam.files import write_atomically
 
             write_atomically(
-                folder / "attention_maps.pkl",
+                self._files.output().path / "attention_maps.pkl",
                 lambda path: _write(path, pickle.dumps(self._pickled)),
             )
         if folder is not None and self._evaluator is not None:
@@ -136,93 +163,9 @@ class Recording:
             for per_target in self._settings.values_of(item).detach().cpu().numpy():
                 self._pickled.extend(per_target)
 
-    def _save(self, explanation: Explanation, arguments: CallArguments) -> None:
-        """Write a file for each map, sample and target."""
-        from medcam.files import safe_name
-
-        for key, item in explanation.maps.items():
-            values = item.values.detach().cpu().numpy()
-            on_image = arguments_on(item, explanation, arguments)
-            ending = f"_{safe_name(str(item.image))}" if isinstance(key, tuple) else ""
-            for sample, per_target in enumerate(values):
-                for target, single in enumerate(per_target):
-                    name = f"attention_map_{self._calls}_{sample}_{target}{ending}"
-                    path = self._folder(key) / name
-                    if single.ndim == 1:
-                        self._save_curve(path, item, on_image, (sample, target))
-                    else:
-                        self._save_single(single, path, item, on_image, sample, target)
-
-    def _save_curve(
-        self,
-        path: Path,
-        item: AttentionMap,
-        arguments: CallArguments,
-        index: tuple[int, int],
-    ) -> None:
-        """Write the map of a signal as a PNG curve over the signal, and its raw values (.npy).
-
-        Args:
-            path: The path without an ending.
-            item: The map.
-            arguments: The arguments of the call.
-            index: The sample and the target.
-        """
-        from medcam.explanation.single_file import save
-
-        single, (sample, _) = item.single(*index), index
-        signals = arguments.image if arguments.raw_input is None else arguments.raw_input
-        save(single, path.with_name(f"{path.name}.npy"))
-        save(
-            single,
-            path.with_name(f"{path.name}.png"),
-            raw_input=None if signals is None else signals[sample],
-            colormap=self._settings.colormap,
-        )
-
-    def _save_single(
-        self,
-        values: np.ndarray,
-        path: Path,
-        item: AttentionMap,
-        arguments: CallArguments,
-        sample: int,
-        target: int,
-    ) -> None:
-        """Write one map ``[*space]`` as a PNG (2D) or NIfTI file (3D)."""
-        from medcam.explanation.single_file import save
-
-        is_picture, reference = values.ndim == 2, None
-        own_shape = item.on_layer and item.grid is not None and item.grid.known
-        if not is_picture:
-            shape = arguments.space if own_shape else values.shape
-            reference = self._references.reference(arguments, sample, shape)
-        single = item.single(sample, target)
-        save(
-            single if own_shape else values,
-            path.with_name(path.name + (".png" if is_picture else ".nii.gz")),
-            raw_input=None if arguments.raw_input is None else arguments.raw_input[sample],
-            reference=reference,
-            colormap=self._settings.colormap,
-            raw_input_order=self._settings.raw_input_order,
-            signed=item.signed,
-        )
-
-    def _folder(self, key: MapKey) -> Path:
-        """Return a layer's folder; for maps without a layer, the output folder itself.
-
-        Raises:
-            InputError: There is no output folder.
-        """
-        from medcam.files import safe_name
-
-        folder = self._settings.output_dir
-        if folder is None:
-            raise InputError("Nothing can be saved without a folder: inject(..., output_dir=...).")
-        layer = key[0] if isinstance(key, tuple) else key  # (layer, image)
-        return folder if layer is None else folder / safe_name(str(layer))
-
-    def _score(self, explanation: Explanation, arguments: CallArguments) -> dict[str, list[float]]:
+    def _score(
+        self, explanation: Explanation, arguments: CallArguments, call: int
+    ) -> dict[str, list[float]]:
         """Return the scores of a call by layer; the evaluator keeps them."""
         from medcam.injection.scoring import score_maps
 
@@ -237,7 +180,7 @@ class Recording:
                 maps,
                 on_image.mask,
                 self._evaluator_of_all_calls(),
-                call=self._calls,
+                call=call,
                 space=on_image.space,
                 spacings=self._spacings(maps.values(), on_image),
             )
@@ -269,7 +212,7 @@ class Recording:
             from medcam.evaluation.evaluator import Evaluator
 
             self._evaluator = Evaluator(
-                self._settings.output_dir or Path(),
+                self._files.output().path,
                 metric=self._settings.metric,
                 threshold=self._settings.threshold,
                 layer_ordering=self._layer_ordering,

@@ -90,9 +90,14 @@ class Session:
             request = dataclasses.replace(request, target=label)
         if data_shape is not ...:
             request = dataclasses.replace(request, shape=data_shape)
-        explanation = self._explain(model, forward, args, kwargs, request, arguments.space)
+        call = self._recording.reserve()
+        try:
+            explanation = self._explain(model, forward, args, kwargs, request, arguments.space)
+        except BaseException:
+            self._recording.release(call)
+            raise
         self._remember(explanation)
-        scores = self._recording.record(explanation, arguments)
+        scores = self._recording.record(explanation, arguments, call)
         return self._returned(explanation, scores)
 
     def test_run(self, model: nn.Module, forward: Callable[..., Any], batch: Any) -> list[str]:

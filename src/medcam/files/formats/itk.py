@@ -11,6 +11,7 @@ the origin and directions that SimpleITK returned.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from dataclasses import dataclass
@@ -93,6 +94,11 @@ def read_itk(path: Path, *, volume: int | None, as_channels: bool | None) -> Ima
         values[:, None], volume=volume, as_channels=as_channels, path=path, axis=axis
     )
     grid = _grid_from_image(image, path)
+    if not all(0 < size < math.inf for size in grid.spacing):
+        raise InputError(
+            f"'{path}' has voxels of size {list(grid.spacing)} mm: its geometry is damaged. "
+            "Correct the spacing in its header."
+        )
     affine = None
     if dimension > 2 and _is_placed(image, path):
         affine = as_affine(_affine_from_grid(grid), f"The affine of '{path}'")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def read_nifti(path: Path, *, volume: int | None, as_channels: bool | None) -> I
         InputError: The file is not NIfTI or is damaged, has too many axes, or has an invalid
             affine.
     """
-    with foreign_errors(f"'{path}' cannot be read as NIfTI", _DAMAGED):
+    with foreign_errors(f"'{path}' cannot be read as NIfTI", _DAMAGED), _nibabel_is_quiet():
         image, raw_header = _load_nifti(path)
         header = image.header
         values = np.asanyarray(image.dataobj)
@@ -54,6 +56,11 @@ def read_nifti(path: Path, *, volume: int | None, as_channels: bool | None) -> I
             header.get_best_affine(), f"The affine of '{path}'"
         )
         spacing = spacing_of(affine)[:axes]
+        if not _are_extents(spacing):
+            raise InputError(
+                f"'{path}' has voxels of size {list(spacing)} mm: its geometry is damaged. Correct "
+                "the sform in its header."
+            )
     else:
         warn(
             f"'{path.name}' does not say where its voxels lie (sform_code and qform_code are 0): "
@@ -65,7 +72,15 @@ def read_nifti(path: Path, *, volume: int | None, as_channels: bool | None) -> I
     return Image(array, affine, spacing, (path,), header.copy())
 
 
-def _are_extents(sizes: list[float]) -> bool:
+def _nibabel_is_quiet() -> AbstractContextManager[None]:
+    """Return a context without nibabel's notes on fields that it mends; they go to stderr."""
+    from nibabel.imageglobals import LoggingOutputSuppressor
+
+    quiet: AbstractContextManager[None] = LoggingOutputSuppressor()
+    return quiet
+
+
+def _are_extents(sizes: Sequence[float]) -> bool:
     """Return whether the extents of a voxel are positive and finite."""
     return all(0 < size < math.inf for size in sizes)
 

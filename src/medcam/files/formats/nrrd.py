@@ -146,10 +146,10 @@ def _byte_skip(fields: dict[str, str], encoding: str) -> int:
 def _component_axis(fields: dict[str, str]) -> int | None:
     """Return the axis of the components of a voxel: the one whose kind is not of space or time."""
     kinds = fields.get("kinds", "").lower().split()
-    found = [axis for axis, kind in enumerate(kinds) if kind not in _DOMAIN]
-    if len(found) > 1:
+    axes = [axis for axis, kind in enumerate(kinds) if kind not in _DOMAIN]
+    if len(axes) > 1:
         raise ValueError(f"several of its axes are components of a voxel: {' '.join(kinds)}")
-    return found[0] if found else None
+    return axes[0] if axes else None
 
 
 def _new_header(fields: dict[str, str], sizes: tuple[int, ...]) -> str:

@@ -32,13 +32,13 @@ def check_named_code(plans: Any, configuration: Any) -> None:
         InputError: A name leads to an object of another kind or from elsewhere.
     """
     network = configuration.network_arch_class_name
-    modules = [(network, _located_network(network))]
-    modules += [(name, _located(name)) for name in _named_operations(configuration)]
-    for name, found in modules:
-        if not _is_own_class(found, nn.Module, _NETWORKS):
+    modules = [(network, _locate_network(network))]
+    modules += [(name, _locate(name)) for name in _named_operations(configuration)]
+    for name, located in modules:
+        if not _is_own_class(located, nn.Module, _NETWORKS):
             raise _foreign(name)
-    for name, found, base in _found_classes(plans, configuration):
-        if not _is_own_class(found, base, _NNUNET):
+    for name, located, base in _found_classes(plans, configuration):
+        if not _is_own_class(located, base, _NNUNET):
             raise _foreign(name)
     for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
         function = getattr(getattr(configuration, key), "func", None)
@@ -53,7 +53,7 @@ def _named_operations(configuration: Any) -> list[Any]:
     return [arguments[key] for key in required if arguments[key] is not None]
 
 
-def _located(name: Any) -> Any:
+def _locate(name: Any) -> Any:
     """Return the object that nnU-Net takes for a name; None if it is not nnU-Net's.
 
     Importing a module runs its code, so modules of other packages are not imported.
@@ -62,11 +62,11 @@ def _located(name: Any) -> Any:
     return pydoc.locate(name) if is_own else None
 
 
-def _located_network(name: Any) -> Any:
+def _locate_network(name: Any) -> Any:
     """Return the network's class; one that was moved is searched for, as nnU-Net does it."""
-    found = _located(name)
-    if found is not None or not isinstance(name, str) or not _is_within(name, _NETWORKS):
-        return found
+    located = _locate(name)
+    if located is not None or not isinstance(name, str) or not _is_within(name, _NETWORKS):
+        return located
     import dynamic_network_architectures
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
@@ -76,7 +76,7 @@ def _located_network(name: Any) -> Any:
 
 
 def _found_classes(plans: Any, configuration: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield the other classes of the plans: the name, the class found, and its base class."""
+    """Yield the other classes of the plans: the name, what nnU-Net finds, and the base class."""
     import nnunetv2
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
     from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
@@ -93,16 +93,18 @@ def _found_classes(plans: Any, configuration: Any) -> Iterator[tuple[Any, Any, A
     yield name, configuration.preprocessor_class, DefaultPreprocessor
     folder = f"{nnunetv2.__path__[0]}/preprocessing/normalization"
     for scheme in configuration.normalization_schemes:
-        found = recursive_find_python_class(folder, scheme, "nnunetv2.preprocessing.normalization")
-        yield scheme, found, ImageNormalization
+        located = recursive_find_python_class(
+            folder, scheme, "nnunetv2.preprocessing.normalization"
+        )
+        yield scheme, located, ImageNormalization
 
 
-def _is_own_class(found: Any, base: type, packages: tuple[str, ...]) -> bool:
+def _is_own_class(located: Any, base: type, packages: tuple[str, ...]) -> bool:
     """Return whether an object is a class of a kind, defined in one of some packages."""
     return (
-        inspect.isclass(found)
-        and issubclass(found, base)
-        and _is_within(found.__module__, packages)
+        inspect.isclass(located)
+        and issubclass(located, base)
+        and _is_within(located.__module__, packages)
     )
 
 
