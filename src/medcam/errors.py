@@ -15,8 +15,8 @@ every error::
 
     MedcamWarning        (UserWarning)   the map is valid, but has to be read with care
 
-`warn`, `unknown_name`, `require`, `foreign_errors` and `is_out_of_memory` issue, build and tell
-them; they are private to the package.
+`warn`, `unknown_name`, `image_error`, `require`, `foreign_errors` and `is_out_of_memory` issue,
+build and tell them; they are private to the package.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class MedcamError(Exception):
 
 class InputError(MedcamError, ValueError):
     """A value that cannot be explained, scored or saved."""
+
+    is_of_image = False
+    """Whether it is about an input of the model that no map can lie on: its shape, type, or NaN."""
 
 
 class UnknownNameError(InputError):
@@ -92,6 +95,13 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(internal):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, MedcamWarning, stacklevel=level)
+
+
+def image_error(message: str) -> InputError:
+    """Return the error for an input of the model that no map can lie on; the model may take it."""
+    error = InputError(message)
+    error.is_of_image = True
+    return error
 
 
 def unknown_name(

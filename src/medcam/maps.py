@@ -144,15 +144,16 @@ class AttentionMap:
         """Return the map scaled for display, each sample and target separately.
 
         Positive maps are scaled to [0, 1] by minimum and maximum; signed maps to [-1, 1],
-        symmetric about zero. A constant map becomes zeros, never NaN.
+        symmetric about zero. A constant map becomes zeros, also one that resampling left with
+        differences by rounding; NaN stays for a sample without a map.
         """
         values = self.values
         axes = tuple(range(2, values.ndim))
         low = torch.zeros_like(values).amin(axes, True) if self.signed else values.amin(axes, True)
         high = values.abs().amax(axes, True) if self.signed else values.amax(axes, True)
         span = high - low
-        # resampling a constant leaves differences by rounding, which are not contrast
-        varies = span > 8 * torch.finfo(values.dtype).eps * values.abs().amax(axes, True)
+        rounding = 8 * torch.finfo(values.dtype).eps * values.abs().amax(axes, True)
+        varies = (span > rounding) | span.isnan()
         return torch.where(varies, (values - low) / span.where(varies, 1.0), 0.0)
 
     def attention(self) -> Float[Tensor, "batch targets *space"]:

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 import medcam
-from medcam.errors import InputError, InputTypeError, MaskError, SaveError, UnknownNameError
+from medcam.errors import (
+    InputError,
+    InputTypeError,
+    MaskError,
+    MedcamWarning,
+    SaveError,
+    UnknownNameError,
+)
 from support.nets import Classifier, UNet, image
 
 WHOLE = medcam.targets.class_score(0)
@@ -133,16 +140,19 @@ def test_an_output_folder_that_is_a_file(tmp_path):
         medcam.inject(Classifier(), tmp_path / "taken", save_maps=True)
 
 
-def test_a_full_disk_leaves_no_half_file_and_keeps_the_map(tmp_path, monkeypatch):
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_full_disk_leaves_no_half_file_and_keeps_the_map(tmp_path, monkeypatch, on_error):
     model = medcam.inject(
-        UNet(3).eval(), tmp_path, save_maps=True, reference=torch.eye(4), label=WHOLE
-    )
+        UNet(3).eval(), tmp_path, save_maps=True, reference=torch.eye(4), label=WHOLE,
+        on_error=on_error,
+    )  # fmt: skip
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(SaveError, match="space"), torch.no_grad():
+    told = pytest.warns(MedcamWarning, match="its map was not saved: .*No space")
+    with pytest.raises(SaveError, match="space") if on_error == "raise" else told, torch.no_grad():
         model(image(3))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert model.get_attention_map().any()

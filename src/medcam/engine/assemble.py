@@ -14,6 +14,7 @@ from medcam.engine.evidence import Evidence
 from medcam.engine.model.inputs import InputImage
 from medcam.engine.model.nested import without_subclass
 from medcam.engine.notices import Notices, notice_non_finite
+from medcam.engine.prepare import Prepared
 from medcam.engine.request import Request, requested_shape
 from medcam.engine.target.scores import TargetScores
 from medcam.errors import InputError, NoMapError
@@ -21,8 +22,8 @@ from medcam.maps import AttentionMap, ImageName, LayerGrid, MapKey, place, resam
 from medcam.methods import Method
 
 _BAD_MAP = (
-    "The {} map of {} holds NaN or infinite values. Do the model's activations or logits overflow? "
-    "Try float32, or inspect explanation.output."
+    "The {} map of {} holds NaN or infinite values in sample(s) {{samples}}. Do the model's "
+    "activations or logits overflow? Try float32, or inspect explanation.output."
 )
 
 
@@ -34,10 +35,12 @@ class Assembled:
         maps: The maps by key.
         images: The images that they lie on, by number and in its order, ``[batch, channels,
             *space]``.
+        skipped: Layers whose maps are not finite, with the reason, where layers are optional.
     """
 
     maps: dict[MapKey, AttentionMap]
     images: dict[int, Tensor]
+    skipped: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +80,7 @@ def assemble(
     request: Request,
     evidence: Evidence,
     scores: TargetScores,
-    inputs: Sequence[InputImage],
-    notices: Notices,
+    prepared: Prepared,
     *,
     axes: Sequence[tuple[int, ...]],
 ) -> Assembled:
@@ -88,27 +90,45 @@ def assemble(
         request: The request.
         evidence: The activations and gradients of the run.
         scores: The resolved target.
-        inputs: The images among the model's inputs.
-        notices: Receives the errors about maps that are not finite.
+        prepared: The call: its images, whether its layers are optional (those whose maps are not
+            finite are left out then, if there are others), and the notices, which receive the
+            errors about maps that are not finite.
         axes: For each image the axes of a map of it: the spatial ones, with the axis of slices or
             views before them if the network takes these as samples.
     """
+    inputs, notices = prepared.images, prepared.notices
     sources = list(_sources(request, evidence, inputs, axes))
     names = [_key(request, source, None) for source in sources]
     several = len(inputs) > 1
     maps: dict[MapKey, AttentionMap] = {}
     images: dict[int, Tensor] = {}
+    skipped: dict[str, str] = {}
+    failure: NoMapError | None = None
     for source, plain_key in zip(sources, names, strict=True):
         name = inputs[source.number].name if several else None
         of_method = _input_map if source.method.of_input else _layer_map
-        item = of_method(request, evidence, scores, source, notices)
+        try:
+            item = of_method(request, evidence, scores, source, notices)
+        except NoMapError as error:
+            if not prepared.choice.optional or source.layer is None:
+                raise
+            skipped[source.layer[0]], failure = str(error), error
+            notices.dismiss()
+            continue
         key = plain_key if names.count(plain_key) == 1 else _key(request, source, name)
         is_stack = source.axes[0] < 2
         maps[key] = dataclasses.replace(
             item, image=name, input_space=source.space, is_stack=is_stack
         )
         images.setdefault(source.number, source.view)
-    return Assembled(maps, dict(sorted(images.items())))
+    if not maps and failure is not None:
+        raise failure
+    for key, item in maps.items():
+        values, channels = notices.marked(item.values), item.channels
+        if values is not item.values:
+            channels = None if channels is None else notices.marked(channels)
+            maps[key] = dataclasses.replace(item, values=values, channels=channels)
+    return Assembled(maps, dict(sorted(images.items())), skipped)
 
 
 def _layer_map(

@@ -27,8 +27,17 @@ _VIEWS = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Sel
 
 @dataclass(eq=False)
 class Notices:
-    """Flags on the device, each with the warning or error that it stands for."""
+    """Flags on the device, each with the warning or error that it stands for.
 
+    Attributes:
+        by_sample: Whether an error that does not hold for every sample is a warning; the samples
+            are in `invalid` then.
+        invalid: For each sample whether it has no valid map, ``[batch]``, from all flags that were
+            added; None if there are none.
+    """
+
+    by_sample: bool = False
+    invalid: Tensor | None = None
     _pending: list[tuple[Tensor, str | MedcamError]] = field(default_factory=list)
 
     @property
@@ -47,9 +56,31 @@ class Notices:
         Raises:
             MedcamError: On the CPU, if ``meaning`` is an error and a flag is set.
         """
+        if self.by_sample and isinstance(meaning, MedcamError):
+            flags = flags.reshape(len(flags), -1).any(1)
+            self._collect(flags)
         self._pending.append((flags, meaning))
         if flags.device.type == "cpu":
             self.report()
+
+    def dismiss(self) -> None:
+        """Forget the error that `add` raised last, as its map is left out."""
+        self._pending.pop()
+
+    def marked(self, values: Tensor) -> Tensor:
+        """Return values ``[batch, ...]`` with NaN for the samples that have no valid map."""
+        invalid = self.invalid
+        if invalid is None or len(invalid) != len(values):
+            return values
+        shaped = invalid.to(values.device).reshape(-1, *[1] * (values.ndim - 1))
+        return values.masked_fill(shaped, float("nan"))
+
+    def _collect(self, flags: Tensor) -> None:
+        """Add flags of samples to `invalid`; those of an image with another batch say nothing."""
+        if self.invalid is None:
+            self.invalid = flags
+        elif self.invalid.shape == flags.shape and self.invalid.device == flags.device:
+            self.invalid = self.invalid | flags
 
     def report(self) -> None:
         """Raise the first error whose flag is set; issue the warnings.
@@ -58,13 +89,23 @@ class Notices:
         """
         while self._pending:
             flags, meaning = self._pending[0]
-            is_set = bool(flags.any())
+            is_set, is_error = bool(flags.any()), isinstance(meaning, MedcamError)
             if is_set and isinstance(meaning, MedcamError):
-                raise meaning
+                text = str(meaning).replace("{samples}", _named(flags))
+                if not self.by_sample or bool(flags.all()) or len(flags) == 1:
+                    raise _with_text(meaning, text)
+                warn(f"{text} The other samples have their maps.")
             self._pending.pop(0)
-            if not is_set or isinstance(meaning, MedcamError):
+            if not is_set or is_error:
                 continue
-            warn(meaning.replace("{samples}", _named(flags)))
+            warn(str(meaning).replace("{samples}", _named(flags)))
+
+
+def _with_text(error: MedcamError, text: str) -> MedcamError:
+    """Return an error of the same kind with another message."""
+    other = type(error)(text)
+    vars(other).update(vars(error))
+    return other
 
 
 def _named(flags: Tensor) -> str:
@@ -89,7 +130,11 @@ def notice_non_finite(notices: Notices, values: Tensor, meaning: MedcamError) ->
     """
     if values.device.type == "cpu" and isfinite(float(values.sum())):
         return
-    notices.add(~(values.flatten(1).abs().amax(1) < float("inf")), meaning)
+    flags = ~(values.flatten(1).abs().amax(1) < float("inf"))
+    known = notices.invalid
+    if known is not None and known.shape == flags.shape and known.device == flags.device:
+        flags = flags & ~known  # their input, or another layer, has been told
+    notices.add(flags, meaning)
 
 
 def warn_of_probabilities(logits: Tensor) -> None:

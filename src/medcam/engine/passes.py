@@ -24,7 +24,7 @@ from medcam.engine.layer_use import CheckedLayer
 from medcam.engine.memory import checkpointing, lean, reentrant
 from medcam.engine.model import isolation, layers
 from medcam.engine.model.copies import version_of
-from medcam.engine.model.inputs import find_images, with_leaves
+from medcam.engine.model.inputs import find_images, no_image_message, with_leaves
 from medcam.engine.model.instance_norms import CorrectInstanceNorms
 from medcam.engine.model.nested import tensors
 from medcam.engine.model.placements import Placements
@@ -33,6 +33,7 @@ from medcam.engine.model.signature import signature_of
 from medcam.engine.prepare import Prepared
 from medcam.engine.request import Request
 from medcam.engine.target.scores import TargetScores
+from medcam.errors import image_error, reason_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def record(
         norms = nullcontext() if save_less else CorrectInstanceNorms(probabilities.note)
         versions = _versions(args, kwargs)
         with placements.tracing(prepared.modules), blocks, norms, forward_context:
-            output = call(*args, **kwargs)
+            output = _output_of(prepared, call, args, kwargs)
         recorder.stop()
         placements.record_output(output)
         placements.finish()
@@ -125,7 +126,7 @@ def record(
             evidence = gather(request, recorder, scores.values, leaves, keep_graph)
         with isolation.full_precision(prepared.image.device.type):
             axes = placements.map_axes(is_bag=is_bag)
-            assembled = assemble(request, evidence, scores, prepared.images, notices, axes=axes)
+            assembled = assemble(request, evidence, scores, prepared, axes=axes)
         if evidence.agreements is not None and not request.is_window:
             evidence.agreements.report(notices)
         blanks = _blanks(prepared, recorder, scores, evidence)
@@ -133,6 +134,23 @@ def record(
     return Recorded(
         output, scores, evidence, recorder, assembled, is_new, blanks, checked, function
     )
+
+
+def _output_of(
+    prepared: Prepared, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Return the model's output.
+
+    Raises:
+        InputError: The model fails, and its images hold integers, which few models take.
+    """
+    try:
+        return call(*args, **kwargs)
+    except RuntimeError as error:
+        if all(image.tensor.is_floating_point() for image in prepared.images):
+            raise
+        message = no_image_message(args, kwargs, prepared.model)
+        raise image_error(f"{message} The model's error: {reason_of(error)}") from error
 
 
 def _versions(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int]:

@@ -14,10 +14,11 @@ from medcam.engine.model.inputs import InputImage, chosen_image, require_images
 from medcam.engine.model.nested import without_subclass
 from medcam.engine.notices import Notices, notice_non_finite
 from medcam.engine.request import Request, check_requested_shape
-from medcam.errors import InputError, InputTypeError, warn
+from medcam.errors import InputTypeError, image_error, warn
 
 _BAD_INPUT = (
-    "The input holds NaN or infinite values, so its maps would, too: replace these values first."
+    "The input holds NaN or infinite values in sample(s) {samples}, so its maps would, too: "
+    "replace these values first."
 )
 
 
@@ -63,16 +64,29 @@ def prepare(
     images = require_images(args, kwargs, model, named=request.image is not None)
     chosen = chosen_image(images, request.image)
     check_requested_shape(request.shape, images[chosen or 0].space)
-    notices = Notices()
+    notices = Notices(by_sample=request.by_sample)
     for image in images:
         values = without_subclass(image.tensor.detach())
-        notice_non_finite(notices, values, InputError(_BAD_INPUT))
+        if not values.is_floating_point():
+            _check_integer_image(request)
+            continue
+        notice_non_finite(notices, values, image_error(_BAD_INPUT))
     if model.training and _has_training_batch_norm(modules):
         warn(
             "The model is in training mode: its batch normalisation mixes the samples of a batch, "
             "so each map depends on the whole batch. Call model.eval() first."
         )
     return Prepared(request, model, choice, modules, images, chosen, notices)
+
+
+def _check_integer_image(request: Request) -> None:
+    """Raise if a method needs the gradient of an image that holds integers."""
+    of_input = [method.title for method in request.methods if method.of_input]
+    if of_input:
+        raise image_error(
+            f"{of_input[0]} needs the gradient of the image, which holds integers: give it as "
+            "floating-point numbers (.float()), or take a method of a layer, such as gcam."
+        )
 
 
 def _layer_choice(model: nn.Module, layer: layers.LayerLike) -> layers.LayerChoice:

@@ -110,11 +110,12 @@ def _finish(
 ) -> Run:
     """Return the plain values of the run, and log which layers were left out."""
     recorder, keys = recorded.recorder, recorded.evidence.layers
-    used_layers = tuple(dict.fromkeys(layer for layer, _ in keys))
+    not_finite = recorded.assembled.skipped
+    used_layers = tuple(dict.fromkeys(layer for layer, _ in keys if layer not in not_finite))
     skipped = {
         layer: reason
         for layer in prepared.choice.modules
-        if layer not in used_layers and (reason := recorder.reason(layer))
+        if layer not in used_layers and (reason := not_finite.get(layer) or recorder.reason(layer))
     }
     for layer, reason in skipped.items():
         _log.info("layer %r left out: %s", layer, reason)

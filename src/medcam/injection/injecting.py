@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,18 +9,23 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medcam.engine.model.layers import LayerLike, find, get_layers, unwrap
+from medcam.engine.model.layers import (
+    LayerLike,
+    find,
+    get_layers,
+    unwrap,
+    without_compilation,
+)
 from medcam.engine.model.outputs import Selector
 from medcam.engine.request import InputLayout, Placement, Request
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, InputTypeError
-from medcam.injection.model import rebuild
+from medcam.injection.model import InjectedModel, eject, rebuild, shallow_copy
 from medcam.injection.session import Session
-from medcam.injection.settings import Settings
+from medcam.injection.settings import OnError, Settings
+from medcam.injection.wrappers import inner_model
 from medcam.maps import ImageName
 from medcam.methods import MethodLike
-
-_log = logging.getLogger("medcam")
 
 
 def inject(
@@ -54,6 +58,7 @@ def inject(
     placement: Placement = "features",
     layout: InputLayout = "auto",
     raw_input_order: Literal["rgb", "bgr"] = "rgb",
+    on_error: OnError = "warn",
 ) -> Any:
     """Return a model that also makes attention maps in every call.
 
@@ -61,10 +66,13 @@ def inject(
     While gradients are enabled (training) the output keeps its graph.
 
     Args:
-        model: Any ``nn.Module`` with 2D or 3D inputs. DataParallel and torch.compile wrappers are
-            removed (compiled code has no layers to hook). Injecting again reconfigures.
+        model: Any ``nn.Module`` with 2D or 3D inputs. DataParallel and DistributedDataParallel
+            stay around it, with their synchronisation, ``module`` and keys; a torch.compile wrapper
+            is removed (compiled code has no layers to hook). Injecting again reconfigures.
         output_dir: The folder to save to; created if missing. Needed by every ``save_*``, by
-            ``evaluate`` and for ``dump``.
+            ``evaluate`` and for ``dump``. Other ranks, child processes (also a DataLoader's
+            workers) and programs at the same time write to folders of their own in it, ``rank_1``,
+            ``process_1``, ``program_2``.
         backend: The method: "gbp", "gcam", "ggcam", "gcampp", or any of
             ``medcam.methods.METHODS``. "auto" is as in `medcam.explain`.
         layer: "auto", "full", a name from `get_layers`, or several names.
@@ -104,6 +112,13 @@ def inject(
         image: Which of several images maps are made of (see `medcam.explain`).
         placement: Whether maps lie where their features are (see `medcam.explain`).
         layout: Whether the input is a bag of slices or views (see `medcam.explain`).
+        on_error: What happens if a call's prediction is fine and its map is not (an input with
+            NaN, an operation without a gradient, a full disk, no memory for the backward pass):
+            "warn" returns the prediction, with a warning; ``get_attention_map()`` is None then,
+            and a map that would have been returned is None. Of a batch only the samples concerned
+            have no map: their values are NaN, and no file is written. "raise" raises the error, as
+            ``replace=True`` and wrong arguments (a mask of another shape, a class that does not
+            exist) always do.
 
     Raises:
         InputError: An option does not exist or does not fit; the message says what is allowed.
@@ -116,9 +131,8 @@ def inject(
         >>> model(torch.rand(1, 1, 8, 8)).shape, model.get_attention_map().shape
         (torch.Size([1, 2]), (1, 1, 8, 8))
     """
-    unwrapped = unwrap(model)
-    if unwrapped is not model:
-        _log.info("the model inside the %s wrapper is injected", type(model).__name__)
+    kept = _with_plain_inside(without_compilation(model))
+    unwrapped = unwrap(kept)
     if isinstance(unwrapped, torch.jit.ScriptModule):
         raise InputTypeError(
             "A TorchScript model has no layers that can be hooked: inject the Python model that "
@@ -140,6 +154,7 @@ def inject(
             image=image,
             placement=placement,
             layout=layout,
+            by_sample=on_error == "warn",
         ),
         output_dir=None if output_dir is None else Path(output_dir),
         save_maps=save_maps,
@@ -155,7 +170,16 @@ def inject(
         colormap=colormap,
         reference=reference,
         raw_input_order=raw_input_order,
+        on_error=on_error,
     )
-    return rebuild(
-        unwrapped, Session(settings, enabled=enabled, layer_ordering=get_layers(unwrapped))
-    )
+    return rebuild(kept, Session(settings, enabled=enabled, layer_ordering=get_layers(unwrapped)))
+
+
+def _with_plain_inside(model: nn.Module) -> nn.Module:
+    """Return a wrapper around the plain model where it is one around an injected model."""
+    inner = inner_model(model)
+    if inner is None or not isinstance(inner, InjectedModel):
+        return model
+    twin = shallow_copy(model)
+    vars(twin)["_modules"] = {**model._modules, "module": eject(inner)}
+    return twin

@@ -81,6 +81,8 @@ class MapFiles:
             ending = f"_{safe_name(str(item.image))}" if isinstance(key, tuple) else ""
             for sample, per_target in enumerate(values):
                 for target, single in enumerate(per_target):
+                    if not np.isfinite(single).all():  # a sample without a valid map
+                        continue
                     name = f"attention_map_{number}_{sample}_{target}{ending}"
                     path = self.folder(key) / name
                     if single.ndim == 1:

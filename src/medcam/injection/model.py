@@ -16,11 +16,12 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
-from medcam.engine.model.layers import get_layers
+from medcam.engine.model.layers import get_layers, unwrap
 from medcam.errors import InputTypeError
 from medcam.explanation.explanation import Explanation
 from medcam.injection.arguments import Parameters, parameters_of, split
 from medcam.injection.session import Session
+from medcam.injection.wrappers import inner_model, is_replica
 
 _log = logging.getLogger("medcam")
 
@@ -62,6 +63,9 @@ class InjectedModel(nn.Module):
             return plain_forward(*args)
         args, kwargs, medcam_arguments = split(_own_parameters(self), args, kwargs)
         if not self._medcam.enabled:
+            return plain_forward(*args, **kwargs)
+        if is_replica(self):
+            self._medcam.refuse_replica()
             return plain_forward(*args, **kwargs)
         return self._medcam.run(self, plain_forward, args, kwargs, **medcam_arguments)
 
@@ -167,7 +171,7 @@ def eject(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, InjectedModel):
         return model
-    plain = _shallow_copy(model)
+    plain = shallow_copy(model)
     del vars(plain)["_medcam"]
     if _FORWARD in vars(plain):
         vars(plain)["forward"] = vars(plain).pop(_FORWARD)
@@ -181,7 +185,7 @@ def rebuild(model: nn.Module, session: Session) -> nn.Module:
     Raises:
         InputTypeError: The model's class cannot be subclassed.
     """
-    injected = _shallow_copy(model)
+    injected = shallow_copy(model)
     vars(injected)["_medcam"] = session
     if "forward" in vars(injected):  # it would take precedence over the forward of the subclass
         vars(injected)[_FORWARD] = vars(injected).pop("forward")
@@ -233,7 +237,7 @@ def _recompile(self: InjectedModel) -> Any:
     return code
 
 
-def _shallow_copy(model: nn.Module) -> nn.Module:
+def shallow_copy(model: nn.Module) -> nn.Module:
     """Return a new object with the same attributes; copy methods of the class are not called."""
     twin: nn.Module = object.__new__(type(model))
     vars(twin).update(vars(model))
@@ -247,6 +251,9 @@ def _own_class(model: InjectedModel) -> Any:
 
 def _own_parameters(model: InjectedModel) -> Parameters:
     """Return the parameters of the model's own forward."""
+    inner = inner_model(model)
+    if inner is not None:  # a wrapper takes any arguments, and hands them on
+        return parameters_of(unwrap(inner).forward, bound=True)
     forward = vars(model).get(_FORWARD)
     if forward is None:
         return _parameters_of_class(_own_class(model))

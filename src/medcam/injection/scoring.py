@@ -58,6 +58,9 @@ def score_maps(
         attention = item.attention().detach().cpu()
         for sample in range(batch):
             for target in range(targets):
+                if not bool(attention[sample, target].isfinite().all()):
+                    scores[layer].append(float("nan"))  # a sample without a valid map
+                    continue
                 scores[layer].append(
                     evaluator.comp_score(
                         attention[sample, target],

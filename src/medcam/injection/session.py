@@ -12,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from medcam.engine.model import isolation
+from medcam.engine.model.layers import unwrap
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
-from medcam.errors import InputError
+from medcam.errors import InputError, NoMapError, warn
 from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.injection.arguments import validate
+from medcam.injection.failures import REPLICA, Remembering, concerns_map_only, without_map
 from medcam.injection.recording import Recording
 from medcam.injection.settings import Settings
+from medcam.injection.wrappers import inner_model, through_wrapper
 from medcam.maps import AttentionMap
 
 _MAX_PENDING = 64
@@ -91,14 +94,44 @@ class Session:
         if data_shape is not ...:
             request = dataclasses.replace(request, shape=data_shape)
         call = self._recording.reserve()
+        keep_graph = isolation.keeps_graph(model, (args, dict(kwargs)))
+        run_model = Remembering(through_wrapper(model, forward, keep_graph=keep_graph), keep_graph)
+        explanation, scores = None, None
         try:
-            explanation = self._explain(model, forward, args, kwargs, request, arguments.space)
-        except BaseException:
-            self._recording.release(call)
-            raise
-        self._remember(explanation)
-        scores = self._recording.record(explanation, arguments, call)
+            explanation = self._explain(
+                model, run_model, args, kwargs, request, arguments.space, keep_graph
+            )
+            self._remember(explanation)
+            scores = self._recording.record(explanation, arguments, call)
+        except BaseException as error:
+            if explanation is None:
+                self._recording.release(call)
+            if not self._costs_only_the_map(error):
+                raise
+            warn(without_map(error, is_made=explanation is not None))
+            if explanation is None or isinstance(error, NoMapError):
+                self.last = None
+                output = run_model.output if run_model.has_run else forward(*args, **kwargs)
+                return self._returned_without_map(output)
         return self._returned(explanation, scores)
+
+    def _costs_only_the_map(self, error: BaseException) -> bool:
+        """Return whether a call goes on with its prediction after an error."""
+        if self.settings.on_error == "raise" or self.settings.replace:
+            return False
+        return concerns_map_only(error)
+
+    def refuse_replica(self) -> None:
+        """Warn that copies of the model on several devices make no maps.
+
+        Raises:
+            InputError: Errors are to be raised, or the map is asked for.
+        """
+        if self.settings.on_error == "raise" or self.settings.replace:
+            raise InputError(REPLICA)
+        if self.settings.return_attention or self.settings.return_score:
+            raise InputError(REPLICA)
+        warn(REPLICA)
 
     def test_run(self, model: nn.Module, forward: Callable[..., Any], batch: Any) -> list[str]:
         """Return the layers that maps can be made of; write them to the output folder."""
@@ -107,7 +140,9 @@ class Session:
             request = Request.of(
                 "gcam", layer="full", shape=None, output=request.output, memory=request.memory
             )
-        layer = run(request, model, forward, (batch,), {}).layer
+        call = through_wrapper(model, forward, keep_graph=False)
+        plain = model if inner_model(model) is None else unwrap(model)
+        layer = run(request, plain, call, (batch,), {}).layer
         names = [layer] if isinstance(layer, str) else list(layer or ())
         self._recording.write_layers(names)
         return names
@@ -144,13 +179,14 @@ class Session:
         kwargs: Mapping[str, Any],
         request: Request,
         size: tuple[int, ...],
+        keep_graph: bool,
     ) -> Explanation:
         """Run the model and return its maps; the automatic layer is chosen once per input size."""
         automatic = request.chooses_layer
         if automatic and size in self._automatic_layers:
             request = dataclasses.replace(request, layer=self._automatic_layers[size])
-        keep_graph = isolation.keeps_graph(model, (args, dict(kwargs)))
-        result = run(request, model, forward, args, kwargs, keep_graph=keep_graph)
+        plain = model if inner_model(model) is None else unwrap(model)
+        result = run(request, plain, forward, args, kwargs, keep_graph=keep_graph)
         is_checked = "automatic_layer" in result.details  # remembered by the engine
         if automatic and isinstance(result.layer, str) and result.names_run and not is_checked:
             self._automatic_layers[size] = result.layer
@@ -174,6 +210,11 @@ class Session:
         elif settings.return_attention:
             value = value, self._single_map(explanation)
         return (value, scores) if settings.return_score else value
+
+    def _returned_without_map(self, output: Any) -> Any:
+        """Return the output, with None in place of the map and the scores that were asked for."""
+        value = (output, None) if self.settings.return_attention else output
+        return (value, None) if self.settings.return_score else value
 
     def _single_map(self, explanation: Explanation) -> Tensor:
         """Return the values of the only map, without waiting for the device.

@@ -14,6 +14,9 @@ from medcam.errors import InputError
 from medcam.maps import AttentionMap
 from medcam.views.overlays import ChannelOrder, check_channel_order
 
+OnError = Literal["warn", "raise"]
+"""What `medcam.inject` does where only a map fails."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -38,6 +41,7 @@ class Settings:
     colormap: str | None = None
     reference: Any = None
     raw_input_order: ChannelOrder = "rgb"
+    on_error: OnError = "warn"
 
     def __post_init__(self) -> None:
         if self.request.several:
@@ -46,6 +50,11 @@ class Settings:
                 "forward pass."
             )
         check_channel_order(self.raw_input_order)
+        if self.on_error not in ("warn", "raise"):
+            raise InputError(
+                f"on_error={self.on_error!r} is not known: choose 'warn', which returns the "
+                "prediction where a map cannot be made, or 'raise'."
+            )
         without_folder = [
             name
             for name in ("save_maps", "save_pickle", "save_scores", "evaluate")

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medcam.engine.model.copies import strided_copy
 from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import children, map_tensors
 from medcam.engine.model.signals import has_channels_last, is_signal, reads_signals
-from medcam.errors import InputError
+from medcam.errors import InputError, image_error
 from medcam.maps import ImageName
 
 
@@ -45,7 +46,7 @@ def find_images(
 
     Dicts, lists and tuples are looked into. A tensor that is given twice is one image. Without an
     image, the tensors ``[batch, channels, time]`` are returned if the model reads 1D signals
-    (`medcam.engine.model.signals`).
+    (`medcam.engine.model.signals`), and else images of integers, which the model scales itself.
 
     Args:
         args: The positional inputs of the model.
@@ -53,8 +54,11 @@ def find_images(
         model: The model.
         named: Whether a single image gets the name of its parameter, too, not its position.
     """
-    images = _find(args, kwargs, model, _is_image, named)
-    return images or _find(args, kwargs, model, partial(is_signal, model=model), named)
+    for fits in (_is_image, partial(is_signal, model=model), _is_integer_image):
+        images = _find(args, kwargs, model, fits, named)
+        if images:
+            return images
+    return []
 
 
 def _find(
@@ -95,10 +99,10 @@ def require_images(
     """
     images = find_images(args, kwargs, model, named=named)
     if not images:
-        raise InputError(_no_image_message(_by_name(args, kwargs), model))
+        raise image_error(no_image_message(args, kwargs, model))
     for image in images:
         if 0 in image.tensor.shape:
-            raise InputError(f"The input has shape {list(image.tensor.shape)}: it is empty.")
+            raise image_error(f"The input has shape {list(image.tensor.shape)}: it is empty.")
     return images
 
 
@@ -172,6 +176,18 @@ def _is_image(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.ndim in (4, 5)
 
 
+def _is_integer_image(tensor: Tensor) -> bool:
+    """Return whether a tensor is an image of integers; a label map is none, as it has no channels.
+
+    Quantised and complex tensors are none, either.
+    """
+    return tensor.dtype in _INTEGERS and tensor.ndim in (4, 5) and tensor.shape[1] <= _CHANNELS
+
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_CHANNELS = 32  # an image of more is rather a tensor of tokens or of labels
+
+
 def _tensors(
     value: Any, path: tuple[ImageName, ...], fits: Callable[[Tensor], bool]
 ) -> list[tuple[tuple[ImageName, ...], Tensor]]:
@@ -193,22 +209,39 @@ def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int | str
     return inputs
 
 
-def _no_image_message(inputs: Mapping[int | str, Any], model: nn.Module) -> str:
+def no_image_message(args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module) -> str:
     """Return the error message for inputs of which none is an image, with a likely remedy."""
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    inputs = _by_name(args, kwargs)
+    tensors = {
+        name: tensor for key, value in inputs.items() for name, tensor in _named_tensors(key, value)
+    }
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    integer_images = [
+    remedy = ""
+    integers = [
         name
         for name, tensor in tensors.items()
-        if tensor.ndim in (4, 5) and not tensor.is_floating_point()
+        if tensor.ndim in (4, 5) and not tensor.is_floating_point() and not tensor.is_complex()
     ]
-    remedy = ""
-    if integer_images:
-        remedy = f" Input {integer_images[0]!r} is a tensor of integers: convert it with .float()."
+    complex_names = [name for name, tensor in tensors.items() if tensor.is_complex()]
+    if complex_names:
+        remedy = (
+            f" Input {complex_names[0]!r} holds complex numbers: give their real and imaginary "
+            "parts, or magnitude and phase, as channels, and let the model put them together."
+        )
+    elif integers:
+        remedy = (
+            f" Input {integers[0]!r} is a tensor of integers, which this model does not take: "
+            "convert it with .float()."
+        )
     elif any(tensor.ndim in (2, 3) for tensor in floating.values()):
         remedy = " Is the batch axis missing (add it: x[None]), or the channel axis (x[:, None])?"
+        if not any(isinstance(value, Tensor) for value in inputs.values()):
+            remedy += (
+                " A model that takes a list of images without a batch axis, such as a detector, is "
+                "explained through a module that takes the batch and makes the list of it."
+            )
         remedy += _signal_remedy(list(floating.values()), model)
-    if inputs and not floating and not integer_images:
+    elif inputs and not tensors:
         kinds = ", ".join(type(value).__name__ for value in inputs.values())
         remedy = (
             f" The inputs are of type {kinds}: convert a NumPy array with torch.from_numpy; read "
@@ -220,6 +253,16 @@ def _no_image_message(inputs: Mapping[int | str, Any], model: nn.Module) -> str:
         "No input has the shape [batch, channels, *space] with 2 or 3 spatial axes; given: "
         f"{shapes or 'no floating-point tensor'}.{remedy}"
     )
+
+
+def _named_tensors(key: ImageName, value: Any) -> list[tuple[ImageName, Tensor]]:
+    """Return all tensors of an input, with their names."""
+    if isinstance(value, Tensor):
+        return [(key, value)]
+    return [
+        ("".join([str(path[0]), *(f"[{part!r}]" for part in path[1:])]), tensor)
+        for path, tensor in _tensors(value, (key,), lambda _: True)
+    ]
 
 
 def _signal_remedy(tensors: Sequence[Tensor], model: nn.Module) -> str:

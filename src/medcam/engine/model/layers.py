@@ -40,6 +40,26 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def without_compilation(model: nn.Module) -> nn.Module:
+    """Return the model inside torch.compile; DataParallel and other wrappers stay.
+
+    Raises:
+        InputTypeError: The model is not an ``nn.Module``.
+    """
+    unwrap(model)  # raises for other objects
+    while True:
+        plain_model = getattr(model, "_medcam_plain", None)  # only injected models have it
+        if plain_model is not None:
+            model = plain_model()
+            continue
+        inner = (
+            None if isinstance(model, torch.jit.ScriptModule) else model._modules.get("_orig_mod")
+        )
+        if inner is None:
+            return model
+        model = inner
+
+
 def get_layers(model: nn.Module, reverse: bool = False) -> list[str]:
     """Return the names of a model's layers, children before the module that contains them.
 
