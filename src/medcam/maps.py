@@ -144,8 +144,7 @@ class AttentionMap:
         """Return the map scaled for display, each sample and target separately.
 
         Positive maps are scaled to [0, 1] by minimum and maximum; signed maps to [-1, 1],
-        symmetric about zero. A constant map becomes zeros, also one that resampling left with
-        differences by rounding; NaN stays for a sample without a map.
+        symmetric about zero. A constant map, up to rounding, becomes zeros; NaN stays NaN.
         """
         values = self.values
         axes = tuple(range(2, values.ndim))

@@ -165,15 +165,15 @@ def test_a_file_without_any_state_dict(tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="do not exist"):
         load_weights(fresh(), tmp_path / "w.pt")
 
 
 def test_a_folder_and_impossible_paths(tmp_path):
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="are a folder"):
         load_weights(fresh(), tmp_path)
     for name in ("a" * 5000 + ".pt", "a\0b.pt"):
-        with pytest.raises(InputError, match="does not exist"):
+        with pytest.raises(InputError, match="do not exist"):
             load_weights(fresh(), tmp_path / name)
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.multiprocessing
 
 import medcam
+from medcam.files import claims
 from medcam.injection import output_folder as folders
 from support.processes import MappedImages, save_maps, small_net
 
@@ -154,18 +155,18 @@ def test_everything_of_a_rank_goes_to_its_folder(tmp_path, monkeypatch):
 
 def test_without_a_folder_for_locks_maps_are_saved_as_before(tmp_path, monkeypatch):
     (tmp_path / "taken").touch()
-    monkeypatch.setattr(folders.tempfile, "gettempdir", lambda: str(tmp_path / "taken"))
+    monkeypatch.setattr(claims.tempfile, "gettempdir", lambda: str(tmp_path / "taken"))
     save_maps(tmp_path / "out", 1)
     assert maps_in(tmp_path / "out") == ["2/attention_map_0_0_0.png"]
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="users have no number on Windows")
 def test_somebody_elses_folder_for_locks_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(claims.tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"medcam-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
-        folders._lock_folder()
+        claims.lock_folder()
 
 
 def open_files():

@@ -20,8 +20,11 @@ from medcam.cli.model import (
 from medcam.cli.numbers import extents
 from medcam.cli.options import (
     MethodOption,
+    NameOption,
+    OverwriteOption,
     PlacementOption,
     RegionsOption,
+    check_name,
     methods_of,
     one_or_several,
     preprocessed,
@@ -51,6 +54,8 @@ def explain(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the results.")],
+    name: NameOption = None,
+    overwrite: OverwriteOption = False,
     arg: ArgOption = None,
     weights: WeightsOption = None,
     trust: TrustOption = False,
@@ -148,6 +153,7 @@ def explain(
 
     from medcam.engine.model.devices import usable_device
     from medcam.engine.model.layers import find
+    from medcam.explanation.case.claims import claimed_prefix
 
     network = load_model(model, weights=weights, trust=trust, args=arg or [])
     if weights is None and not has_weights(model):
@@ -167,6 +173,7 @@ def explain(
         "output": int(select) if select is not None and select.lstrip("-").isdigit() else select,
     }
     original = read_image_files(image, volume, as_channels)
+    check_name(output, image, name, overwrite)
     truth = None if mask is None else read_mask_on(mask, original)
     inputs = torch.from_numpy(preprocessed(original, scale, prepare))[None]
     options["target"] = target_of(target, original, regions=regions)
@@ -184,11 +191,12 @@ def explain(
         "placement": placement, "slice_axis": slice_axis, "scale": scale, "prepare": prepare,
         "volume": volume, "channels": as_channels,
     }  # fmt: skip
-    files = explanation.save(
-        output / _stem(image[0]), image=original, model=network, mask=truth,
-        segmentation=predicted, scores=_scores(explanation, truth), report=report,
-        extra={"options": {name: value for name, value in settings.items() if value is not None}},
-    )  # fmt: skip
+    settings = {option: value for option, value in settings.items() if value is not None}
+    with claimed_prefix(output, image, name=name, overwrite=overwrite) as prefix:
+        files = explanation.save(
+            prefix, image=original, model=network, mask=truth, segmentation=predicted,
+            scores=_scores(explanation, truth), report=report, extra={"options": settings},
+        )  # fmt: skip
     _print(explanation, files, as_json=as_json)
 
 
@@ -264,15 +272,3 @@ def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[s
                 warn(below_chance_message(what, mass.lower(), row[mass], row["By chance"]))
             rows.append(row)
     return rows
-
-
-def _stem(path: Path) -> str:
-    """Return a file's name without its ending, as every file system takes it."""
-    from medcam.files import safe_name
-
-    name = path.name
-    for ending in (".nii.gz", path.suffix):
-        if ending and name.lower().endswith(ending.lower()):
-            name = name[: -len(ending)]
-            break
-    return safe_name(name)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medcam.cli.errors import in_options, plain_errors
-from medcam.cli.options import MethodOption, PlacementOption, methods_of, one_or_several
+from medcam.cli.options import (
+    MethodOption,
+    OverwriteOption,
+    PlacementOption,
+    methods_of,
+    one_or_several,
+)
 
 if TYPE_CHECKING:
     from medcam.frameworks.nnunet import Case, TrainedModel
@@ -108,6 +114,7 @@ def explain(
     ] = None,
     device: DeviceOption = None,
     trust: TrustOption = False,
+    overwrite: OverwriteOption = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also write a report to open in a browser.")
     ] = False,
@@ -137,7 +144,8 @@ def explain(
         "target": target, "channel_weights": channel_weights, "placement": placement,
         "batch_size": batch_size, "progress": not as_json,
     }  # fmt: skip
-    rows = [_row(trained, case, options, output, report) for case in cases]
+    saving = {"overwrite": overwrite, "report": report}
+    rows = [_row(trained, case, options, output, saving) for case in cases]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     else:
@@ -208,13 +216,17 @@ def _folds(text: str) -> Any:
 
 
 def _row(
-    trained: TrainedModel, case: Case, options: dict[str, Any], output: Path, report: bool
+    trained: TrainedModel,
+    case: Case,
+    options: dict[str, Any],
+    output: Path,
+    saving: dict[str, bool],
 ) -> dict[str, Any]:
     """Explain one case; return its row of the summary, with an error if it failed."""
     import time
 
     from medcam.errors import MedcamError
-    from medcam.files import safe_name
+    from medcam.explanation.case.claims import claimed_prefix
     from medcam.frameworks import nnunet as framework
 
     start = time.perf_counter()
@@ -223,7 +235,9 @@ def _row(
         typer.echo(f"{case.name}", err=True)
     try:
         explanation = framework.explain_case(trained, case, **options)
-        files = explanation.save(output / safe_name(case.name), report=report)
+        named = claimed_prefix(output, case.files, stem=case.name, overwrite=saving["overwrite"])
+        with named as prefix:
+            files = explanation.save(prefix, report=saving["report"])
     except MedcamError as error:
         row["error"] = in_options(str(error))
     except Exception as error:  # noqa: BLE001  # the network's own code may raise any class

@@ -46,6 +46,40 @@ PlacementOption = Annotated[
 """``--placement``, as every command that explains takes it."""
 
 
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="The name of the results. Default: that of the first image; if a case of another "
+        "image has it, with the name of the image's folder before it.",
+    ),
+]
+"""``--name``."""
+
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the results of another image.")
+]
+"""``--overwrite``, as every command that explains takes it."""
+
+
+def check_name(output: Path, images: Sequence[Path], name: str | None, overwrite: bool) -> None:
+    """Raise before anything runs if the results could not be saved under their name.
+
+    Raises:
+        InputError: A case of another image has this name.
+        SaveError: A part of the folder's path is a file.
+    """
+    from medcam.errors import SaveError
+    from medcam.explanation.case.claims import claimed_prefix
+    from medcam.files.paths import is_file
+
+    for part in (output, *output.parents):
+        if is_file(part):
+            raise SaveError(f"--output {output}: '{part}' is a file. Choose another folder.")
+    with claimed_prefix(output, images, name=name, overwrite=overwrite):
+        pass
+
+
 def one_or_several(values: Sequence[str] | None, default: str) -> str | list[str]:
     """Return a repeated option: its default, its only value, or all values."""
     if not values:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from medcam.engine.model.layers import unwrap
 from medcam.engine.model.state_dicts import differences
 from medcam.errors import InputError, MissingPackageError, foreign_errors, reason_of, warn
-from medcam.files.paths import require_file
+from medcam.files.paths import is_file, is_folder
 
 _NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _LOSSES = ("criterion.", "loss.", "loss_fn.", "loss_function.")
+_MAX_PATH = 300  # letters in a message
 _MAX_INFLATION = 4  # times the file's size; PyTorch does not compress
 
 
@@ -71,7 +72,10 @@ def read_weights(path: Path, *, trust: bool = False) -> Any:
         InputError: No such file; damaged; or it holds more than weights and is not trusted.
         MissingPackageError: ``.safetensors`` without that package.
     """
-    require_file(path, "The file of weights")
+    if is_folder(path):
+        raise InputError(f"The weights '{path}' are a folder: give a file.")
+    if not is_file(path):
+        raise InputError(f"The weights '{str(path)[:_MAX_PATH]}' do not exist.")
     if path.suffix.lower() == ".safetensors":
         return _safetensors(path)
     _check_inflation(path)

@@ -15,8 +15,9 @@ def make_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
         raise SaveError(
-            f"Could not create the folder '{path}': {error.strerror}. Choose another output_dir."
+            f"Could not create the folder '{path}': {reason}. Choose another output folder."
         ) from error
     return path

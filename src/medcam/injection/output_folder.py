@@ -9,21 +9,18 @@ that is run again later writes to the same folders, and replaces what it wrote t
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
-import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_IMPORTED = time.time()
+from medcam.files.claims import Claim, claim
+
 _MAX_PROGRAMS = 10_000
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
@@ -42,24 +39,24 @@ class OutputFolder:
     def __init__(self, base: Path) -> None:
         self.process = os.getpid()
         own = base / process_name() if process_name() else base
-        self.path, self._lock, self._mark = own, None, None
+        self.path = own
+        self._claim: Claim | None = None
         for number in range(1, _MAX_PROGRAMS):
             path = own if number == 1 else own.with_name(f"{own.name}-{number}")
             if number > 1 and own == base:
                 path = base / f"program_{number}"
             try:
-                claimed = _claim(path)
+                self._claim = claim(path)
             except OSError:  # no folder for locks: nothing is known of other processes
                 return
-            if claimed is not None:
-                self.path, (self._lock, self._mark) = path, claimed
+            if self._claim is not None:
+                self.path = path
                 return
 
     def touch(self) -> None:
         """Note that a file was written just now."""
-        if self._mark is not None:
-            with suppress(OSError):
-                os.utime(self._mark)
+        if self._claim is not None:
+            self._claim.touch()
 
 
 _known: weakref.WeakValueDictionary[tuple[int, str], OutputFolder] = weakref.WeakValueDictionary()
@@ -139,67 +136,3 @@ def process_name() -> str:
     if identity and (is_worker or not is_rank):
         parts.append("process_" + "_".join(map(str, identity)))
     return "_".join(parts)
-
-
-def _claim(path: Path) -> tuple[Any, Path] | None:
-    """Lock a folder for this process; return None if another one writes or wrote to it.
-
-    "Wrote" means since this process, or the one that started it, began: what is older is the
-    result of a program that has ended, and may be replaced by its next run.
-
-    Raises:
-        OSError: Locks cannot be kept on this machine.
-    """
-    from filelock import FileLock, Timeout  # PyTorch needs it, too
-
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
-    folder = _lock_folder()
-    mark = folder / f"{name}.mark"
-    try:
-        writer, last = mark.read_text(encoding="ascii"), mark.stat().st_mtime
-    except OSError:
-        writer, last = "", 0.0
-    if writer != str(os.getpid()) and last >= _started():
-        return None
-    lock = FileLock(folder / f"{name}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return None
-    mark.write_text(str(os.getpid()), encoding="ascii")
-    return lock, mark
-
-
-def _lock_folder() -> Path:
-    """Return the folder of this user's locks on this machine.
-
-    Raises:
-        OSError: It cannot be made, or belongs to somebody else.
-    """
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir(), f"medcam-{user}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if hasattr(os, "getuid") and (status.st_uid != user or folder.is_symlink()):
-        raise PermissionError(f"'{folder}' belongs to somebody else")
-    return folder
-
-
-def _started() -> float:
-    """Return when this process began, or the one that it is a child process of."""
-    parent = multiprocessing.parent_process()
-    numbers = [os.getpid()] if parent is None else [os.getpid(), parent.pid or 0]
-    times = [_started_by_system(number) for number in numbers]
-    return min([_IMPORTED, *[moment for moment in times if moment is not None]])
-
-
-def _started_by_system(process: int) -> float | None:
-    """Return when a process began, in seconds since 1970; None where the system does not tell."""
-    try:
-        fields = (
-            Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        )
-        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-        return time.time() - uptime + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None

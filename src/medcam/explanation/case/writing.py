@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,15 @@ from torch import nn
 from medcam.errors import SaveError
 from medcam.explanation.case.names import append_to_name, map_stems
 from medcam.explanation.case.record import build_record, json_row, record_for_page
-from medcam.files import Image, save_map, save_nifti, save_png, write_atomically, write_sidecar
+from medcam.files import (
+    Image,
+    read_sidecar,
+    save_map,
+    save_nifti,
+    save_png,
+    write_atomically,
+    write_sidecar,
+)
 from medcam.files.formats.itk import ItkGrid
 from medcam.files.formats.npy import save_npy
 from medcam.maps import AttentionMap
@@ -94,7 +103,7 @@ def save_case(
     )  # fmt: skip
     ending = ending or _map_ending(image)
     stems = map_stems(prefix, maps)
-    _remove_record(prefix)
+    earlier = _remove_record(prefix)
     map_paths = [
         _write_array(append_to_name(stem, ending), scene_map.values, image)
         for stem, scene_map in zip(stems, scene.maps, strict=True)
@@ -123,7 +132,9 @@ def save_case(
     if report:
         page = replace(scene, provenance=record_for_page(contents))
         paths.append(write_report(append_to_name(prefix, ".html"), page))
-    return [*paths, write_sidecar(append_to_name(prefix, ".json"), contents)]
+    saved = [*paths, write_sidecar(append_to_name(prefix, ".json"), contents)]
+    _remove_orphans(earlier, saved)
+    return saved
 
 
 def _map_ending(image: Image) -> str:
@@ -212,10 +223,39 @@ def _write_figure(path: Path, figure: Figure) -> Path:
     return write_atomically(path, lambda temporary: save_figure(figure, temporary))
 
 
-def _remove_record(prefix: Path) -> None:
-    """Remove the record of an earlier run, which does not describe the new files."""
+def _remove_record(prefix: Path) -> list[Path]:
+    """Remove the record of an earlier run, which does not describe the new files.
+
+    Returns:
+        The files of the earlier run that the record lists.
+    """
     path = append_to_name(prefix, ".json")
+    try:
+        listed = read_sidecar(path)["files"]
+        names = [name for role in _OWN_ROLES for name in listed.get(role, ())]
+        earlier = [path.parent / name for name in names if Path(name).name == name]
+    except Exception:  # noqa: BLE001  # no record, or one of any content
+        earlier = []
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise SaveError(f"Could not replace '{path}': {error.strerror}.") from error
+    return [file for file in earlier if _is_of_case(file, prefix.name)]
+
+
+def _is_of_case(file: Path, case: str) -> bool:
+    """Return whether a file's name is of a case, and of no other one with a longer name."""
+    longer = (file.name[:end] for end in range(len(case) + 1, len(file.name)))
+    return file.name.startswith(f"{case}_") and not any(
+        file.with_name(f"{name}.json").exists() for name in longer
+    )
+
+
+_OWN_ROLES = ("map", "overlay")
+
+
+def _remove_orphans(earlier: Sequence[Path], saved: Sequence[Path]) -> None:
+    """Remove maps of an earlier run that the new record does not name."""
+    for path in set(earlier) - set(saved):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
