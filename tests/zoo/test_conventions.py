@@ -341,8 +341,9 @@ def behaves_as_the_plain_one(wrapped, net, x, layer="features.3"):
     model = medcam.inject(wrapped, layer=layer, target=1, normalize=False)
     with torch.no_grad():
         assert torch.equal(model(x), net(x))
-    assert isinstance(model, Classifier)
-    assert list(model.state_dict()) == list(net.state_dict())
+    is_parallel = isinstance(wrapped, nn.DataParallel | DistributedDataParallel)
+    assert isinstance(model, type(wrapped) if is_parallel else Classifier)
+    assert list(model.state_dict()) == list((wrapped if is_parallel else net).state_dict())
     assert torch.equal(torch.from_numpy(model.get_attention_map()), expected.map.values)
 
 

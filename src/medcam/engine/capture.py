@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from medcam.engine.activation import Activation, copy_for_model, in_a_row, used
 from medcam.engine.model.copies import graph_node, strided_copy
@@ -24,6 +23,7 @@ from medcam.engine.model.leaves import new_leaf
 from medcam.engine.model.nested import map_tensors, tensors
 from medcam.engine.model.placement.parts import Misplaced
 from medcam.engine.model.placements import MainTensor, Placements
+from medcam.engine.model.undo import ForwardHooks
 
 APART = (
     "its runs saw several views or samples of the image, and cannot be put together: some are "
@@ -77,8 +77,8 @@ class Recorder:
         self._images = images
         self._placements = placements
         self._chosen = chosen
-        self._handles: list[RemovableHandle] = []
-        self._recording = True
+        self._hooks: ForwardHooks | None = None
+        self._recording, self._is_dead = True, False
         self._thread = threading.get_ident()
         self._runs: dict[str, list[Activation]] = {}
         self._reasons: dict[str, str] = {}
@@ -88,13 +88,15 @@ class Recorder:
         self._latest: tuple[Tensor, int, Tensor] | None = None
 
     def __enter__(self) -> Recorder:
+        hooks = []
         for name, module in self._hooked_modules().items():
             if isinstance(module, torch.jit.ScriptModule):
                 self._reasons[name] = "it is TorchScript, which runs no hooks"
                 continue
-            # prepended, so that the user's own hooks get the copy that the model continues with
-            handle = module.register_forward_hook(self._hook(name), prepend=True)
-            self._handles.append(handle)
+            hooks.append((module, self._hook(name)))
+        # prepended, so that the user's own hooks get the copy that the model continues with
+        self._hooks = ForwardHooks(hooks, prepend=True)
+        self._hooks.__enter__()
         return self
 
     def __exit__(
@@ -103,9 +105,10 @@ class Recorder:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        self._is_dead = True
         self.stop()
-        for handle in self._handles:
-            handle.remove()
+        if self._hooks is not None:
+            self._hooks.__exit__(kind, error, tb)
 
     def _hooked_modules(self) -> Mapping[str, nn.Module]:
         """Return the modules to hook, by name."""
@@ -120,7 +123,7 @@ class Recorder:
         """Return the forward hook of a layer."""
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            if threading.get_ident() != self._thread and self._recording:
+            if self._is_dead or (threading.get_ident() != self._thread and self._recording):
                 return None  # a call in another thread, of a module shared with this model
             if not self._recording:
                 return self._recomputed(name, module, output)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from medcam.engine.model import isolation
 from medcam.engine.model.copies import version_of
 from medcam.engine.model.nested import map_tensors
+from medcam.engine.model.undo import ForwardHooks
 from medcam.engine.target.scores import two_class_logits
 from medcam.errors import warn
 
@@ -250,12 +251,8 @@ def silenced(model: nn.Module, modules: Sequence[nn.Module], layer: str) -> Iter
             output, lambda part: torch.zeros_like(part) if part.is_floating_point() else part
         )
 
-    with isolation.kept_state(modules):
-        handle = model.get_submodule(layer).register_forward_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
+    with isolation.kept_state(modules), ForwardHooks([(model.get_submodule(layer), hook)]):
+        yield
 
 
 def _dice(logits: Tensor, other: Tensor, labels: Tensor | None, *, regions: bool) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medcam.engine.graph import depends_on
 from medcam.engine.model.nested import tensors
+from medcam.engine.model.undo import Step
 
 _Result = TypeVar("_Result")
 
@@ -49,10 +50,12 @@ def retried(record: Callable[..., _Result], images: Sequence[Tensor]) -> _Result
         changed = [
             image for image in images if not image.requires_grad and not image.is_inference()
         ]
-    try:
+
+    def restore() -> None:
+        for image in changed:
+            image.requires_grad_(False)
+
+    with Step(restore):
         for image in changed:
             image.requires_grad_()
         return record(own=True)
-    finally:
-        for image in changed:
-            image.requires_grad_(False)

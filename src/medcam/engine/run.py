@@ -17,6 +17,7 @@ from medcam.engine.failures import last_runs, other_branches, unknown_places
 from medcam.engine.layer_use import CheckedLayer, OtherLayerError
 from medcam.engine.memory import checkpointing, lean
 from medcam.engine.model import isolation
+from medcam.engine.model.undo import protected
 from medcam.engine.passes import Recorded, record
 from medcam.engine.prepare import Prepared, prepare
 from medcam.engine.request import Request
@@ -54,11 +55,15 @@ def run(
         InputError: An argument does not fit the model or the input.
         NoMapError: The model ran, but no map can be made.
     """
-    try:
+
+    def once() -> Run:
         prepared, checked = with_remembered_layer(prepare(request, model, args, kwargs))
         record_call = partial(record, call=call, args=args, kwargs=kwargs, save_less=save_less)
         recorded = _recorded(prepared, record_call, keep_graph)
         return _finish(prepared, recorded, recorded.checked or checked, keep_graph)
+
+    try:
+        return protected(once)
     except RuntimeError as error:
         if request.memory == "low" and checkpointing.caused(error):
             warn(

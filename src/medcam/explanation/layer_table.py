@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from medcam.engine.model import layers
 from medcam.engine.model.nested import describe
+from medcam.engine.model.undo import ForwardHooks, undoing
 from medcam.engine.request import Request
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
@@ -69,6 +70,7 @@ class Overview:
     why_not: str | None = None
 
 
+@undoing
 def overview(model: nn.Module, *inputs: Any, target: TargetLike = None) -> Overview:
     """List a model's layers with their outputs and whether a map can be made of each.
 
@@ -178,13 +180,10 @@ def _described_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, s
     def record(name: str, module: nn.Module, _: Any, output: Any) -> None:
         outputs[name] = describe(output)
 
-    handles = [
-        module.register_forward_hook(partial(record, name))
+    hooks = [
+        (module, partial(record, name))
         for name, module in modules.items()
         if not isinstance(module, torch.jit.ScriptModule)
     ]
-    try:
+    with ForwardHooks(hooks):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

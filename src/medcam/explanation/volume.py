@@ -16,6 +16,7 @@ from medcam.engine.model.inputs import require_images
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.nested import without_subclass
 from medcam.engine.model.outputs import Selector
+from medcam.engine.model.undo import undoing
 from medcam.engine.request import Placement, Request
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrored, mirrorings
@@ -28,6 +29,7 @@ from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.methods import MethodLike
 
 
+@undoing
 def explain_volume(
     model: nn.Module | Sequence[nn.Module],
     volume: Float[Tensor, "batch channels *space"],

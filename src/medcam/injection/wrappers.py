@@ -13,6 +13,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from medcam.engine.model.isolation import eager
+from medcam.engine.model.layers import unwrap
 from medcam.engine.model.nested import map_tensors
 
 WRAPPERS = (nn.DataParallel, DistributedDataParallel)
@@ -49,12 +51,12 @@ class InnerCall:
         """Run the model, through the wrapper the first time."""
         if self._goes_through:
             self._goes_through = False
-            with self._without_reduction():
+            with self._without_reduction(), eager([self._wrapper.module]):
                 return self._forward(*args, **kwargs)
         if self._wrapper.device_ids:
             device = next(self._wrapper.module.parameters()).device
             args, kwargs = map_tensors((args, kwargs), lambda tensor: tensor.to(device))
-        return self._wrapper.module(*args, **kwargs)
+        return unwrap(self._wrapper.module)(*args, **kwargs)
 
     def _without_reduction(self) -> AbstractContextManager[None]:
         """Return a context in which no backward pass is expected, unless the caller makes one."""

@@ -31,6 +31,7 @@ from medcam.engine.memory.estimate import (
     union,
 )
 from medcam.engine.model.nested import tensors
+from medcam.engine.model.undo import Step
 from medcam.errors import is_out_of_memory, warn
 
 _log = logging.getLogger("medcam")
@@ -166,16 +167,18 @@ def checkpointed(
         )
     nesting = _Nesting()
     replaced = [(vars(block), vars(block).get("forward")) for block in blocks]
-    try:
-        for block, (attributes, _) in zip(blocks, replaced, strict=True):
-            attributes["forward"] = _checkpointing(block, block.forward, modes, nesting)
-        yield
-    finally:
+
+    def restore() -> None:
         for attributes, forward in replaced:
             if forward is None:
                 attributes.pop("forward", None)
             else:
                 attributes["forward"] = forward
+
+    with Step(restore):
+        for block, (attributes, _) in zip(blocks, replaced, strict=True):
+            attributes["forward"] = _checkpointing(block, block.forward, modes, nesting)
+        yield
 
 
 def _checkpointing(

@@ -97,7 +97,12 @@ def estimate_memory(
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         modes(),
     ):
-        twin(*args, **kwargs)
+        try:
+            twin(*args, **kwargs)
+        finally:
+            # The saved tensors hold their graph, and it holds this function's hooks: a cycle
+            # through C++, which the garbage collector does not see.
+            alive.clear()
     for memory in estimates.values():
         memory.saved = difference(memory.saved, memory.inputs)
     return estimates

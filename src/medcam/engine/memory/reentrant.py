@@ -23,6 +23,7 @@ from torch import nn
 
 from medcam.engine.model.isolation import without_gradients
 from medcam.engine.model.leaves import is_trained
+from medcam.engine.model.undo import Step
 
 _Apply = Callable[..., Any]
 """What stands in for ``CheckpointFunction.apply(function, preserve_rng_state, *inputs)``."""
@@ -91,10 +92,10 @@ class _Dispatch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        self._users: set[object] = set()
         self._previous: Any = None
 
-    def install(self) -> None:
+    def install(self, user: object) -> None:
         """Let ``CheckpointFunction.apply`` ask this thread for a replacement."""
         cls: Any = _function()
 
@@ -107,17 +108,19 @@ class _Dispatch:
             return inherited.apply(*args)
 
         with self._lock:
-            if self._users == 0:
+            if not self._users:
                 self._previous = vars(cls).get("apply")
                 cls.apply = classmethod(apply)
-            self._users += 1
+            self._users.add(user)
 
-    def remove(self) -> None:
-        """Restore the attribute after the last user."""
+    def remove(self, user: object) -> None:
+        """Restore the attribute after the last user; a user may leave twice."""
         cls: Any = _function()
         with self._lock:
-            self._users -= 1
-            if self._users == 0:
+            if user not in self._users:
+                return
+            self._users.discard(user)
+            if not self._users:
                 del cls.apply
                 if self._previous is not None:
                     cls.apply = self._previous
@@ -136,11 +139,13 @@ _dispatch = _Dispatch()
 @contextmanager
 def _replaced(apply: _Apply) -> Iterator[None]:
     """Replace ``CheckpointFunction.apply`` in this thread."""
-    outer = _active.apply
-    _dispatch.install()
-    _active.apply = apply
-    try:
-        yield
-    finally:
+    outer, user = _active.apply, object()
+
+    def restore() -> None:
         _active.apply = outer
-        _dispatch.remove()
+        _dispatch.remove(user)
+
+    with Step(restore):
+        _dispatch.install(user)
+        _active.apply = apply
+        yield

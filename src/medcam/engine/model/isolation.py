@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch.nn.parameter import is_lazy
 from medcam.engine.model.copies import strided_copy
 from medcam.engine.model.devices import autocast_dtype
 from medcam.engine.model.nested import map_tensors, tensors
+from medcam.engine.model.stored import detach_stored_tensors
+from medcam.engine.model.undo import Step
 
 
 def keeps_graph(model: nn.Module, inputs: Any) -> bool:
@@ -64,26 +67,9 @@ def frozen_parameters(modules: Sequence[nn.Module]) -> Iterator[None]:
     no_inference = (
         torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     )
-    with no_inference, torch.enable_grad(), without_gradients(modules):
-        try:
-            yield
-        finally:
-            _detach_stored_tensors(modules)
-
-
-def _detach_stored_tensors(modules: Sequence[nn.Module]) -> None:
-    """Detach tensors that the model stored on itself during the call, as no_grad would."""
-    other_types: set[type] = set()  # types known to be no tensor types; most values have one
-    for module in modules:
-        for values in (module._buffers, vars(module)):
-            if not values or (types := set(map(type, values.values()))) <= other_types:
-                continue
-            if not any(issubclass(type_, Tensor) for type_ in types):
-                other_types |= types
-                continue
-            for name, value in [*values.items()]:
-                if isinstance(value, Tensor) and value.grad_fn is not None:
-                    values[name] = value.detach()
+    stored = Step(partial(detach_stored_tensors, modules))
+    with no_inference, torch.enable_grad(), without_gradients(modules), stored:
+        yield
 
 
 @contextmanager
@@ -104,13 +90,8 @@ def without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
                     replaced.append((by_name, name, tensor, copies[id(tensor)]))
                 elif by_name is module._parameters and tensor.requires_grad and tensor.is_leaf:
                     trainable.append(tensor)
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        for by_name, name, _, copy in replaced:
-            by_name[name] = copy
-        yield
-    finally:
+
+    def restore() -> None:
         for parameter in trainable:
             parameter.requires_grad_(True)
         for by_name, name, tensor, copy in replaced:
@@ -118,6 +99,13 @@ def without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
             if not isinstance(tensor, nn.Parameter):
                 with torch.inference_mode():
                     tensor.copy_(copy)  # running statistics that the call updated
+
+    with Step(restore):
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        for by_name, name, _, copy in replaced:
+            by_name[name] = copy
+        yield
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -138,15 +126,17 @@ def separate_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
         for module in modules
         if module.training and module._buffers
     ]
-    try:
+
+    def restore() -> None:
+        for buffers, own in replaced:
+            buffers.update(own)
+
+    with Step(restore):
         for buffers, own in replaced:
             buffers.update(
                 {name: buffer if buffer is None else buffer.clone() for name, buffer in own.items()}
             )
         yield
-    finally:
-        for buffers, own in replaced:
-            buffers.update(own)
 
 
 @contextmanager
@@ -163,24 +153,26 @@ def kept_state(modules: Sequence[nn.Module]) -> Iterator[None]:
         (module, dict(vars(module)), dict(module._buffers), _contents(module)) for module in modules
     ]
     parameters = (tensor for module in modules for tensor in module._parameters.values())
-    with _forked_random_numbers(tensor for tensor in parameters if tensor is not None):
-        try:
-            for module in modules:
-                for name, buffer in module._buffers.items():
-                    if buffer is not None and buffer.numel() <= _SMALL_BUFFER:
-                        module._buffers[name] = buffer.clone()
-            yield
-        finally:
-            for module, values, buffers, contents in kept:
-                now = vars(module)
-                for name in [name for name in now if name not in values]:
-                    del now[name]
-                for name, value in values.items():
-                    if now.get(name, kept) is not value:
-                        now[name] = value
-                for value, content in contents:
-                    _refill(value, content)
-                module._buffers.update(buffers)
+
+    def restore() -> None:
+        for module, values, buffers, contents in kept:
+            now = vars(module)
+            for name in [name for name in now if name not in values]:
+                del now[name]
+            for name, value in values.items():
+                if now.get(name, kept) is not value:
+                    now[name] = value
+            for value, content in contents:
+                _refill(value, content)
+            module._buffers.update(buffers)
+
+    forked = _forked_random_numbers(tensor for tensor in parameters if tensor is not None)
+    with forked, Step(restore):
+        for module in modules:
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.numel() <= _SMALL_BUFFER:
+                    module._buffers[name] = buffer.clone()
+        yield
 
 
 def _forked_random_numbers(parameters: Iterable[Tensor]) -> Any:
@@ -267,10 +259,11 @@ def in_eval_mode(network: nn.Module) -> Iterator[None]:
     is restored by itself, as a frozen module may be in eval mode inside a network in training.
     """
     modes = [(module, module.training) for module in network.modules()]
-    with _forked_random_numbers(network.parameters()):
-        try:
-            network.eval()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+
+    def restore() -> None:
+        for module, training in modes:
+            module.training = training
+
+    with _forked_random_numbers(network.parameters()), Step(restore):
+        network.eval()
+        yield

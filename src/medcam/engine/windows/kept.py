@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medcam.engine.assemble import on_image
+from medcam.engine.model.undo import ForwardHooks
 from medcam.engine.windows.prediction import SamplePlace
 from medcam.maps import AttentionMap, resample
 
@@ -54,17 +55,12 @@ class KeptActivations:
             member: The number of the network and mirroring.
             group: The windows.
         """
-        handles = [
-            model.get_submodule(layer).register_forward_hook(
-                partial(self._keep, (member, _windows(group), layer))
-            )
+        hooks = [
+            (model.get_submodule(layer), partial(self._keep, (member, _windows(group), layer)))
             for layer in self.layers
         ]
-        try:
+        with ForwardHooks(hooks):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def of(self, member: int, group: Sequence[SamplePlace], layer: str) -> Tensor | None:
         """Return the output of a layer in a group of windows; None if it was not kept."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from medcam.engine.agreement import warn_of_parts
 from medcam.engine.model import isolation
 from medcam.engine.model.probabilities import SIGMOIDS, ends_in
+from medcam.engine.model.undo import undoing
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.result import Run
@@ -34,6 +35,7 @@ from medcam.errors import InputError, NoMapError, warn
 from medcam.methods import AUTO, Method
 
 
+@undoing
 def run_windows(
     request: Request,
     members: Members,

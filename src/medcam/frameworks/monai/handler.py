@@ -14,6 +14,7 @@ from monai.data.utils import decollate_batch
 from torch import Tensor, nn
 
 from medcam.engine.model.isolation import in_eval_mode
+from medcam.engine.model.undo import undoing
 from medcam.errors import InputError
 from medcam.files import save_nifti
 from medcam.frameworks.monai.files import MapNames, affine_of
@@ -112,6 +113,7 @@ class AttentionHandler:
         due = engine.state.iteration % self.every == 0
         self._batch = engine.state.batch if due else None
 
+    @undoing
     def _make_maps(self, engine: Any) -> None:
         batch, self._batch = self._batch, None
         if batch is None or self.inferer is None:

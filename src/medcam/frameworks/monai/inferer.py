@@ -18,6 +18,7 @@ from medcam.engine.model.isolation import in_eval_mode
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.nested import without_subclass
 from medcam.engine.model.outputs import Selector
+from medcam.engine.model.undo import undoing
 from medcam.engine.request import Placement, Request
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike, for_regions
@@ -110,6 +111,7 @@ class AttentionInferer(Inferer):
             output=output, placement=placement,
         )  # fmt: skip
 
+    @undoing
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the wrapped inferer's prediction, and keep its map.
 

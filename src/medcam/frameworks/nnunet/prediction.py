@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medcam.engine.model.undo import Step
 from medcam.engine.windows.ensemble import EnsembleMember, mirrorings
 from medcam.engine.windows.tiling import Windows
 from medcam.errors import NoMapError, foreign_errors
@@ -67,10 +68,12 @@ def member_count(model: TrainedModel) -> int:
 
 def ensemble_members(model: TrainedModel) -> Iterator[EnsembleMember]:
     """Yield each fold in each mirroring; afterwards the network holds the first fold again."""
-    try:
+
+    def restore() -> None:
+        model.with_fold(0)
+
+    with Step(restore):
         for fold in range(len(model.folds)):
             network = model.with_fold(fold)
             for flips in mirrorings(model.mirror_axes):
                 yield EnsembleMember(network, flips, fold)
-    finally:
-        model.with_fold(0)

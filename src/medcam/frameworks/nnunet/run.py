@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from medcam.engine.model.layers import LayerLike
+from medcam.engine.model.undo import undoing
 from medcam.engine.request import Placement, Request
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
 from medcam.engine.windows.progress import Progress
@@ -101,6 +102,7 @@ def explain(
     )  # fmt: skip
 
 
+@undoing
 def explain_case(
     model: TrainedModel,
     case: Case,

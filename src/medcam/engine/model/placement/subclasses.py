@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from medcam.engine.model.undo import Step
+
 
 @contextmanager
 def made_outside_modes() -> Iterator[None]:
@@ -28,11 +30,14 @@ def made_outside_modes() -> Iterator[None]:
             return torch._C.TensorBase.as_subclass(self, cls)
 
     attributes: Any = Tensor
-    attributes.as_subclass = as_subclass
-    try:
+
+    def restore() -> None:
+        if "as_subclass" in vars(Tensor):
+            del attributes.as_subclass
+
+    with Step(restore):
+        attributes.as_subclass = as_subclass
         yield
-    finally:
-        del attributes.as_subclass
 
 
 class _Subclass(Tensor):

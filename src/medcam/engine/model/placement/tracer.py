@@ -33,6 +33,7 @@ from medcam.engine.model.placement.rules.modules import ModuleRule, module_rule
 from medcam.engine.model.placement.steering import ReadingMode, Steering
 from medcam.engine.model.placement.subclasses import made_outside_modes
 from medcam.engine.model.placement.writing import Whole
+from medcam.engine.model.undo import ForwardHooks
 
 _log = logging.getLogger("medcam")
 
@@ -91,19 +92,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         Args:
             modules: All modules of the model.
         """
-        handles = [
-            # prepended last, so that other hooks find the result
-            module.register_forward_hook(partial(self._follow_module, rule), prepend=True)
+        hooks = [
+            (module, partial(self._follow_module, rule))
             for module in modules
             if (rule := module_rule(module)) is not None
         ]
-        try:
-            with made_outside_modes(), self, ReadingMode(self._watch):
-                yield
-        finally:
-            self.steering.finish()
-            for handle in handles:
-                handle.remove()
+        # prepended last, so that other hooks find the result
+        with ForwardHooks(hooks, prepend=True):
+            try:
+                with made_outside_modes(), self, ReadingMode(self._watch):
+                    yield
+            finally:
+                self.steering.finish()
 
     def _watch(self, tensor: Tensor) -> None:
         """Note that the model reads the values of a tensor."""
