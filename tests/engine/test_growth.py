@@ -48,7 +48,7 @@ def test_a_thousand_calls(name):
         with torch.set_grad_enabled(name == "while training"):
             model(x)
 
-    for _ in range(20):
+    for _ in range(100):  # until the allocator has taken what it needs
         call()
     tensors, memory = live(), resident()
     for _ in range(CALLS // len(OPTIONS)):
@@ -76,3 +76,84 @@ def test_a_leak_is_detected():
             model(x)
             kept.append(model.get_explanation())
     assert live() >= tensors + 5
+
+
+EVERY_OPTION = {
+    **{f"method {name}": {"method": name} for name in medcam.methods.METHODS},
+    "low memory": {"method": "saliency", "memory": "low"},
+    "low memory, guided": {"method": ["gbp", "ggcam", "gcam"], "memory": "low"},
+    "layer size": {"shape": None},
+    "another size": {"shape": (20, 30)},
+    "stretched": {"placement": "resize"},
+    "without cuDNN": {"cudnn": False},
+    "every target": {"target": "all", "layer": "bottleneck"},
+    "a channel": {"target": medcam.targets.class_score(1)},
+    "a region": {"target": medcam.targets.region_class(1)},
+    "a function": {"target": lambda z: z[:, 1].mean((1, 2))},
+    "part of the output": {"output": lambda y: y},
+    "a layer by name": {"layer": "decoder"},
+    "several layers": {"layer": ["bottleneck", "decoder"], "method": ["gcam", "hirescam"]},
+    "every layer": {"layer": "full"},
+}
+
+
+def grown(call, calls):
+    """Return by how many tensors and bytes the process has grown after some calls."""
+    for _ in range(calls // 2):
+        call()
+    tensors, memory = live(), resident()
+    for _ in range(calls):
+        call()
+    return live() - tensors, resident() - memory
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore::medcam.errors.MedcamWarning")
+@pytest.mark.parametrize("name", ["low memory", "low memory, guided"])
+def test_low_memory_keeps_nothing(name):
+    net, x = UNet().eval(), image(batch=1, size=96)
+    with torch.no_grad():
+        tensors, _ = grown(lambda: medcam.explain(net, x, **EVERY_OPTION[name]), 10)
+    assert tensors <= 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore::medcam.errors.MedcamWarning")
+@pytest.mark.parametrize("name", EVERY_OPTION)
+def test_every_option_is_flat(name):
+    net, x = UNet().eval(), image(batch=1, size=64)
+    options = dict(EVERY_OPTION[name])
+    if "cudnn" in options:
+        model = medcam.inject(net, **options)
+        call = lambda: model(x)  # noqa: E731
+    else:
+        call = lambda: medcam.explain(net, x, **options)  # noqa: E731
+    with torch.no_grad():
+        tensors, memory = grown(call, 100)
+    assert tensors <= 0
+    assert memory < RSS_MB * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore::medcam.errors.MedcamWarning")
+@pytest.mark.parametrize("case", ["saved and scored", "with NaN", "in windows", "low memory, 3D"])
+def test_every_way_is_flat(tmp_path, case):
+    net, x = UNet().eval(), image(batch=2, size=32)
+    if case == "in windows":
+        call = lambda: medcam.explain_volume(net, x[:1], 16)  # noqa: E731
+    elif case == "low memory, 3D":
+        deep, volume = UNet(3).eval(), torch.rand(1, 1, 24, 24, 24)
+        options = {"method": "saliency", "memory": "low"}
+        call = lambda: medcam.explain(deep, volume, **options)  # noqa: E731
+    else:
+        if case == "with NaN":
+            x[1, 0, 2, 2] = torch.nan
+        model = medcam.inject(net, tmp_path, save_maps=True, evaluate=True, label=1)
+        mask = torch.ones(2, 1, 32, 32)
+        call = lambda: model(x, mask)  # noqa: E731
+    with torch.no_grad():
+        tensors, memory = grown(call, 60)
+    assert tensors <= 0
+    assert memory < RSS_MB * 2**20
