@@ -118,14 +118,17 @@ def unknown_name(
     names = list(known)
     by_folded = {known_name.casefold(): known_name for known_name in names}
     same = by_folded.get(str(name).casefold())
-    near = [same] if same else difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    near = [same] if same else difflib.get_close_matches(str(name)[:200], names, n=3, cutoff=0.5)
     if near:
         hint = f"Did you mean {' or '.join(map(repr, near))}?"
+    elif not names:
+        hint = "There is none."
     elif len(names) <= 24:
         hint = f"Known: {', '.join(names)}."
     else:
         hint = f"{len(names)} names are known, among them {', '.join(names[:6])}."
-    return UnknownNameError(f"{kind} {name!r} does not exist. {hint} {more}".rstrip())
+    shown = repr(name) if len(str(name)) <= _MAX_REASON else f"{str(name)[:_MAX_REASON]!r}..."
+    return UnknownNameError(f"{kind} {shown} does not exist. {hint} {more}".rstrip())
 
 
 def require(module: str, *, extra: str) -> ModuleType:

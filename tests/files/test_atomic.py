@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from medcam.errors import InputError, SaveError
-from medcam.files import write_atomically
+from medcam.files import atomic, write_atomically
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -132,3 +134,35 @@ def test_a_name_that_is_too_long(tmp_path):
     with pytest.raises(SaveError, match="Choose a shorter name"):
         write_atomically(tmp_path / ("x" * 300), writer("x"))
     assert names(tmp_path) == []
+
+
+def test_files_of_dead_processes_are_swept(tmp_path):
+    """As kill -9 leaves them."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])  # our own code
+    dead.wait()
+    host = atomic._host()
+    left = tmp_path / f".map.nii.{host}-{dead.pid}-0123456789ab.nii.gz"
+    kept = [
+        tmp_path / f".map.nii.{host}-{os.getpid()}-0123456789ab.nii.gz",
+        tmp_path / f".map.nii.00000000-{dead.pid}-0123456789ab.nii.gz",  # of another machine
+        tmp_path / ".hidden",
+        tmp_path / f"map.{host}-{dead.pid}-0123456789ab.nii.gz",
+    ]
+    for path in (left, *kept):
+        path.touch()
+    write_atomically(tmp_path / "a.txt", Path.touch)
+    assert not left.exists()
+    assert all(path.exists() for path in kept)
+
+
+def test_the_name_of_a_temporary_file_is_that_of_its_process(tmp_path):
+    names = []
+    write_atomically(tmp_path / "a.nii.gz", lambda path: (names.append(path.name), path.touch()))
+    match = atomic._TEMPORARY.fullmatch(names[0])
+    assert int(match["process"]) == os.getpid()
+    assert names[0].endswith(".nii.gz")
+
+
+def test_a_zero_byte_in_a_path(tmp_path):
+    with pytest.raises(SaveError, match="zero byte"):
+        write_atomically(tmp_path / "a\0b", Path.touch)

@@ -89,3 +89,14 @@ def test_different_names_stay_different(first, second):
 def test_no_name_equals_the_safe_name_of_another(name):
     safe = safe_name(name)
     assert safe == name or safe_name(safe) != safe
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["NUL", "nul.txt", "aux", "aux.0", "CON.layer.1", "com1", "LPT9.x", "COM¹", "CONIN$", "prn ."],
+)
+def test_no_name_begins_as_a_device_of_windows(name):
+    """Windows 10 and older open the device for any ending."""
+    first = safe_name(name).split(".")[0].split("~")[0].strip().upper()
+    assert first not in {"NUL", "AUX", "CON", "COM1", "LPT9", "COM¹", "CONIN$", "PRN"}
+    assert safe_name(name) != safe_name(f"_{name}")

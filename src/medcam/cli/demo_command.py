@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medcam.cli.output import stdout
+
 
 def demo(
     output: Annotated[
@@ -28,7 +30,7 @@ def demo(
     from medcam.evaluation.workbook import to_workbook
     from medcam.files import write_atomically
 
-    console = Console()
+    console = Console(file=stdout())
     results: list[MethodResult] = []
     with console.status("explaining ...") as status:
         for result in run_tasks(output):

@@ -7,10 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
 
+from medcam.cli.output import prints_to_stderr
+from medcam.cli.own_code import called_exit
 from medcam.errors import InputError, InputTypeError, MedcamError, MedcamWarning
 
 _OPTIONS = {
@@ -30,18 +33,23 @@ def plain_errors(command: _Command) -> _Command:
     """Print medcam's errors and warnings as one line on stderr.
 
     The exit code is 2 for errors about what was given, 1 for all others. Errors that are not
-    medcam's keep their traceback.
+    medcam's keep their traceback. What the user's code prints goes to stderr.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with _warnings_as_lines():
+        with _warnings_as_lines(), prints_to_stderr():
             try:
                 return command(*args, **kwargs)
             except MedcamError as error:
                 typer.echo(f"Error: {in_options(str(error))}", err=True)
                 is_usage = isinstance(error, InputError | InputTypeError)
                 raise typer.Exit(2 if is_usage else 1) from error
+            except SystemExit as error:  # medcam's commands end with typer.Exit
+                typer.echo(
+                    f"Error: The model's code ended the program: {called_exit(error)}", err=True
+                )
+                raise typer.Exit(2) from error
             except KeyboardInterrupt as stop:
                 typer.echo("Stopped.", err=True)
                 raise typer.Exit(130) from stop
@@ -70,8 +78,17 @@ def _warnings_as_lines() -> Iterator[None]:
         def show(message: Any, category: Any, *args: Any, **kwargs: Any) -> None:
             if issubclass(category, MedcamWarning):
                 sys.stderr.write(f"Warning: {message}\n")
-            else:
+            elif not _is_of_reader(args):
                 default_show(message, category, *args, **kwargs)
 
         warnings.showwarning = show
         yield
+
+
+_READERS = ("PIL", "nibabel", "SimpleITK", "numpy")
+
+
+def _is_of_reader(arguments: tuple[Any, ...]) -> bool:
+    """Return whether a warning comes from a library that reads files: the error says it all."""
+    parts = Path(str(arguments[0] if arguments else "")).parts
+    return any(name in parts for name in _READERS)

@@ -32,6 +32,8 @@ from medcam.cli.options import (
     read_mask_on,
     target_of,
 )
+from medcam.cli.output import echo
+from medcam.cli.own_code import called_exit
 from medcam.cli.prediction import segmentation_of
 
 if TYPE_CHECKING:
@@ -220,6 +222,8 @@ def _explain(
         return explain_volume(model, inputs, size, slice_axis=slice_axis, **stitching, **options)
     except (MedcamError, MedcamWarning):
         raise
+    except SystemExit as error:
+        raise InputError(f"The model does not run: {called_exit(error)}") from error
     except Exception as error:  # the user's model may raise anything
         reason = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
         raise InputError(
@@ -239,13 +243,13 @@ def _print(explanation: Explanation, files: list[Path], *, as_json: bool) -> Non
             "details": dict(explanation.details),
             "files": [str(path) for path in files],
         }
-        typer.echo(json.dumps(summary, indent=1, default=list))
+        echo(json.dumps(summary, indent=1, default=list))
         return
-    typer.echo(f"explained  {explanation.target}")
+    echo(f"explained  {explanation.target}")
     layers = [explanation.layer] if isinstance(explanation.layer, str) else explanation.layer
-    typer.echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
+    echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
     for path in files:
-        typer.echo(f"written    {path}")
+        echo(f"written    {path}")
 
 
 def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[str, Any]]:

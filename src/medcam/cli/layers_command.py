@@ -11,6 +11,7 @@ import typer
 from medcam.cli.errors import plain_errors
 from medcam.cli.model import ArgOption, ModelOption, TrustOption, WeightsOption, load_model
 from medcam.cli.numbers import extents
+from medcam.cli.output import echo, stdout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +46,7 @@ def layers(
     size = None if shape is None else extents(shape, "--shape")
     table = _overview(network, size)
     if as_json:
-        typer.echo(json.dumps(_as_json(network, size, table), indent=1))
+        echo(json.dumps(_as_json(network, size, table), indent=1))
     else:
         _print(type(network).__name__, size, table)
 
@@ -98,9 +99,9 @@ def _print(title: str, shape: tuple[int, ...] | None, table: Overview) -> None:
         while parent not in branches:  # a module listed under another name
             parent = parent.rpartition(".")[0]
         branches[row.name] = branches[parent].add(_line(row))
-    console = Console()
+    console = Console(file=stdout())
     # Wide enough for every name: broken over lines it can neither be copied nor searched for.
-    Console(width=_WIDE).print(tree)
+    Console(file=stdout(), width=_WIDE).print(tree)
     if shape is None:
         console.print("Give --shape to see each layer's output, and which can have a map.")
         return

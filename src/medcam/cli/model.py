@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medcam.cli.own_code import find_object, make_importable
-from medcam.errors import InputError, InputTypeError
+from medcam.cli.own_code import called_exit, find_object, make_importable
+from medcam.errors import InputError, InputTypeError, foreign_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,7 +94,9 @@ def load_model(
         )
     if weights is not None:
         load_weights(loaded, weights, trust=trust)
-    return loaded.eval()
+    with foreign_errors(f"--model {spec}: its eval() failed"):
+        evaluated: nn.Module = loaded.eval()
+    return evaluated
 
 
 def has_weights(spec: str) -> bool:
@@ -148,6 +150,8 @@ def _build(factory: Any, spec: str, keywords: dict[str, Any]) -> Any:
         )
     try:
         return factory(**keywords)
+    except SystemExit as error:
+        raise InputError(f"The factory {spec} failed: {called_exit(error)}") from error
     except Exception as error:  # the user's code may raise anything
         raise InputError(
             f"The factory {spec} failed: {type(error).__name__}: {error}. Its arguments are given "

@@ -16,6 +16,7 @@ from medcam.cli.options import (
     methods_of,
     one_or_several,
 )
+from medcam.cli.output import echo, stdout
 
 if TYPE_CHECKING:
     from medcam.frameworks.nnunet import Case, TrainedModel
@@ -147,7 +148,7 @@ def explain(
     saving = {"overwrite": overwrite, "report": report}
     rows = [_row(trained, case, options, output, saving) for case in cases]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
     else:
         _print(rows, output)
     if any(row["error"] for row in rows):
@@ -184,16 +185,16 @@ def info(
         "layers": get_layers(trained.network),
     }
     if as_json:
-        typer.echo(json.dumps(facts, indent=1))
+        echo(json.dumps(facts, indent=1))
         return
     layers = facts.pop("layers")
     for name, value in facts.items():
         listed = ", ".join(map(str, value)) if isinstance(value, list) else value
-        typer.echo(f"{name.replace('_', ' '):15} {listed if listed is not None else 'none'}")
-    typer.echo(f"{'layers':15} {len(layers)}; those of a stage:")
+        echo(f"{name.replace('_', ' '):15} {listed if listed is not None else 'none'}")
+    echo(f"{'layers':15} {len(layers)}; those of a stage:")
     for layer in layers:
         if "stages." in layer and layer.rpartition("stages.")[2].isdigit():
-            typer.echo(f"{'':15} {layer}")
+            echo(f"{'':15} {layer}")
 
 
 def _check_layers(trained: TrainedModel, layer: list[str] | None) -> None:
@@ -258,7 +259,7 @@ def _print(rows: list[dict[str, Any]], output: Path) -> None:
         table.add_row(row["case"], row["status"], f"{row['seconds']}", names)
         if row["error"]:
             typer.echo(f"Error: {row['case']}: {row['error']}", err=True)
-    console = Console()
+    console = Console(file=stdout())
     console.print(table)
     if any(row["files"] for row in rows):
         console.print(f"Results are in {output}/", highlight=False)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from medcam.errors import InputError, unknown_name
+from medcam.files.paths import is_file
 
 _KINDS = {"--model": "factory", "--prepare": "function", "--method": "method"}
 """What the object is that an option names."""
@@ -35,27 +36,44 @@ def find_object(spec: str, option: str = "--model") -> Any:
             f"{option} {spec!r} is not MODULE:{kind.upper()}: write package.module:{kind} or "
             f"path/to/file.py:{kind}."
         )
-    is_file = module_name.endswith(".py")
-    value: Any = _from_file(Path(module_name), option) if is_file else _from_name(module_name)
+    by_file = module_name.endswith(".py")
+    value: Any = _from_file(Path(module_name), option) if by_file else _from_name(module_name)
     for attribute in attributes.split("."):
         if not hasattr(value, attribute):
-            public = [name for name in vars(value) if not name.startswith("_")]
+            public = [name for name in dir(value) if not name.startswith("_")]
             more = f"It is looked for in {module_name!r}."
             raise unknown_name(kind.capitalize(), attribute, public, more=more)
         value = getattr(value, attribute)
     return value
 
 
-def make_importable(folder: Path) -> None:
-    """Add a folder to the import path for good, since a model may import when it runs."""
+def make_importable(folder: Path, *, first: bool = False) -> None:
+    """Add a folder to the import path for good, since a model may import when it runs.
+
+    Args:
+        folder: The folder.
+        first: Whether its files take precedence over installed packages, as those beside a script
+            do. Those of the current folder do not: a ``nibabel.py`` that lies there is not run.
+    """
     if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+        sys.path.insert(0 if first else len(sys.path), str(folder))
+
+
+def called_exit(error: SystemExit) -> str:
+    """Return how a program that is no library ended itself, and what to do."""
+    code = "" if error.code is None else repr(error.code)
+    return (
+        f"it called sys.exit({code}). Is it a script? Put what runs it under "
+        "if __name__ == '__main__':"
+    )
 
 
 def _from_name(name: str) -> ModuleType:
     make_importable(Path.cwd())
     try:
         return importlib.import_module(name)
+    except SystemExit as error:
+        raise InputError(f"The module {name!r} cannot be imported: {called_exit(error)}") from error
     except Exception as error:  # the user's code may raise anything
         raise InputError(
             f"The module {name!r} cannot be imported: {type(error).__name__}: {error}. It is "
@@ -64,9 +82,9 @@ def _from_name(name: str) -> ModuleType:
 
 
 def _from_file(path: Path, option: str) -> ModuleType:
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"The file '{path}' of {option} does not exist.")
-    make_importable(path.resolve().parent)
+    make_importable(path.resolve().parent, first=True)
     loaded = sys.modules.get(path.stem)
     if loaded is not None and getattr(loaded, "__file__", None) == str(path.resolve()):
         return loaded
@@ -78,9 +96,10 @@ def _from_file(path: Path, option: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickles look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         del sys.modules[name]
-        raise InputError(
-            f"The file '{path}' cannot be run: {type(error).__name__}: {error}."
-        ) from error
+        reason = f"{type(error).__name__}: {error}."
+        if isinstance(error, SystemExit):
+            reason = called_exit(error)
+        raise InputError(f"The file '{path}' cannot be run: {reason}") from error
     return module

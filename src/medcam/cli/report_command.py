@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medcam.cli.errors import plain_errors
+from medcam.cli.output import echo
 
 
 @plain_errors
@@ -43,6 +44,6 @@ def report(
     summary = "1 report" if done == 1 else f"{done} reports"
     if failed:
         summary += f", {failed} case{'' if failed == 1 else 's'} without one"
-    typer.echo(f"{summary}: {(output or folder) / 'index.html'}")
+    echo(f"{summary}: {(output or folder) / 'index.html'}")
     if not done:
         raise typer.Exit(1)

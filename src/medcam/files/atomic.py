@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
+import platform
 import re
 import secrets
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from medcam.errors import SaveError
 
 _SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. \-]*[A-Za-z0-9_\-])?")
 # Device names on Windows, which no file may have.
-_RESERVED = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)")
+_RESERVED = re.compile(r"(?i)(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³]|con(?:in|out)\$)(?:[. ]|$)")
 _MAX_LENGTH = 120  # bytes; with an index and an ending below the 255 that file systems allow
 _MAX_READABLE = 80  # bytes of a changed name that are kept before its hash
 
@@ -65,7 +67,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
     """
     path = Path(path)
     ending = "".join(path.suffixes[-2:])
-    temporary = path.parent / f".{path.name[:16]}.{secrets.token_hex(6)}{ending}"
+    if "\0" in str(path):
+        raise SaveError(f"Could not save {str(path)!r}: a path cannot hold a zero byte.")
+    sweep(path.parent)
+    temporary = path.parent / f".{path.name[:16]}.{_owner()}-{secrets.token_hex(6)}{ending}"
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -112,4 +117,50 @@ def safe_name(text: str) -> str:
     readable = re.sub(r"\.{2,}", ".", re.sub(r"[^\w. \-]+", "_", text))
     readable = readable.encode()[:_MAX_READABLE].decode(errors="ignore").strip(" ._")
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    if _RESERVED.match(readable):  # Windows looks at the part before the first dot only
+        readable = f"_{readable}"
     return f"{readable or 'unnamed'}~{digest}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that processes of this machine left in a folder when they died.
+
+    Each folder is looked through once in a process.
+    """
+    if os.name != "posix" or str(folder) in _swept:
+        return
+    _swept.add(str(folder))
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            match = _TEMPORARY.fullmatch(path.name)
+            if match and match["host"] == _host() and not _is_alive(int(match["process"])):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+
+_TEMPORARY = re.compile(
+    r"\..{0,16}\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{12}(?:\..*)?", re.DOTALL
+)
+_swept: set[str] = set()
+
+
+@functools.cache
+def _host() -> str:
+    """Return a number for this machine: a folder on the network may be shared by several."""
+    return hashlib.sha256(f"{platform.node()}".encode()).hexdigest()[:8]
+
+
+def _owner() -> str:
+    """Return the part of a temporary file's name that says whose it is."""
+    return f"{_host()}-{os.getpid()}"
+
+
+def _is_alive(process: int) -> bool:
+    """Return whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user, or no number of a process
+        return True
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from medcam.errors import InputError, MedcamError
+from medcam.errors import InputError, MedcamError, SaveError, foreign_errors
 from medcam.explanation.case.record import record_for_page
 from medcam.files import read_sidecar
 from medcam.methods.registry import title_of
@@ -19,6 +20,8 @@ from medcam.views.scene.images import displayed_array, read_with_axes
 from medcam.views.scene.values import Scene, SceneMap
 
 _INDEX = "index.html"
+_LONGEST_NAME = 200  # letters of a case's name
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def report_folder(folder: Path, output: Path | None = None) -> Iterator[IndexEntry]:
@@ -73,16 +76,8 @@ def read_case(path: Path) -> Scene:
         InputError: The record or a file cannot be read, is missing, or does not fit the others.
     """
     record = read_sidecar(path)
-    try:
+    with foreign_errors(f"'{path}' is damaged", "Save the case again."):
         return _scene_from_record(record, path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, MedcamError):
-            raise
-        raise InputError(
-            f"'{path}' is damaged: it has no usable {error}. Save the case again."
-            if isinstance(error, KeyError)
-            else f"'{path}' is damaged: {error}. Save the case again."
-        ) from error
 
 
 def _scene_from_record(record: Mapping[str, Any], path: Path) -> Scene:
@@ -104,18 +99,39 @@ def _scene_from_record(record: Mapping[str, Any], path: Path) -> Scene:
         for map_path, entry in zip(map_paths, entries, strict=True)
     ]
     return Scene(
-        name=str(extra.get("name") or path.stem),
+        name=str(extra.get("name") or path.stem)[:_LONGEST_NAME],
         image=displayed_array(image),
         maps=maps,
         affine=image.affine if len(image.space) == 3 else None,
         mask=masks[0] != 0 if masks else None,
         segmentation=segmentations[0] if segmentations else None,
-        scores=list(extra.get("scores") or ()),
+        scores=_score_rows(extra.get("scores")),
         provenance=record_for_page(record),
-        modality=extra.get("modality"),
+        modality=_text_or_none(extra.get("modality")),
         is_signal=axes == 1,
         sampling_rate=extra.get("sampling_rate"),
     )
+
+
+def _text_or_none(value: object) -> str | None:
+    """Return a modality: text, or None for anything else."""
+    return value if isinstance(value, str) else None
+
+
+def _score_rows(value: object) -> list[dict[str, Any]]:
+    """Return the rows of a table of scores.
+
+    Raises:
+        ValueError: They are no rows of single values.
+    """
+    rows = value or []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("its scores are no rows of a table")
+    for row in rows:
+        for name, cell in row.items():
+            if not isinstance(cell, str | float | int | bool | None):
+                raise TypeError(f"its score {str(name)[:40]!r} is a {type(cell).__name__}")
+    return [dict(row) for row in rows]
 
 
 def _image_path(record: Mapping[str, Any], path: Path) -> Path:
@@ -154,11 +170,16 @@ def _write_case_report(record: Path, folder: Path, output: Path) -> IndexEntry:
     is_index = relative.name == "index"  # its page must not be overwritten by the index
     page = relative.with_name("index_case.html" if is_index else f"{relative.name}.html")
     try:
-        case = read_case(record)
+        with foreign_errors(f"No page can be made of '{record}'"):
+            case = read_case(record)
+            write_report(output / page, case)
+            return index_entry(case, page.as_posix())
+    except SaveError as error:
+        if error.errno in _FULL:  # there will be no space for the others, either
+            raise
+        return IndexEntry(relative.as_posix(), error=str(error))
     except MedcamError as error:
         return IndexEntry(relative.as_posix(), error=str(error))
-    write_report(output / page, case)
-    return index_entry(case, page.as_posix())
 
 
 def _may_be_record(path: Path) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from medcam.errors import InputError, InputTypeError
+from medcam.errors import InputError, InputTypeError, reason_of
 from medcam.files.atomic import write_atomically
 
 SCHEMA = "medcam.provenance/1"
 """The record's schema and its version, which rises if an entry changes its meaning."""
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_sidecar(path: str | os.PathLike[str], record: Mapping[str, object]) -> Path:
@@ -45,6 +49,8 @@ def write_sidecar(path: str | os.PathLike[str], record: Mapping[str, object]) ->
         raise InputError(f"'{path}' does not end in '.json': records are saved as JSON.")
     values = to_json_values(record, "record")
     text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # bytes of file names that are not UTF-8, which JSON holds as escapes
+    text = _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     return write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
@@ -63,8 +69,8 @@ def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"'{path}' is not a record of medcam: {error}.") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"'{path}' is not a record of medcam: {reason_of(error)}") from error
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != SCHEMA:
         raise InputError(

@@ -82,7 +82,7 @@ def write_index(
     rows = [
         {
             "entry": entry,
-            "link": None if entry.report is None else quote(entry.report.replace("\\", "/")),
+            "link": None if entry.report is None else _link(entry.report),
             "scores": list(islice(cell_rows, len(entry.scores))),
         }
         for entry in entries
@@ -94,3 +94,8 @@ def write_index(
         "index.html.j2", style="report.css", title=title, rows=rows, columns=columns, failed=failed
     )
     return write_page(Path(path), page)
+
+
+def _link(path: str) -> str:
+    """Return a path as a link; bytes of a name that are no UTF-8 stay what they are."""
+    return quote(path.replace("\\", "/"), errors="surrogateescape")
