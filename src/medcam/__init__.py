@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from medcam import errors, methods, targets
 from medcam.engine.model.layers import get_layers
+from medcam.errors import MedcamError, MedcamWarning
 from medcam.explanation.call import explain
 from medcam.explanation.explanation import Explanation
 from medcam.explanation.volume import explain_volume
 from medcam.injection.injecting import inject
 from medcam.injection.model import eject
+from medcam.installation import warn_of_original
 from medcam.maps import AttentionMap, LayerGrid
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ __all__ = [
     "Evaluator",
     "Explanation",
     "LayerGrid",
+    "MedcamError",
+    "MedcamWarning",
     "compute_score",
     "eject",
     "errors",
@@ -72,3 +76,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+warn_of_original()

@@ -6,6 +6,13 @@ from typing import Annotated
 
 import typer
 
+from medcam.installation import BROKEN, require_whole
+
+try:
+    require_whole()
+except ImportError:  # one line, not a traceback
+    raise SystemExit(f"Error: {BROKEN}") from None
+
 from medcam.cli.demo_command import demo
 from medcam.cli.errors import plain_errors
 from medcam.cli.explain_command import explain

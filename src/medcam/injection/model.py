@@ -20,6 +20,7 @@ from medcam.engine.model.layers import get_layers, unwrap
 from medcam.errors import InputTypeError
 from medcam.explanation.explanation import Explanation
 from medcam.injection.arguments import Parameters, parameters_of, split
+from medcam.injection.original import OriginalState
 from medcam.injection.session import Session
 from medcam.injection.wrappers import inner_model, is_replica
 
@@ -107,6 +108,12 @@ class InjectedModel(nn.Module):
             InputError: There is no output folder, or the map cannot be saved.
         """
         return self._medcam.save_user_map(attention_map, raw_input)
+
+    @property
+    def medcam_dict(self) -> OriginalState:
+        """The original package's dict of options and results; see `OriginalState`."""
+        device = next((parameter.device for parameter in self.parameters()), None)
+        return OriginalState(self._medcam, device)
 
     def replace_output(self, replace: bool) -> None:
         """Set whether calls return the attention map instead of the prediction."""

@@ -57,6 +57,11 @@ class Recording:
         vars(self).update(state)
         self._mutex = threading.Lock()
 
+    @property
+    def calls(self) -> int:
+        """The number of calls so far."""
+        return self._calls
+
     def reserve(self) -> int:
         """Return the number of a call that begins; calls may run in several threads."""
         with self._mutex:

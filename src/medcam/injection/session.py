@@ -157,6 +157,16 @@ class Session:
         }
         return next(iter(maps.values())) if len(maps) == 1 else maps
 
+    @property
+    def calls(self) -> int:
+        """The number of calls so far."""
+        return self._recording.calls
+
+    def change_target(self, target: TargetLike) -> None:
+        """Explain another target from now on."""
+        request = dataclasses.replace(self.settings.request, target=target)
+        self.settings = self.settings.changed(request=request)
+
     def save_user_map(self, attention_map: Any, raw_input: Any) -> Path:
         """Save a map of the user's own beside those of the last call."""
         key = None if self.last is None else next(iter(self.last.maps), None)

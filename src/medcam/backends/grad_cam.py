@@ -1,0 +1,10 @@
+"""The original's `GradCAM` is not kept: its name says what takes its place."""
+
+from __future__ import annotations
+
+from medcam.injection.original import replaced_names
+
+__getattr__ = replaced_names(
+    "medcam.backends.grad_cam",
+    {"GradCAM": "medcam.explain(model, x, method='gcam')"},
+)

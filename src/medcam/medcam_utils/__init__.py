@@ -1,0 +1,27 @@
+"""The original's module of this name: the helpers that programs import; it has no others."""
+
+from __future__ import annotations
+
+from medcam.installation import require_whole
+
+require_whole()
+
+from medcam.engine.model.layers import get_layers
+from medcam.injection.original import (
+    interpolate,
+    normalize,
+    replaced_names,
+    save_attention_map,
+)
+
+__all__ = ["get_layers", "interpolate", "normalize", "save_attention_map"]
+
+__getattr__ = replaced_names(
+    "medcam.medcam_utils",
+    {
+        "overlay": "medcam.save(attention_map, filename, raw_input=image)",
+        "generate_attention_map": "medcam.save(attention_map, filename)",
+        "unpack_tensors_with_gradients": "medcam finds the tensors inside lists and dicts itself",
+        "prod": "math.prod",
+    },
+)
