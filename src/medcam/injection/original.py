@@ -32,7 +32,7 @@ def replaced_names(module: str, instead: Mapping[str, str]) -> Callable[[str], A
     """
 
     def get(name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") or name == "pytest_plugins":
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         advice = f": use {instead[name]}" if name in instead else "; see docs/migration.md"
         raise ImportError(f"{name!r} of the original {module} is not kept{advice}.")

@@ -94,6 +94,7 @@ class _Dispatch:
         self._lock = threading.Lock()
         self._users: set[object] = set()
         self._previous: Any = None
+        self._ours: Any = None
 
     def install(self, user: object) -> None:
         """Let ``CheckpointFunction.apply`` ask this thread for a replacement."""
@@ -108,22 +109,27 @@ class _Dispatch:
             return inherited.apply(*args)
 
         with self._lock:
-            if not self._users:
-                self._previous = vars(cls).get("apply")
-                cls.apply = classmethod(apply)
             self._users.add(user)
+            if not self._is_installed(cls):
+                self._previous = vars(cls).get("apply")
+                self._ours = classmethod(apply)
+                cls.apply = self._ours
 
     def remove(self, user: object) -> None:
         """Restore the attribute after the last user; a user may leave twice."""
         cls: Any = _function()
         with self._lock:
-            if user not in self._users:
-                return
             self._users.discard(user)
-            if not self._users:
+            if self._users or not self._is_installed(cls):
+                return
+            if self._previous is None:
                 del cls.apply
-                if self._previous is not None:
-                    cls.apply = self._previous
+            else:
+                cls.apply = self._previous
+
+    def _is_installed(self, cls: Any) -> bool:
+        """Return whether the class has our attribute, whatever was interrupted."""
+        return self._ours is not None and vars(cls).get("apply") is self._ours
 
 
 def _function() -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -80,6 +81,10 @@ def protected(call: Callable[[], _Result]) -> _Result:
     try:
         try:
             return call()
+        except KeyboardInterrupt as stop:
+            # Contexts of PyTorch that were interrupted push their mode again when they are freed.
+            traceback.clear_frames(stop.__traceback__)
+            raise
         finally:
             _finish(count, modes)
     finally:  # if the line above is interrupted
