@@ -362,3 +362,32 @@ def test_batch_norm_in_training_mode_mixes_samples():
 class Pool(nn.Module):
     def forward(self, x):
         return x.flatten(2).mean(2)
+
+
+def test_a_change_in_place_is_told_as_such():
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x):
+            y = torch.sigmoid(self.conv(x).mean((2, 3)))
+            y[:, 0] = 0
+            return y
+
+    with pytest.raises(NoMapError, match=r"in place .*output=\.\.\., or change") as error:
+        medcam.explain(InPlace().eval(), torch.rand(1, 1, 8, 8), layer="conv", target=1)
+    assert "checkpointed" not in str(error.value)
+
+
+def test_what_cudnn_cannot_do_is_told_as_such(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("cudnn RNN backward can only be called in training mode")
+
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    monkeypatch.setattr("torch.autograd.grad", fail)
+    with pytest.raises(NoMapError, match=r"pass cudnn=False\."):
+        medcam.explain(net, torch.rand(1, 1, 8, 8), layer="0")
+    monkeypatch.undo()
+    found = medcam.explain(net, torch.rand(1, 1, 8, 8), layer="0", cudnn=False)
+    assert found.map.values.shape == (1, 1, 8, 8)

@@ -22,6 +22,16 @@ _OUT_OF_MEMORY = (
     "medcam.explain_volume."
 )
 
+_IN_PLACE = (
+    "The model changes a tensor in place that its own backward pass needs (for example y *= 2 or "
+    "y[...] = 0 after a sigmoid or softmax). Explain what it computes before that, output=..., or "
+    "change it to y = y * 2. PyTorch's error:"
+)
+_CUDNN = (
+    "cuDNN has no backward pass for this layer in evaluation mode (a recurrent one): pass "
+    "cudnn=False. PyTorch's error:"
+)
+
 
 def gradients(
     score: Tensor, tensors: Sequence[Tensor], *, retain_graph: bool
@@ -126,6 +136,10 @@ def _readable_errors() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise NoMapError(f"{_OUT_OF_MEMORY} {reason_of(error)}") from error
+        if "modified by an inplace operation" in str(error):
+            raise NoMapError(f"{_IN_PLACE} {reason_of(error)}") from error
+        if "cudnn" in str(error).lower():
+            raise NoMapError(f"{_CUDNN} {reason_of(error)}") from error
         raise NoMapError(
             f"Autograd could not go back through the model: {error}\nIf a part of the model is "
             "checkpointed by code other than torch.utils.checkpoint, switch that off; if it runs "

@@ -37,6 +37,7 @@ def explain(
     image: ImageName | None = None,
     placement: Placement = "features",
     layout: InputLayout = "auto",
+    cudnn: bool = True,
     **kwargs: Any,
 ) -> Explanation:
     """Run a model once and return its output with attention maps.
@@ -85,6 +86,8 @@ def explain(
         layout: "bag" if the first axis of the input is slices or views of one case, not the batch;
             the maps are then ``[1, targets, slices, *space]``. "auto": where the output does not
             hold the samples of that axis.
+        cudnn: False disables cuDNN during the call, whose recurrent layers have no backward pass in
+            evaluation mode.
         **kwargs: Keyword inputs of the model.
 
     Returns:
@@ -105,7 +108,7 @@ def explain(
     _check_keywords(model, kwargs)
     request = Request.of(
         method, layer=layer, target=target, output=output, shape=shape, memory=memory, image=image,
-        placement=placement, layout=layout,
+        placement=placement, layout=layout, cudnn=cudnn,
     )  # fmt: skip
     if isinstance(inputs, tuple):
         args = (*inputs, *args)
