@@ -162,7 +162,8 @@ def numbers_of(text: str, count: int, name: str) -> tuple[float, ...]:
     """
     numbers = tuple(float(word) for word in text.split())
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"its field {name} is not {count} finite numbers: {text[:80]!r}")
+        wanted = "a finite number" if count == 1 else f"{count} finite numbers"
+        raise ValueError(f"its field {name} is not {wanted}: {text[:80]!r}")
     return numbers
 
 
@@ -174,10 +175,11 @@ def sizes_of(text: str, count: int, name: str) -> tuple[int, ...]:
     """
     words: Sequence[str] = text.split()
     if len(words) != count or not all(word.isdecimal() and 1 <= len(word) <= 12 for word in words):
-        raise ValueError(f"its field {name} is not {count} extents: {text[:80]!r}")
+        wanted = "a positive whole number" if count == 1 else f"{count} positive whole numbers"
+        raise ValueError(f"its field {name} is not {wanted}: {text[:80]!r}")
     sizes = tuple(int(word) for word in words)
     if min(sizes) < 1:
-        raise ValueError(f"its field {name} has an extent of 0: {text[:80]!r}")
+        raise ValueError(f"its field {name} is 0 in a place: {text[:80]!r}")
     return sizes
 
 
