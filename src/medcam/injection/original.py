@@ -26,16 +26,16 @@ def replaced_names(module: str, instead: Mapping[str, str]) -> Callable[[str], A
         instead: What takes the place of each name.
 
     Example:
-        >>> replaced_names("medcam.backends.base", {})("Old")
+        >>> replaced_names("medcam.backends.base", {"Old": "medcam.explain"})("Old")
         Traceback (most recent call last):
-        ImportError: 'Old' of the original medcam.backends.base is not kept; see docs/migration.md.
+        ImportError: 'Old' of the original medcam.backends.base is not kept: use medcam.explain.
     """
 
     def get(name: str) -> Any:
-        if name.startswith("__") or name == "pytest_plugins":
+        if name not in instead:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        advice = f": use {instead[name]}" if name in instead else "; see docs/migration.md"
-        raise ImportError(f"{name!r} of the original {module} is not kept{advice}.")
+        # an ImportError, since `from module import name` would hide the text of another
+        raise ImportError(f"{name!r} of the original {module} is not kept: use {instead[name]}.")
 
     return get
 

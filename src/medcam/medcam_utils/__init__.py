@@ -20,7 +20,16 @@ __getattr__ = replaced_names(
     "medcam.medcam_utils",
     {
         "overlay": "medcam.save(attention_map, filename, raw_input=image)",
-        "generate_attention_map": "medcam.save(attention_map, filename)",
+        **dict.fromkeys(
+            [
+                "generate_attention_map",
+                "generate_gcam2d",
+                "generate_gcam3d",
+                "generate_guided_bp2d",
+                "generate_guided_bp3d",
+            ],
+            "medcam.save(attention_map, filename)",
+        ),
         "unpack_tensors_with_gradients": "medcam finds the tensors inside lists and dicts itself",
         "prod": "math.prod",
     },
