@@ -13,7 +13,10 @@ from importlib import metadata
 
 from medcam.errors import MedcamWarning
 
-_REPAIR = "pip uninstall -y medcam && pip install --force-reinstall --no-deps m3d-cam"
+_REPAIR = (
+    "pip uninstall -y medcam && pip install --force-reinstall --no-deps m3d-cam  (or, in place of "
+    "m3d-cam, the path that it was installed from)"
+)
 
 BROKEN = (
     "The files of this package were replaced or removed by the original package 'medcam', which "

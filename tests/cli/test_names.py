@@ -52,6 +52,10 @@ def test_a_second_patient_gets_the_name_of_its_folder(here):
         for patient in ("pA", "pB"):
             assert explain(f"{patient}/cxr.png").exit_code == 0
         assert records() == ["cxr", "pB_cxr"]
+    told = explain("pB/cxr.png", "--json")
+    assert "Note: 'out/cxr' is of another image: this one is saved as pB_cxr." in told.stderr
+    assert json.loads(told.stdout)["name"] == "pB_cxr"
+    assert json.loads(told.stdout)["image"] == ["pB/cxr.png"]
     inputs = json.loads(Path("out/pB_cxr.json").read_text())["inputs"]
     assert inputs[-1]["path"] == "../pB/cxr.png"
     assert not is_of_other_input(Path("out/cxr"), [Path("pA/cxr.png")])

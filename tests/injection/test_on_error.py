@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,8 @@ def test_a_sample_without_a_map_has_no_file_and_a_score_of_nan(tmp_path):
     assert files == [f"attention_map_0_{sample}_0.png" for sample in (0, 1, 3)]
     (values,) = scores.values()
     assert np.isnan(values).tolist() == [False, False, True, False]
-    model.dump()
+    with pytest.warns(MedcamWarning, match="1 of 4 scores are NaN .*sample without a map"):
+        model.dump()
 
 
 @pytest.mark.parametrize("layer", ["auto", "full", "head"])
@@ -212,3 +215,46 @@ def test_no_memory_for_the_backward_pass_is_told_as_such(monkeypatch):
         medcam.explain(net, batch(), layer="features")
     with pytest.warns(MedcamWarning, match="not enough memory"):
         assert torch.equal(model(batch()), expected)
+
+
+def test_a_call_without_a_map_keeps_its_number(tmp_path):
+    """So that the file of a case is that of the same call, whatever the others were."""
+    images = batch(1, 3, count=5)
+    model = medcam.inject(Classifier().eval(), tmp_path, save_maps=True, save_scores=True)
+    clean = medcam.inject(medcam.eject(model), tmp_path / "clean", save_maps=True)
+    masks = torch.ones(5, 1, 16, 16)
+    with pytest.warns(MedcamWarning) as told:
+        list(map(model, images.split(1), masks.split(1)))
+    clean_images = batch(count=5)
+    for number in range(5):
+        clean(clean_images[number : number + 1])
+    layer = model.get_explanation().layer
+    names = sorted(path.name for path in (tmp_path / layer).iterdir())
+    assert names == [f"attention_map_{number}_0_0.png" for number in (0, 2, 4)]
+    for name in names:
+        expected = tmp_path / "clean" / layer / name
+        assert (tmp_path / layer / name).read_bytes() == expected.read_bytes()
+    texts = [str(item.message)[:7] for item in told if "Call" in str(item.message)]
+    assert texts == ["Call 1:", "Call 3:"]
+    table = model._medcam._recording._evaluator.scores
+    assert table["name"].tolist() == [f"{number}_0_0" for number in range(5)]
+    assert table["evaluation"].isna().tolist() == [False, True, False, True, False]
+
+
+def test_no_file_of_an_earlier_run_stands_for_a_bad_sample(tmp_path):
+    model = medcam.inject(Classifier().eval(), tmp_path, layer="features", save_maps=True)
+    (tmp_path / "features").mkdir()
+    names = ["attention_map_0_1_0.png", "attention_map_0_2_0.png", "attention_map_1_0_0.png"]
+    for name in (*names, "attention_map_10_0_0.png"):
+        path = tmp_path / "features" / name
+        path.touch()
+        os.utime(path, (1, 1))
+    with pytest.warns(MedcamWarning, match=r"Call 0: .*sample\(s\) 1"):
+        model(batch(1))
+    with pytest.warns(MedcamWarning, match="Call 1: the prediction is returned"):
+        model(batch(0, count=1))
+    left = sorted(path.name for path in (tmp_path / "features").iterdir())
+    assert left == [
+        "attention_map_0_0_0.png", "attention_map_0_2_0.png", "attention_map_0_3_0.png",
+        "attention_map_10_0_0.png",
+    ]  # fmt: skip

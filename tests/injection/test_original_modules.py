@@ -123,7 +123,12 @@ def copy_of_the_package(tmp_path):
 
 
 def run_in(folder, code):
-    code = f"import sys; sys.path.insert(0, {str(folder)!r})\n{textwrap.dedent(code)}"
+    isolated = """
+        import os, sys
+        sys.path[:] = [p for p in sys.path if not os.path.exists(os.path.join(p, "medcam"))]
+        sys.path.insert(0, FOLDER)
+    """
+    code = textwrap.dedent(isolated).replace("FOLDER", repr(str(folder))) + code
     return subprocess.run(  # noqa: S603  # our own code
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )

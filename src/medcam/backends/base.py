@@ -6,5 +6,5 @@ from medcam.injection.original import replaced_names
 
 __getattr__ = replaced_names(
     "medcam.backends.base",
-    {"_BaseWrapper": "medcam.methods.Method, a method of your own"},
+    dict.fromkeys(["_BaseWrapper", "BaseWrapper"], "medcam.methods.Method"),
 )

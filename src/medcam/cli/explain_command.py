@@ -26,6 +26,7 @@ from medcam.cli.options import (
     RegionsOption,
     check_name,
     methods_of,
+    note_other_name,
     one_or_several,
     preprocessed,
     read_image_files,
@@ -155,7 +156,7 @@ def explain(
 
     from medcam.engine.model.devices import usable_device
     from medcam.engine.model.layers import find
-    from medcam.explanation.case.claims import claimed_prefix
+    from medcam.explanation.case.claims import claimed_prefix, stem_of
 
     network = load_model(model, weights=weights, trust=trust, args=arg or [])
     if weights is None and not has_weights(model):
@@ -195,11 +196,12 @@ def explain(
     }  # fmt: skip
     settings = {option: value for option, value in settings.items() if value is not None}
     with claimed_prefix(output, image, name=name, overwrite=overwrite) as prefix:
+        note_other_name(prefix, name or stem_of(image[0]))
         files = explanation.save(
             prefix, image=original, model=network, mask=truth, segmentation=predicted,
             scores=_scores(explanation, truth), report=report, extra={"options": settings},
         )  # fmt: skip
-    _print(explanation, files, as_json=as_json)
+    _print(explanation, prefix.name, image, files, as_json=as_json)
 
 
 def _explain(
@@ -234,10 +236,14 @@ def _explain(
         ) from error
 
 
-def _print(explanation: Explanation, files: list[Path], *, as_json: bool) -> None:
+def _print(
+    explanation: Explanation, name: str, images: list[Path], files: list[Path], *, as_json: bool
+) -> None:
     """Print what was explained and written, for people or for programs."""
     if as_json:
         summary = {
+            "name": name,
+            "image": [str(path) for path in images],
             "target": str(explanation.target),
             "layer": explanation.layer,
             "details": dict(explanation.details),

@@ -80,6 +80,18 @@ def check_name(output: Path, images: Sequence[Path], name: str | None, overwrite
         pass
 
 
+def note_other_name(prefix: Path, usual: str) -> None:
+    """Say on stderr that the results have another name than the image."""
+    from medcam.files import safe_name
+
+    if prefix.name != safe_name(usual):
+        typer.echo(
+            f"Note: '{prefix.with_name(safe_name(usual))}' is of another image: this one is saved "
+            f"as {prefix.name}.",
+            err=True,
+        )
+
+
 def one_or_several(values: Sequence[str] | None, default: str) -> str | list[str]:
     """Return a repeated option: its default, its only value, or all values."""
     if not values:

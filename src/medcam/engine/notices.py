@@ -30,13 +30,13 @@ class Notices:
     """Flags on the device, each with the warning or error that it stands for.
 
     Attributes:
-        by_sample: Whether an error that does not hold for every sample is a warning; the samples
-            are in `invalid` then.
+        by_sample: If it is not empty, an error that does not hold for every sample is a warning
+            that begins with this text; the samples are in `invalid` then.
         invalid: For each sample whether it has no valid map, ``[batch]``, from all flags that were
             added; None if there are none.
     """
 
-    by_sample: bool = False
+    by_sample: str = ""
     invalid: Tensor | None = None
     _pending: list[tuple[Tensor, str | MedcamError]] = field(default_factory=list)
 
@@ -94,7 +94,7 @@ class Notices:
                 text = str(meaning).replace("{samples}", _named(flags))
                 if not self.by_sample or bool(flags.all()) or len(flags) == 1:
                     raise _with_text(meaning, text)
-                warn(f"{text} The other samples have their maps.")
+                warn(f"{self.by_sample}{text} The other samples have their maps.")
             self._pending.pop(0)
             if not is_set or is_error:
                 continue

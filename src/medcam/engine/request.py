@@ -44,8 +44,8 @@ class Request:
         check_layer: Whether the automatic layer of a segmentation has to be one that the prediction
             uses (`medcam.engine.layer_use`).
         window_target: The target of the volume, if the run is one of its windows.
-        by_sample: Whether samples without a valid map are marked by NaN, with a warning, as long as
-            there is another one; if not, they raise an error.
+        by_sample: If it is not empty, samples without a valid map are marked by NaN, with a warning
+            that begins with this text, as long as there is another one. Otherwise they raise.
         of_output: Whether the target is a function of the output; None: as ``target`` says.
     """
 
@@ -63,7 +63,7 @@ class Request:
     check_layer: bool = True
     window_target: ResolvedTarget | None = None
     of_output: bool | None = None
-    by_sample: bool = False
+    by_sample: str = ""
 
     @staticmethod
     def of(method: MethodLike | Iterable[MethodLike], **options: Any) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from math import isnan
 from pathlib import Path
@@ -123,6 +124,20 @@ class Evaluator:
         )
         return score.value
 
+    def add_missing(
+        self, layer: Hashable = None, class_label: Hashable = None, name: Hashable = None
+    ) -> float:
+        """Keep a score of NaN for a sample without a valid map, so that it is counted.
+
+        Args:
+            layer: As in `comp_score`.
+            class_label: As in `comp_score`.
+            name: As in `comp_score`.
+        """
+        labels = plain_label(layer), plain_label(class_label), plain_label(name)
+        self._rows.append(ScoreRow(math.nan, *labels, math.nan))
+        return math.nan
+
     def _warn_below_chance(self, score: Score, layer: object) -> None:
         """Warn once for each layer of a score below chance; a hit or a miss alone says little."""
         entry = METRICS.get(self.metric) if isinstance(self.metric, str) else None
@@ -213,6 +228,7 @@ def _warn_of_nan(rows: Sequence[ScoreRow]) -> None:
         warn("No score was recorded: the tables are empty. Call comp_score(map, mask).")
     elif undefined:
         warn(
-            f"{undefined} of {len(rows)} scores are NaN (an empty mask, or a map without "
-            "contrast); they are left out of the means and counted in nan_count."
+            f"{undefined} of {len(rows)} scores are NaN (an empty mask, a map without "
+            "contrast, or a sample without a map); they are left out of the means and counted in "
+            "nan_count."
         )

@@ -167,7 +167,10 @@ def about_table(
         ("threshold", str(options.threshold)),
         ("voxel size in mm", _spacing_text(options.spacing)),
         ("tolerance in mm", str(options.tolerance_mm)),
-        ("NaN", "not defined: an empty mask, or a map without contrast; left out of the means"),
+        (
+            "NaN",
+            "not defined: an empty mask, a constant map, or no map; left out of the means",
+        ),
         ("name", "of inject: call, sample and target, each counted from 0"),
     ]
     if with_chance:

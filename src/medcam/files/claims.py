@@ -63,7 +63,7 @@ def claim(path: Path, *, recent: bool = True) -> Claim | None:
         writer, last = mark.read_text(encoding="ascii"), mark.stat().st_mtime
     except OSError:
         writer, last = "", 0.0
-    if recent and writer != str(os.getpid()) and last >= _started():
+    if recent and writer != str(os.getpid()) and last >= started():
         return None
     lock = FileLock(folder / f"{name}.lock", timeout=0)
     try:
@@ -89,7 +89,7 @@ def lock_folder() -> Path:
     return folder
 
 
-def _started() -> float:
+def started() -> float:
     """Return when this process began, or the one that it is a child process of."""
     parent = multiprocessing.parent_process()
     numbers = [os.getpid()] if parent is None else [os.getpid(), parent.pid or 0]

@@ -55,15 +55,16 @@ def concerns_map_only(error: BaseException) -> bool:
     return bool(getattr(error, "is_of_image", False))
 
 
-def without_map(error: BaseException, *, is_made: bool) -> str:
+def without_map(error: BaseException, call: int, *, is_made: bool) -> str:
     """Return the warning that takes the place of an error.
 
     Args:
         error: The error.
+        call: The number of the call, as in the names of the files.
         is_made: Whether the map was made and only what follows failed.
     """
     what = "was not saved" if is_made and not isinstance(error, NoMapError) else "could not be made"
     return (
-        f"The prediction is returned, but its map {what}: {reason_of(error)} (on_error='raise' "
-        "raises this error.)"
+        f"Call {call}: the prediction is returned, but its map {what}: {reason_of(error)} "
+        "(on_error='raise' raises this error.)"
     )

@@ -154,7 +154,6 @@ def inject(
             image=image,
             placement=placement,
             layout=layout,
-            by_sample=on_error == "warn",
         ),
         output_dir=None if output_dir is None else Path(output_dir),
         save_maps=save_maps,

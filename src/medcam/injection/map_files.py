@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from medcam.errors import InputError
 from medcam.explanation.explanation import Explanation
+from medcam.files.claims import started
 from medcam.injection.call_arguments import CallArguments, arguments_on
 from medcam.injection.output_folder import OutputFolder, call_number, output_folder
 from medcam.injection.references import References
@@ -81,16 +83,23 @@ class MapFiles:
             ending = f"_{safe_name(str(item.image))}" if isinstance(key, tuple) else ""
             for sample, per_target in enumerate(values):
                 for target, single in enumerate(per_target):
-                    if not np.isfinite(single).all():  # a sample without a valid map
-                        continue
                     name = f"attention_map_{number}_{sample}_{target}{ending}"
                     path = self.folder(key) / name
+                    if not np.isfinite(single).all():  # a sample without a valid map
+                        _remove_of_earlier_run(path.parent, f"{name}.*")
+                        continue
                     if single.ndim == 1:
                         self._save_curve(path, item, on_image, (sample, target))
                     else:
                         self._save_single(single, path, item, on_image, sample, target)
                     output.touch()
         return number
+
+    def forget(self, call: int) -> None:
+        """Remove what an earlier run of the program saved of a call that has no maps now."""
+        folder = self.output().path
+        for part in (".", "*"):
+            _remove_of_earlier_run(folder, f"{part}/attention_map_{call}_*")
 
     def _save_curve(
         self,
@@ -146,3 +155,11 @@ class MapFiles:
             raw_input_order=self._settings.raw_input_order,
             signed=item.signed,
         )
+
+
+def _remove_of_earlier_run(folder: Path, pattern: str) -> None:
+    """Remove files that were there before this process began: they are not of its images."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            if path.stat().st_mtime < started():
+                path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Recording:
         self._references = References(settings.reference)
         self._files = MapFiles(settings, self._references)
         self._has_told = False
+        self._scored_layers: list[Any] = []
         if settings.output_dir is not None:
             from medcam.files.folder import make_folder
 
@@ -103,6 +105,24 @@ class Recording:
         if settings.scores and arguments.mask is not None:
             scores = self._score(explanation, arguments, call)
         return scores
+
+    def record_failure(self, arguments: CallArguments, call: int) -> None:
+        """Record a call without maps: no file of an earlier run stays, and its scores are NaN.
+
+        Args:
+            arguments: The call's mask and image.
+            call: Its number.
+        """
+        if self._settings.save_maps:
+            with suppress(OSError):
+                self._files.forget(call)
+        if not self._settings.scores or arguments.mask is None or arguments.image is None:
+            return
+        layers = self._scored_layers or [self._settings.request.layer]
+        for layer in layers:
+            for sample in range(len(arguments.image)):
+                name = f"{call}_{sample}_0"
+                self._evaluator_of_all_calls().add_missing(_as_label(layer), None, name)
 
     def save_user_map(self, attention_map: Any, raw_input: Any, key: MapKey) -> Path:
         """Save a map ``[H, W]`` or ``[X, Y, Z]`` of the user's own.
@@ -189,6 +209,7 @@ class Recording:
                 space=on_image.space,
                 spacings=self._spacings(maps.values(), on_image),
             )
+            self._scored_layers = list(dict.fromkeys([*self._scored_layers, *of_image]))
             for layer, values in of_image.items():
                 scores[layer] = [*scores.get(layer, []), *values]
         return scores
@@ -227,3 +248,8 @@ class Recording:
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+
+
+def _as_label(layer: Any) -> str:
+    """Return a layer, or several, as the table names it."""
+    return layer if isinstance(layer, str) else ", ".join(map(str, layer or ()))

@@ -59,7 +59,12 @@ def score_maps(
         for sample in range(batch):
             for target in range(targets):
                 if not bool(attention[sample, target].isfinite().all()):
-                    scores[layer].append(float("nan"))  # a sample without a valid map
+                    missing = evaluator.add_missing(
+                        layer,
+                        _class_label(item, sample, target),
+                        f"{call}_{sample}_{target}{ending}",
+                    )
+                    scores[layer].append(missing)
                     continue
                 scores[layer].append(
                     evaluator.comp_score(

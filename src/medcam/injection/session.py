@@ -94,6 +94,8 @@ class Session:
         if data_shape is not ...:
             request = dataclasses.replace(request, shape=data_shape)
         call = self._recording.reserve()
+        if self.settings.on_error == "warn":
+            request = dataclasses.replace(request, by_sample=f"Call {call}: ")
         keep_graph = isolation.keeps_graph(model, (args, dict(kwargs)))
         run_model = Remembering(through_wrapper(model, forward, keep_graph=keep_graph), keep_graph)
         explanation, scores = None, None
@@ -104,13 +106,14 @@ class Session:
             self._remember(explanation)
             scores = self._recording.record(explanation, arguments, call)
         except BaseException as error:
-            if explanation is None:
-                self._recording.release(call)
             if not self._costs_only_the_map(error):
+                if explanation is None:
+                    self._recording.release(call)
                 raise
-            warn(without_map(error, is_made=explanation is not None))
+            warn(without_map(error, call, is_made=explanation is not None))
             if explanation is None or isinstance(error, NoMapError):
                 self.last = None
+                self._recording.record_failure(arguments, call)
                 output = run_model.output if run_model.has_run else forward(*args, **kwargs)
                 return self._returned_without_map(output)
         return self._returned(explanation, scores)
