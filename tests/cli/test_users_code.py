@@ -134,3 +134,18 @@ def test_the_reason_of_a_broken_image_is_one_line(here):
     lines = [line for line in done.stderr.splitlines() if "printed" not in line]
     assert len([line for line in lines if line.startswith("Error:")]) == 1
     assert all(line.startswith(("Error:", "Warning: without --weights")) for line in lines)
+
+
+def test_what_other_programs_print_is_no_json_either(here):
+    code = NET.replace('print("printed in forward")', 'import os; os.system("echo by a shell")')
+    Path("users.py").write_text(code + "\nsys.__stdout__.write('by the first stream\\n')\n")
+    command = "from medcam.cli import app; app()"
+    arguments = ["layers", "-m", "users.py:Net", "--shape", "1 1 16 16", "--json"]
+    done = subprocess.run(  # noqa: S603  # our own code
+        [sys.executable, "-c", command, *arguments],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+    assert "by a shell" in done.stderr

@@ -181,3 +181,32 @@ def test_a_folder_is_free_again_when_its_last_writer_is_gone(tmp_path):
         save_maps(tmp_path / str(number), 1)
     gc.collect()
     assert open_files() <= before + 1
+
+
+def test_the_members_of_an_ensemble_keep_their_maps(tmp_path):
+    members = [
+        medcam.inject(small_net(seed).eval(), tmp_path, layer="2", save_maps=True, label=1)
+        for seed in range(3)
+    ]
+    for _ in range(2):
+        for member in members:
+            member(torch.rand(1, 1, 12, 12))
+    assert len(maps_in(tmp_path)) == 6
+
+
+def test_injecting_the_same_network_again_begins_again(tmp_path):
+    net = small_net().eval()
+    first = medcam.inject(net, tmp_path, layer="2", save_maps=True, label=1)
+    first(torch.rand(1, 1, 12, 12))
+    again = medcam.inject(first, tmp_path, layer="2", save_maps=True, label=1)
+    again(torch.rand(1, 1, 12, 12))
+    assert maps_in(tmp_path) == ["2/attention_map_0_0_0.png"]
+
+
+def test_calls_in_threads_that_are_raised_stay_apart(tmp_path):
+    """Numbers that others have used are replaced by numbers that nobody else gets."""
+    nets = [small_net(seed).eval() for seed in range(2)]
+    models = [medcam.inject(net, tmp_path, layer="2", save_maps=True, label=1) for net in nets]
+    for model in models:
+        in_threads([lambda m=model: m(torch.rand(1, 1, 12, 12))] * 4)
+    assert len(maps_in(tmp_path)) == 8

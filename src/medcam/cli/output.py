@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
 _own: list[Any] = []
@@ -17,12 +18,29 @@ def prints_to_stderr() -> Iterator[None]:
     A model's file may print anything, when it is imported and when it runs; with ``--json`` that
     would be no JSON.
     """
-    _own.append(sys.stdout)
+    with ExitStack() as stack:
+        own = sys.stdout
+        if _is_first_file(own):
+            own.flush()
+            number = os.dup(1)  # also what other programs and libraries print, below Python
+            stack.callback(os.close, number)
+            stack.callback(os.dup2, number, 1)
+            os.dup2(2, 1)
+            own = stack.enter_context(
+                open(number, "w", encoding=own.encoding, closefd=False)  # a number
+            )
+        _own.append(own)
+        stack.callback(_own.pop)
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield
+
+
+def _is_first_file(stream: Any) -> bool:
+    """Return whether a stream writes to the process' standard output, not to a test's buffer."""
     try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _own.pop()
+        return bool(stream.fileno() == 1)
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def stdout() -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from medcam.engine.model.layers import unwrap
 from medcam.engine.model.state_dicts import differences
 from medcam.errors import InputError, MissingPackageError, foreign_errors, reason_of, warn
 from medcam.files.paths import is_file, is_folder
+from medcam.files.torch_files import load_torch
 
 _NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _LOSSES = ("criterion.", "loss.", "loss_fn.", "loss_function.")
 _MAX_PATH = 300  # letters in a message
-_MAX_INFLATION = 4  # times the file's size; PyTorch does not compress
 
 
 def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
@@ -78,10 +77,8 @@ def read_weights(path: Path, *, trust: bool = False) -> Any:
         raise InputError(f"The weights '{str(path)[:_MAX_PATH]}' do not exist.")
     if path.suffix.lower() == ".safetensors":
         return _safetensors(path)
-    _check_inflation(path)
     try:
-        with foreign_errors(f"'{path}' cannot be read as weights"):
-            return torch.load(path, map_location="cpu", weights_only=not trust)
+        return load_torch(path, f"'{path}' cannot be read as weights", trust=trust)
     except InputError as failure:
         error = failure.__cause__
         if not isinstance(error, pickle.UnpicklingError):
@@ -94,20 +91,6 @@ def read_weights(path: Path, *, trust: bool = False) -> Any:
             f"'{path}' holds more than weights ({content}), and reading that can run any code. If "
             "it is your own file, add --trust."
         ) from error
-
-
-def _check_inflation(path: Path) -> None:
-    """Raise if a file of ``torch.save`` would need far more memory than its size on the disk."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-    except Exception:  # noqa: BLE001  # not a zip file, or a damaged one: `torch.load` tells
-        return
-    if size > _MAX_INFLATION * path.stat().st_size + 2**20:
-        raise InputError(
-            f"'{path}' is compressed and would take {size / 2**30:.1f} GiB of memory: PyTorch does "
-            "not compress weights, so it is damaged or was made to exhaust the memory."
-        )
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -146,8 +146,11 @@ _swept: set[str] = set()
 
 @functools.cache
 def _host() -> str:
-    """Return a number for this machine: a folder on the network may be shared by several."""
-    return hashlib.sha256(f"{platform.node()}".encode()).hexdigest()[:8]
+    """Return a number for this machine, or container: a folder may be shared by several."""
+    space = ""
+    with contextlib.suppress(OSError):  # containers may share a machine's name, not its processes
+        space = str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
 def _owner() -> str:

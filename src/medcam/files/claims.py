@@ -6,6 +6,7 @@ in a folder of this user on this machine, not beside the results.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -59,16 +60,17 @@ def claim(path: Path, *, recent: bool = True) -> Claim | None:
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
     folder = lock_folder()
     mark = folder / f"{name}.mark"
-    try:
-        writer, last = mark.read_text(encoding="ascii"), mark.stat().st_mtime
-    except OSError:
-        writer, last = "", 0.0
-    if recent and writer != str(os.getpid()) and last >= started():
-        return None
     lock = FileLock(folder / f"{name}.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
+        return None
+    try:
+        writer, last = mark.read_text(encoding="ascii"), mark.stat().st_mtime
+    except (OSError, ValueError):
+        writer, last = "", 0.0
+    if recent and writer != str(os.getpid()) and last >= started():
+        lock.release()
         return None
     mark.write_text(str(os.getpid()), encoding="ascii")
     return Claim(lock, mark)
@@ -86,7 +88,20 @@ def lock_folder() -> Path:
     status = folder.lstat()
     if hasattr(os, "getuid") and (status.st_uid != user or folder.is_symlink()):
         raise PermissionError(f"'{folder}' belongs to somebody else")
+    _remove_old(folder)
     return folder
+
+
+@functools.cache
+def _remove_old(folder: Path) -> None:
+    """Remove locks and marks that nobody has used for weeks; once in a process."""
+    for path in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _OLD:
+                path.unlink()
+
+
+_OLD = 30 * 24 * 3600  # seconds
 
 
 def started() -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 from medcam.errors import InputError
 
@@ -21,7 +23,11 @@ def available_bytes() -> int | None:
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return physical if limit == resource.RLIM_INFINITY else min(physical, limit)
+    limits = [physical] if limit == resource.RLIM_INFINITY else [physical, limit]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # of a container; "max" is no number
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    return min(limits)
 
 
 def require_memory(needed: int, what: str) -> None:

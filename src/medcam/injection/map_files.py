@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from medcam.errors import InputError
 from medcam.explanation.explanation import Explanation
 from medcam.files.claims import started
 from medcam.injection.call_arguments import CallArguments, arguments_on
-from medcam.injection.output_folder import OutputFolder, call_number, output_folder
+from medcam.injection.output_folder import OutputFolder, Writer, call_number, output_folder
 from medcam.injection.references import References
 from medcam.injection.settings import Settings
 from medcam.maps import AttentionMap, MapKey
@@ -34,10 +35,10 @@ class MapFiles:
         self._settings = settings
         self._references = references
         self._output: OutputFolder | None = None
-        self.writer = object()
+        self.writer = Writer()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_output": None, "writer": object()}
+        return {**vars(self), "_output": None, "writer": Writer()}
 
     def output(self) -> OutputFolder:
         """Return the folder that this process writes to; see `medcam.injection.output_folder`.
@@ -64,19 +65,26 @@ class MapFiles:
         layer = key[0] if isinstance(key, tuple) else key  # (layer, image)
         return folder if layer is None else folder / safe_name(str(layer))
 
-    def save_all(self, explanation: Explanation, arguments: CallArguments, call: int) -> int:
+    def save_all(
+        self,
+        explanation: Explanation,
+        arguments: CallArguments,
+        call: int,
+        fresh: Callable[[int], int],
+    ) -> int:
         """Write a file for each map, sample and target; return the number in their names.
 
         Args:
             explanation: The call's maps.
             arguments: The call's raw inputs and image.
             call: The number of the call.
+            fresh: Returns another number, not below the given one, if this one is taken.
         """
         from medcam.files import safe_name
 
         output = self.output()
         folders = {self.folder(key) for key in explanation.maps}
-        number = call_number(folders, self.writer, call)
+        number = call_number(folders, self.writer.of(explanation.model), call, fresh)
         for key, item in explanation.maps.items():
             values = item.values.detach().cpu().numpy()
             on_image = arguments_on(item, explanation, arguments)

@@ -9,11 +9,12 @@ that is run again later writes to the same folders, and replaces what it wrote t
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,35 +79,80 @@ def output_folder(base: Path) -> OutputFolder:
         return folder
 
 
+class Writer:
+    """Who saves maps: one injected model. It is compared by identity."""
+
+    def __init__(self) -> None:
+        self.weights: weakref.ref[Any] | None = None
+
+    def of(self, model: torch.nn.Module | None) -> Writer:
+        """Note whose maps these are: of the model's parameters, which all its injections share."""
+        first = None if model is None else next(model.parameters(), model)
+        self.weights = None if first is None else weakref.ref(first)
+        return self
+
+    def is_beside(self, other: Writer) -> bool:
+        """Return whether another writer saves maps of another model that is still in use."""
+        own, others = (None if w.weights is None else w.weights() for w in (self, other))
+        return others is not None and own is not others
+
+
 _thread = threading.local()
-_numbers: dict[Path, dict[object, tuple[object, int]]] = {}
-"""Of each folder and thread: who wrote there last, and the number of its call."""
+_written: dict[Path, dict[tuple[object, int], tuple[weakref.ref[Writer], int]]] = {}
+"""Of each folder: by thread and writer, the writer and the number of its last call."""
+_MAX_WRITERS = 256  # of a folder that are told apart
 
 
-def call_number(folders: Iterable[Path], writer: object, wanted: int) -> int:
-    """Return the number of a call, beyond those that other models used in other threads.
+def call_number(
+    folders: Iterable[Path], writer: Writer, wanted: int, fresh: Callable[[int], int]
+) -> int:
+    """Return the number of a call that no other model, nor another thread's, has used.
 
-    In one thread a model that is injected again begins at its own count, and replaces what was
-    written before.
+    In one thread a model that is injected again, in place of one that is gone or of itself, begins
+    at 0, and replaces what was written before.
 
     Args:
         folders: Where the call's maps go.
-        writer: Who asks: an object of the injected model.
-        wanted: Its own count of its calls; it counts the calls of all threads.
+        writer: Who asks.
+        wanted: Its own number of the call.
+        fresh: Returns a number of its own that is not below another one.
     """
     thread = vars(_thread).setdefault("token", object())
+    folders = list(folders)
     with _mutex:
-        used = [_numbers.setdefault(folder, {}) for folder in folders]
-        others = [
-            last + 1
-            for by_thread in used
-            for of_thread, (who, last) in by_thread.items()
-            if of_thread is not thread and who is not writer
-        ]
-        number = max([wanted, *others])
-        for by_thread in used:
-            by_thread[thread] = writer, number
-    return number
+        highest = _highest_of_others(folders, thread, writer)
+        if highest is not None and _may_be_garbage(folders, thread, writer):
+            gc.collect()  # models that are gone, but for a reference to themselves
+            highest = _highest_of_others(folders, thread, writer)
+        number = wanted if highest is None or wanted > highest else fresh(highest + 1)
+        for folder in folders:
+            known = _written.setdefault(folder, {})
+            known[thread, id(writer)] = weakref.ref(writer), number
+            while len(known) > _MAX_WRITERS:
+                known.pop(next(iter(known)))
+        return number
+
+
+def _highest_of_others(folders: Sequence[Path], thread: object, writer: Writer) -> int | None:
+    """Return the highest number of other writers, of those that count."""
+    numbers = []
+    for folder in folders:
+        for (of_thread, _), (reference, number) in _written.get(folder, {}).items():
+            other = reference()
+            if other is writer:
+                continue
+            in_another_thread = of_thread is not thread
+            if in_another_thread or (other is not None and writer.is_beside(other)):
+                numbers.append(number)
+    return max(numbers, default=None)
+
+
+def _may_be_garbage(folders: Sequence[Path], thread: object, writer: Writer) -> bool:
+    """Return whether this is the writer's first call here, and a writer of this thread counts."""
+    is_first = all((thread, id(writer)) not in _written.get(folder, {}) for folder in folders)
+    return is_first and any(
+        of_thread is thread for folder in folders for of_thread, _ in _written.get(folder, {})
+    )
 
 
 def process_name() -> str:

@@ -64,11 +64,16 @@ class Recording:
         """The number of calls so far."""
         return self._calls
 
-    def reserve(self) -> int:
-        """Return the number of a call that begins; calls may run in several threads."""
+    def reserve(self, lowest: int = 0) -> int:
+        """Return the number of a call that begins; calls may run in several threads.
+
+        Args:
+            lowest: The lowest number that it may be.
+        """
         with self._mutex:
-            self._calls += 1
-            return self._calls - 1
+            number = max(self._calls, lowest)
+            self._calls = number + 1
+            return number
 
     def release(self, call: int) -> None:
         """Give the number of a call back that made nothing, if it is the last one."""
@@ -99,9 +104,7 @@ class Recording:
         if settings.save_pickle:
             self._collect(explanation)
         if settings.save_maps:
-            number = self._files.save_all(explanation, arguments, call)
-            with self._mutex:
-                self._calls = max(self._calls, number + 1)
+            self._files.save_all(explanation, arguments, call, self.reserve)
         if settings.scores and arguments.mask is not None:
             scores = self._score(explanation, arguments, call)
         return scores
@@ -135,7 +138,9 @@ class Recording:
         from medcam.explanation.single_file import save
 
         image, folder = key[-1] if isinstance(key, tuple) else None, self._files.folder(key)
-        number = call_number([folder / "user"], self._files.writer, self._user_maps)
+        number = call_number(
+            [folder / "user"], self._files.writer, self._user_maps, lambda lowest: lowest
+        )
         saved = save(
             attention_map,
             folder / f"attention_map_{number}",

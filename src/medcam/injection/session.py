@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
-from medcam.errors import InputError, NoMapError, warn
+from medcam.errors import InputError, MedcamError, NoMapError, reason_of, warn
 from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.injection.arguments import validate
 from medcam.injection.failures import REPLICA, Remembering, concerns_map_only, without_map
@@ -98,7 +99,7 @@ class Session:
             request = dataclasses.replace(request, by_sample=f"Call {call}: ")
         keep_graph = isolation.keeps_graph(model, (args, dict(kwargs)))
         run_model = Remembering(through_wrapper(model, forward, keep_graph=keep_graph), keep_graph)
-        explanation, scores = None, None
+        explanation, scores, failed = None, None, False
         try:
             explanation = self._explain(
                 model, run_model, args, kwargs, request, arguments.space, keep_graph
@@ -111,11 +112,13 @@ class Session:
                     self._recording.release(call)
                 raise
             warn(without_map(error, call, is_made=explanation is not None))
-            if explanation is None or isinstance(error, NoMapError):
-                self.last = None
-                self._recording.record_failure(arguments, call)
-                output = run_model.output if run_model.has_run else forward(*args, **kwargs)
-                return self._returned_without_map(output)
+            failed = explanation is None or isinstance(error, NoMapError)
+            traceback.clear_frames(error.__traceback__)  # activations, if the model runs again
+        if failed or explanation is None:
+            self.last = None
+            self._recording.record_failure(arguments, call)
+            output = run_model.output if run_model.has_run else forward(*args, **kwargs)
+            return self._returned_without_map(output)
         return self._returned(explanation, scores)
 
     def _costs_only_the_map(self, error: BaseException) -> bool:
@@ -182,7 +185,13 @@ class Session:
     def _report_earlier_calls(self) -> None:
         """Report notices of earlier calls that the device has finished."""
         while self._pending and self._pending[0][0]():
-            self._pending.popleft()[1].report()
+            notices = self._pending.popleft()[1]
+            try:
+                notices.report()
+            except MedcamError as error:  # of that call, whose prediction has been returned
+                if not self._costs_only_the_map(error):
+                    raise
+                warn(f"{notices.by_sample}the map could not be made: {reason_of(error)}")
 
     def _explain(
         self,

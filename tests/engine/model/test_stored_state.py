@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections import deque, namedtuple
 from dataclasses import dataclass
 
@@ -113,3 +114,22 @@ def test_leaves_of_the_user_s_own_keep_their_gradient():
 def test_in_training_the_state_keeps_its_graph():
     net = Recurrent(lambda t: (t,)).train()
     medcam.inject(net, layer="enc", label=1)(torch.rand(1, 1, 16, 16))
+
+
+def test_a_graph_that_was_there_before_the_call_stays():
+    """A few-shot network keeps prototypes with a graph; explaining it does not end its training."""
+    net = Recurrent(lambda t: (t.detach(),)).eval()
+    weight = torch.ones(1, requires_grad=True)
+    net.memory = {"prototypes": weight * 2}
+    medcam.explain(net, torch.rand(1, 1, 16, 16), layer="enc", target=1)
+    net.memory["prototypes"].sum().backward()
+    assert weight.grad == 2
+
+
+def test_a_large_container_of_data_is_not_walked_through():
+    module = Holder()
+    module.table = {number: number for number in range(10**6)}
+    start = time.perf_counter()
+    for _ in range(100):
+        detach_stored_tensors([module])
+    assert time.perf_counter() - start < 10  # a walk takes 0.3 s each

@@ -7,6 +7,7 @@ import gzip
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -252,3 +253,26 @@ def test_impossible_paths(name):
     with pytest.raises(InputError, match="does not exist") as error:
         read_image(name)
     assert len(str(error.value)) < 600
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of Unix")
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
+def test_a_device_is_no_file_of_voxels(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_text(
+        "NDims = 2\nDimSize = 2 2\nElementType = MET_UCHAR\nCompressedData = True\n"
+        "ElementDataFile = /dev/zero\n"
+        if ending == ".mhd"
+        else "NRRD0004\ntype: uchar\ndimension: 2\nsizes: 2 2\nencoding: raw\nline skip: 1\n"
+        "data file: /dev/zero\n"
+    )
+    assert refused(path, "no regular file") < 5 * MEGABYTE
+
+
+@pytest.mark.parametrize("padding", [b"\n", b"\r\n", bytes(8)])
+def test_padding_after_uncompressed_voxels(tmp_path, padding, affine):
+    path = write_nifti(tmp_path / "a.nii", numbers(SHAPE), affine)
+    path.write_bytes(path.read_bytes() + padding)
+    np.testing.assert_array_equal(read_image(path).array[0], numbers(SHAPE))
+    path.write_bytes(path.read_bytes() + b"x")
+    refused(path, "follow after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,27 @@ def test_only_modules_of_pytorch_and_nnunet_are_located(folder, monkeypatch, pay
     rewrite(folder, "plans.json", change)
     with pytest.raises(InputError, match=r"not nnU-Net's own code.*--trust"):
         load(folder)
+
+
+@pytest.mark.parametrize("payload", ["payload.Conv", "payload", "torch.os.system"])
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer", "nnUNetTrainerBN"])
+def test_names_that_the_plans_do_not_list_are_checked_too(folder, monkeypatch, payload, trainer):
+    """nnU-Net's trainer for batch normalisation locates ``conv_op`` whatever the list says."""
+    (folder / "payload.py").write_text("raise SystemExit('a file of the folder ran')\n")
+    monkeypatch.syspath_prepend(folder)
+
+    def change(plans):
+        named = architecture(plans)
+        named["_kw_requires_import"] = ["norm_op", "dropout_op", "nonlin"]
+        named["arch_kwargs"]["conv_op"] = payload
+        named["arch_kwargs"]["norm_op_kwargs"] = {"eps": 1e-5}
+
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save({**torch.load(path, weights_only=False), "trainer_name": trainer}, path)
+    rewrite(folder, "plans.json", change)
+    with pytest.raises(InputError, match=r"not nnU-Net's own code.*--trust"):
+        load(folder)
+    assert "payload" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from medcam.engine.model.copies import strided_copy
 from medcam.engine.model.devices import autocast_dtype
 from medcam.engine.model.nested import map_tensors, tensors
-from medcam.engine.model.stored import detach_stored_tensors
+from medcam.engine.model.stored import detach_stored_tensors, stored_graphs
 from medcam.engine.model.undo import Step
 
 
@@ -67,7 +67,7 @@ def frozen_parameters(modules: Sequence[nn.Module]) -> Iterator[None]:
     no_inference = (
         torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     )
-    stored = Step(partial(detach_stored_tensors, modules))
+    stored = Step(partial(detach_stored_tensors, modules, stored_graphs(modules)))
     with no_inference, torch.enable_grad(), without_gradients(modules), stored:
         yield
 
@@ -221,9 +221,20 @@ def eager(modules: Sequence[nn.Module]) -> Any:
     return nullcontext()
 
 
-def cudnn(enabled: bool) -> Any:
-    """Return a context in which cuDNN is on or off (double backward of RNNs needs it off)."""
-    return nullcontext() if enabled else torch.backends.cudnn.flags(enabled=False)
+@contextmanager
+def cudnn(enabled: bool) -> Iterator[None]:
+    """Run with cuDNN on or off (double backward of RNNs needs it off), in all threads."""
+    before = torch.backends.cudnn.enabled
+
+    def restore() -> None:
+        torch.backends.cudnn.enabled = before
+
+    if enabled or not before:
+        yield
+        return
+    with Step(restore):
+        torch.backends.cudnn.enabled = False
+        yield
 
 
 def detached_inputs(value: Any) -> Any:

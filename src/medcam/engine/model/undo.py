@@ -125,18 +125,15 @@ class _Modes:
         self._grad = torch.is_grad_enabled()
         self._functions = torch._C._len_torch_function_stack()
         self._dispatches = torch._C._len_torch_dispatch_stack()
-        self._cudnn = torch.backends.cudnn.enabled
 
     def restore(self) -> None:
-        """Leave the modes that were entered since; switch gradients and cuDNN back."""
+        """Leave the modes that were entered since; switch gradients back."""
         while torch._C._len_torch_function_stack() > self._functions:
             torch._C._pop_torch_function_stack()
         while torch._C._len_torch_dispatch_stack() > self._dispatches:
             torch._C._pop_torch_dispatch_stack(None)
         if torch.is_grad_enabled() != self._grad:
             torch.set_grad_enabled(self._grad)
-        if torch.backends.cudnn.enabled != self._cudnn:
-            torch.backends.cudnn.enabled = self._cudnn
 
 
 Hooks = Iterable[tuple[nn.Module, Callable[..., Any]]]

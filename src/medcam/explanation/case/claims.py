@@ -67,6 +67,10 @@ def claimed_prefix(
                 held.release()
         return
     taken = folder / safe_name(name or _names(files, stem)[0])
+    if not is_of_other_input(taken, files):
+        raise InputError(
+            f"Another process is just writing '{taken}': wait, or give another name (--name)."
+        )
     raise InputError(
         f"'{taken}' holds the maps of another image: give another name (--name), another folder "
         "(--output), or replace them (--overwrite)."

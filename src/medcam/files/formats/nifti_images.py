@@ -20,6 +20,7 @@ from medcam.files.image import Image, to_channels
 from medcam.files.memory import require_memory
 
 _GZIP = b"\x1f\x8b"
+_MAX_OFFSET = 2**26  # bytes before the voxels: the header and its extensions
 _DAMAGED = "Is it cut off or damaged?"
 _AXIS_NAMES = {4: "4th axis", 5: "5th axis (a vector's components)"}
 
@@ -112,7 +113,9 @@ def _load_nifti(path: Path) -> tuple[Any, Any]:
     start += bytes(stream.take(size - 4))
     raw_header = header_class(start, check=False)
     rest = _announced_bytes(raw_header) - size
-    require_memory(rest, f"'{path}'")
+    is_scaled = float(raw_header["scl_slope"]) not in (0.0, 1.0) or bool(raw_header["scl_inter"])
+    values = 8 * math.prod(map(int, raw_header.get_data_shape())) if is_scaled else rest
+    require_memory(2 * rest + values, f"'{path}'")
     whole = b"".join((start, stream.take(rest)))
     stream.finish()
     return image_class.from_stream(io.BytesIO(whole)), raw_header
@@ -122,7 +125,7 @@ def _announced_bytes(header: Any) -> int:
     """Return the length of the file that a header announces: up to the last voxel."""
     offset = float(header["vox_offset"])
     shortest = header.sizeof_hdr + 4  # the four bytes say whether extensions follow
-    if not (offset == 0 or shortest <= offset < math.inf):
+    if not (offset == 0 or shortest <= offset <= _MAX_OFFSET):
         raise ValueError(f"its voxels begin at byte {offset:g}")
     voxels = math.prod(map(int, header.get_data_shape()))
     if voxels < 0:

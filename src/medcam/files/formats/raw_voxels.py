@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,10 @@ class RawVoxels:
     def _read_file(self, path: Path, count: int) -> NDArray[Any]:
         """Return the numbers of one file."""
         needed = count * self.dtype.itemsize
-        size, start = path.stat().st_size, self.start
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"'{path.name}' is no regular file")
+        size, start = status.st_size, self.start
         if self.encoding == "raw" and not self.skipped_lines:
             if self.skipped_bytes == -1:
                 start = max(size - needed, start)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 _CHUNK = 2**24  # bytes of output that are asked for at once
+_MAX_PADDING = 4096  # bytes of zeros or line ends after uncompressed voxels
 _SLICE = 2**20  # bytes of input that are given at once
 _GZIP_OR_ZLIB = 47  # as MAX_WBITS, with the format detected from the first bytes
 
@@ -49,9 +50,10 @@ class PlainStream:
         return part
 
     def finish(self) -> None:
-        """Raise ValueError if bytes are left."""
-        left = len(self._content) - self._at
-        if left:
+        """Raise ValueError if bytes are left, but for padding: zeros or line ends."""
+        rest = self._content[self._at :]
+        left = len(rest)
+        if left and not (left <= _MAX_PADDING and not bytes(rest).strip(b"\0\r\n ")):
             raise ValueError(f"{left} bytes follow after the {self._at} that are announced")
 
 

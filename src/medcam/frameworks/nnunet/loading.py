@@ -18,6 +18,7 @@ from medcam.engine.model.layers import unwrap
 from medcam.engine.model.state_dicts import differences
 from medcam.errors import InputError, foreign_errors, reason_of, require
 from medcam.files.paths import is_folder
+from medcam.files.torch_files import load_torch
 from medcam.frameworks.nnunet.console import prints_to_log
 from medcam.frameworks.nnunet.named_code import check_named_code
 from medcam.frameworks.nnunet.trained_model import TrainedModel
@@ -210,11 +211,8 @@ def _read_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
     scalar: Any = np.float64(0).__reduce__()[0]
     types: list[Any] = [np.dtype, *(type(np.dtype(name)) for name in ("f8", "f4", "i8"))]
     try:
-        with (
-            _safe_globals([scalar, *types]),
-            foreign_errors(f"'{path}' is not a readable checkpoint"),
-        ):
-            state = torch.load(path, map_location="cpu", weights_only=not trust)
+        with _safe_globals([scalar, *types]):
+            state = load_torch(path, f"'{path}' is not a readable checkpoint", trust=trust)
     except InputError as error:
         if trust or not isinstance(error.__cause__, pickle.UnpicklingError):
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,10 +48,31 @@ def check_named_code(plans: Any, configuration: Any) -> None:
 
 
 def _named_operations(configuration: Any) -> list[Any]:
-    """Return the names of the operations that nnU-Net locates and gives to the network."""
+    """Return the names that nnU-Net may locate and give to the network.
+
+    The plans list which arguments are names, but some trainers locate an operation whatever the
+    list says. So every text counts that is listed, has a dot, or lies where operations do.
+    """
     arguments = configuration.network_arch_init_kwargs
-    required = configuration.network_arch_init_kwargs_req_import
-    return [arguments[key] for key in required if arguments[key] is not None]
+    names = [arguments[key] for key in configuration.network_arch_init_kwargs_req_import]
+    names += [value for key, value in _texts(arguments) if "." in value or _OPERATION.search(key)]
+    return [name for name in names if name is not None]
+
+
+_OPERATION = re.compile(r"(?:_op|_class|_module|nonlin)$")
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each text inside arguments, with the last key that leads to it."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _texts(part, str(name))
+            yield from _texts(str(name), "") if "." in str(name) else ()
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part, key)
 
 
 def _locate(name: Any) -> Any:
