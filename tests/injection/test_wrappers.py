@@ -32,7 +32,8 @@ def trained_by_two(inject, folder, find_unused):
     return dict(sorted((rank, values) for rank, *values in (queue.get() for _ in range(2))))
 
 
-@pytest.mark.parametrize("find_unused", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("find_unused", [False, True])
 def test_two_ranks_train_one_network_with_maps_as_without(tmp_path, find_unused):
     plain = trained_by_two(False, None, find_unused)
     injected = trained_by_two(True, tmp_path, find_unused)

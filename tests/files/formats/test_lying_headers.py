@@ -76,7 +76,7 @@ def test_every_bit_of_a_compressed_metaimage_counts(tmp_path):
     path = tmp_path / "ct.mha"
     sitk.WriteImage(sitk.GetImageFromArray(values.T), str(path), useCompression=True)
     good = path.read_bytes()
-    for place in range(good.index(b"LOCAL\n") + 6, len(good), 5):
+    for place in range(good.index(b"LOCAL\n") + 6, len(good), 25):
         bad = bytearray(good)
         bad[place] ^= 1
         path.write_bytes(bad)
@@ -88,7 +88,7 @@ def test_every_bit_of_a_compressed_nrrd_counts(tmp_path, affine):
     sitk.WriteImage(itk_image(numbers((24, 16, 20)), affine), str(path), useCompression=True)
     good = path.read_bytes()
     # the first ten bytes of gzip's header hold the time and the system, which mean nothing
-    for place in range(good.index(b"\n\n") + 12, len(good), 40):
+    for place in range(good.index(b"\n\n") + 12, len(good), 120):
         bad = bytearray(good)
         bad[place] ^= 1
         path.write_bytes(bad)

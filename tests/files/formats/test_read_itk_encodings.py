@@ -48,7 +48,7 @@ def assert_same(path):
     st.lists(st.integers(1, 5), min_size=3, max_size=3),
     st.tuples(*[st.floats(-180, 180)] * 3),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_what_simpleitk_writes(tmp_path_factory, ending, dtype, packed, components, shape, turns):
     values = numbers((*shape, components), np.dtype(dtype))
     is_vector = components > 1
