@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import socket
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 import medcam
 from medcam.errors import InputError, MedcamWarning
+from medcam.injection.wrappers import InnerCall
 from support.nets import Classifier
 from support.processes import small_net, train
 
@@ -121,3 +123,24 @@ def test_eject_gives_the_wrapper_back():
     plain = medcam.eject(medcam.inject(wrapper))
     assert type(plain) is nn.DataParallel
     assert plain.module is wrapper.module
+
+
+def test_only_the_first_pass_of_a_call_goes_through_the_wrapper():
+    """Further passes are medcam's own: other ranks make none, and would be waited for."""
+    wrapper = object.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapper)
+    wrapper.module, wrapper.device_ids = Classifier().eval(), None
+    expected, through = [], []
+    wrapper.no_sync = lambda: expected.append("no reduction") or nullcontext()
+
+    def forward(images):
+        through.append(images)
+        return wrapper.module(images)
+
+    images = torch.rand(1, 1, 16, 16)
+    for keep_graph in (False, True):
+        call = InnerCall(wrapper, forward, keep_graph=keep_graph)
+        outputs = [call(images) for _ in range(3)]
+        assert all(torch.equal(output, outputs[0]) for output in outputs)
+    assert len(through) == 2
+    assert expected == ["no reduction"]  # where the caller keeps no graph
