@@ -25,8 +25,8 @@ class Scaling(nn.Module):
         return self.net(x.float() / 255)
 
 
-class Cut(nn.Module):
-    """A network whose head has no gradient."""
+class Counting(nn.Module):
+    """A network that counts its runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,14 @@ class Cut(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        return self.net(x).detach()
+        return self.net(x)
+
+
+class Cut(Counting):
+    """A network whose head has no gradient."""
+
+    def forward(self, x):
+        return super().forward(x).detach()
 
 
 def batch(*bad, count=4):
@@ -258,3 +265,16 @@ def test_no_file_of_an_earlier_run_stands_for_a_bad_sample(tmp_path):
         "attention_map_0_0_0.png", "attention_map_0_2_0.png", "attention_map_0_3_0.png",
         "attention_map_10_0_0.png",
     ]  # fmt: skip
+
+
+def test_exhausted_memory_is_not_met_with_a_call_that_needs_more(monkeypatch):
+    """Neither by PyTorch's own backward pass, nor by memory='normal'."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    net = Counting().eval()
+    monkeypatch.setattr("medcam.engine.memory.lean.rectifiers.Relu.backward", staticmethod(full))
+    with pytest.raises(NoMapError, match="not enough memory"):
+        medcam.explain(net, batch(), layer="net.features.0", target=1)
+    assert net.calls == 1

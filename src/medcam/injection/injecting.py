@@ -13,6 +13,7 @@ from medcam.engine.model.layers import (
     LayerLike,
     find,
     get_layers,
+    inner_model,
     unwrap,
     without_compilation,
 )
@@ -23,7 +24,6 @@ from medcam.errors import InputError, InputTypeError
 from medcam.injection.model import InjectedModel, eject, rebuild, shallow_copy
 from medcam.injection.session import Session
 from medcam.injection.settings import OnError, Settings
-from medcam.injection.wrappers import inner_model
 from medcam.maps import ImageName
 from medcam.methods import MethodLike
 

@@ -71,8 +71,8 @@ class MapFiles:
         arguments: CallArguments,
         call: int,
         fresh: Callable[[int], int],
-    ) -> int:
-        """Write a file for each map, sample and target; return the number in their names.
+    ) -> None:
+        """Write a file for each map, sample and target.
 
         Args:
             explanation: The call's maps.
@@ -101,7 +101,6 @@ class MapFiles:
                     else:
                         self._save_single(single, path, item, on_image, sample, target)
                     output.touch()
-        return number
 
     def forget(self, call: int) -> None:
         """Remove what an earlier run of the program saved of a call that has no maps now."""
@@ -167,7 +166,8 @@ class MapFiles:
 
 def _remove_of_earlier_run(folder: Path, pattern: str) -> None:
     """Remove files that were there before this process began: they are not of its images."""
+    began = started()
     for path in folder.glob(pattern):
         with suppress(OSError):
-            if path.stat().st_mtime < started():
+            if path.stat().st_mtime < began:
                 path.unlink(missing_ok=True)

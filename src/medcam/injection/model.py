@@ -16,13 +16,13 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
-from medcam.engine.model.layers import get_layers, unwrap
+from medcam.engine.model.layers import get_layers, inner_model, unwrap
 from medcam.errors import InputTypeError
 from medcam.explanation.explanation import Explanation
 from medcam.injection.arguments import Parameters, parameters_of, split
 from medcam.injection.original import OriginalState
 from medcam.injection.session import Session
-from medcam.injection.wrappers import inner_model, is_replica
+from medcam.injection.wrappers import is_replica
 
 _log = logging.getLogger("medcam")
 

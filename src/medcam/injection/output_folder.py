@@ -70,9 +70,9 @@ _mutex = threading.Lock()
 def output_folder(base: Path) -> OutputFolder:
     """Return this process' folder in ``base``, the same object for all that keep it alive."""
     process = os.getpid()
-    _inherited.update(folder for folder in _known.values() if folder.process != process)
     key = process, str(base.resolve())
     with _mutex:
+        _inherited.update(folder for folder in _known.values() if folder.process != process)
         folder = _known.get(key)
         if folder is None:
             _known[key] = folder = OutputFolder(base)

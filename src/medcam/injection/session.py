@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from medcam.engine.model import isolation
-from medcam.engine.model.layers import unwrap
 from medcam.engine.notices import Notices
 from medcam.engine.request import Request
 from medcam.engine.run import run
@@ -24,7 +23,7 @@ from medcam.injection.arguments import validate
 from medcam.injection.failures import REPLICA, Remembering, concerns_map_only, without_map
 from medcam.injection.recording import Recording
 from medcam.injection.settings import Settings
-from medcam.injection.wrappers import inner_model, through_wrapper
+from medcam.injection.wrappers import explained_model, through_wrapper
 from medcam.maps import AttentionMap
 
 _MAX_PENDING = 64
@@ -133,9 +132,9 @@ class Session:
         Raises:
             InputError: Errors are to be raised, or the map is asked for.
         """
-        if self.settings.on_error == "raise" or self.settings.replace:
-            raise InputError(REPLICA)
-        if self.settings.return_attention or self.settings.return_score:
+        settings = self.settings
+        returns_map = settings.replace or settings.return_attention or settings.return_score
+        if settings.on_error == "raise" or returns_map:
             raise InputError(REPLICA)
         warn(REPLICA)
 
@@ -147,8 +146,7 @@ class Session:
                 "gcam", layer="full", shape=None, output=request.output, memory=request.memory
             )
         call = through_wrapper(model, forward, keep_graph=False)
-        plain = model if inner_model(model) is None else unwrap(model)
-        layer = run(request, plain, call, (batch,), {}).layer
+        layer = run(request, explained_model(model), call, (batch,), {}).layer
         names = [layer] if isinstance(layer, str) else list(layer or ())
         self._recording.write_layers(names)
         return names
@@ -207,8 +205,8 @@ class Session:
         automatic = request.chooses_layer
         if automatic and size in self._automatic_layers:
             request = dataclasses.replace(request, layer=self._automatic_layers[size])
-        plain = model if inner_model(model) is None else unwrap(model)
-        result = run(request, plain, forward, args, kwargs, keep_graph=keep_graph)
+        explained = explained_model(model)
+        result = run(request, explained, forward, args, kwargs, keep_graph=keep_graph)
         is_checked = "automatic_layer" in result.details  # remembered by the engine
         if automatic and isinstance(result.layer, str) and result.names_run and not is_checked:
             self._automatic_layers[size] = result.layer

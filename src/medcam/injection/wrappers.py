@@ -14,15 +14,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medcam.engine.model.isolation import eager
-from medcam.engine.model.layers import unwrap
+from medcam.engine.model.layers import inner_model, unwrap
 from medcam.engine.model.nested import map_tensors
 
-WRAPPERS = (nn.DataParallel, DistributedDataParallel)
 
-
-def inner_model(model: nn.Module) -> nn.Module | None:
-    """Return the model inside DataParallel or DistributedDataParallel; None for others."""
-    return model.module if isinstance(model, WRAPPERS) else None
+def explained_model(model: nn.Module) -> nn.Module:
+    """Return the model whose layers maps are made of: the one inside a wrapper, or itself."""
+    return model if inner_model(model) is None else unwrap(model)
 
 
 class InnerCall:

@@ -98,6 +98,15 @@ def test_every_bit_of_a_compressed_nrrd_counts(tmp_path, affine):
             continue
 
 
+def assert_refused_with(path, found, other):
+    """Check that an image is refused, without memory, after a change of its header."""
+    sitk.WriteImage(itk_image(numbers(SHAPE), AFFINES["oblique"]), str(path))
+    content = path.read_bytes()
+    assert found in content
+    path.write_bytes(content.replace(found, other, 1))
+    assert refused(path, rf"a\{path.suffix}' (cannot|needs)") < 5 * MEGABYTE
+
+
 HEADERS = [
     (b"NDims = 3", b"NDims = -1"),
     (b"NDims = 3", b"NDims = 1000000"),
@@ -128,12 +137,7 @@ HEADERS = [
 
 @pytest.mark.parametrize(("found", "other"), HEADERS, ids=range(len(HEADERS)))
 def test_a_metaimage_whose_header_is_wrong_never_reaches_itk(tmp_path, found, other):
-    path = tmp_path / "a.mha"
-    sitk.WriteImage(itk_image(numbers(SHAPE), AFFINES["oblique"]), str(path))
-    content = path.read_bytes()
-    assert found in content
-    path.write_bytes(content.replace(found, other, 1))
-    assert refused(path, r"a\.mha' (cannot|needs)") < 5 * MEGABYTE
+    assert_refused_with(tmp_path / "a.mha", found, other)
 
 
 NRRD_HEADERS = [
@@ -162,12 +166,7 @@ NRRD_HEADERS = [
 
 @pytest.mark.parametrize(("found", "other"), NRRD_HEADERS, ids=range(len(NRRD_HEADERS)))
 def test_an_nrrd_whose_header_is_wrong_never_reaches_itk(tmp_path, found, other):
-    path = tmp_path / "a.nrrd"
-    sitk.WriteImage(itk_image(numbers(SHAPE), AFFINES["oblique"]), str(path))
-    content = path.read_bytes()
-    assert found in content
-    path.write_bytes(content.replace(found, other, 1))
-    assert refused(path, r"a\.nrrd' (cannot|needs)") < 5 * MEGABYTE
+    assert_refused_with(tmp_path / "a.nrrd", found, other)
 
 
 def test_what_exceeds_the_memory_of_the_machine_is_told(tmp_path, monkeypatch, affine):

@@ -242,3 +242,9 @@ def test_a_grid_beyond_the_memory_is_refused_before_it_is_made(folder, case):
     )
     with pytest.raises(InputError, match=r"needs .* GiB of memory"):
         medcam.nnunet.explain(folder, case, "PZ")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000 + ".nii.gz", "a\0b.nii.gz"])
+def test_impossible_paths_of_a_case(folder, name):
+    with pytest.raises(InputError, match="There is no file"):
+        medcam.nnunet.explain(folder, name, "PZ")

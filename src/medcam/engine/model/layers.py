@@ -21,6 +21,26 @@ def unwrap(model: nn.Module) -> nn.Module:
         InputTypeError: The model is not an ``nn.Module``.
     """
     while True:
+        model = without_compilation(model)
+        inner = inner_model(model)
+        if inner is None:
+            return model
+        model = inner
+
+
+def inner_model(model: nn.Module) -> nn.Module | None:
+    """Return the model inside DataParallel or DistributedDataParallel; None for others."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, parallel) else None
+
+
+def without_compilation(model: nn.Module) -> nn.Module:
+    """Return the plain model inside torch.compile and `medcam.inject`; other wrappers stay.
+
+    Raises:
+        InputTypeError: The model is not an ``nn.Module``.
+    """
+    while True:
         if not isinstance(model, nn.Module):
             raise InputTypeError(
                 f"A {type(model).__name__} is not a model: give a torch.nn.Module."
@@ -28,33 +48,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         if isinstance(model, torch.jit.ScriptModule):
             return model
         plain_model = getattr(model, "_medcam_plain", None)  # only injected models have it
-        if plain_model is not None:
-            return unwrap(plain_model())
-        inner = model._modules.get("_orig_mod")
-        if inner is None and isinstance(
-            model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
-        ):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
-
-
-def without_compilation(model: nn.Module) -> nn.Module:
-    """Return the model inside torch.compile; DataParallel and other wrappers stay.
-
-    Raises:
-        InputTypeError: The model is not an ``nn.Module``.
-    """
-    unwrap(model)  # raises for other objects
-    while True:
-        plain_model = getattr(model, "_medcam_plain", None)  # only injected models have it
-        if plain_model is not None:
-            model = plain_model()
-            continue
-        inner = (
-            None if isinstance(model, torch.jit.ScriptModule) else model._modules.get("_orig_mod")
-        )
+        inner = model._modules.get("_orig_mod") if plain_model is None else plain_model()
         if inner is None:
             return model
         model = inner

@@ -12,7 +12,6 @@ import functools
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -55,12 +54,7 @@ class Step:
         """Note the step."""
         _thread.steps.append(self)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Restore, and forget the step; inner steps that were interrupted come first."""
         steps = _thread.steps
         while self in steps and steps[-1] is not self:
@@ -139,7 +133,7 @@ class _Modes:
 Hooks = Iterable[tuple[nn.Module, Callable[..., Any]]]
 
 
-class ForwardHooks:
+class ForwardHooks(Step):
     """Context manager with forward hooks on modules.
 
     A hook is removed by its identity, so also if registering it was interrupted.
@@ -150,26 +144,17 @@ class ForwardHooks:
     """
 
     def __init__(self, hooks: Hooks, *, prepend: bool = False) -> None:
+        super().__init__(self._remove)
         self._hooks = list(hooks)
         self._prepend = prepend
-        self._step = Step(self.remove)
 
     def __enter__(self) -> None:
         """Register the hooks."""
-        self._step.__enter__()
+        super().__enter__()
         for module, hook in self._hooks:
             module.register_forward_hook(hook, prepend=self._prepend)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        """Remove the hooks."""
-        self._step.__exit__(kind, error, tb)
-
-    def remove(self) -> None:
+    def _remove(self) -> None:
         """Remove the hooks, those that were registered."""
         for module, hook in self._hooks:
             registered: dict[int, Any] = module._forward_hooks

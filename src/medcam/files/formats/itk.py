@@ -109,9 +109,7 @@ def _read_header(path: Path) -> tuple[str, RawVoxels, int | None]:
     """Return a new header without voxels, where the voxels are, and the axis of components."""
     if FORMATS[path.suffix.lower()] == "NrrdImageIO":
         return read_nrrd_header(path)
-    header, voxels = read_metaimage_header(path)
-    axes = int(next(line.split()[2] for line in header.splitlines() if line.startswith("NDims")))
-    return header, voxels, 0 if len(voxels.sizes) > axes else None
+    return read_metaimage_header(path)
 
 
 def _geometry(sitk: Any, header: str, path: Path) -> Any:

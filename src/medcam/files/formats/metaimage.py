@@ -16,7 +16,7 @@ from medcam.files.formats.raw_voxels import (
     MAX_HEADER,
     RawVoxels,
     header_lines,
-    listed_files,
+    named_files,
     numbers_of,
     sizes_of,
 )
@@ -36,8 +36,10 @@ _LAST = "ElementDataFile"
 _MAX_COMPONENTS = 100_000
 
 
-def read_metaimage_header(path: Path) -> tuple[str, RawVoxels]:
-    """Return the geometry as a new header without voxels, and where the voxels are.
+def read_metaimage_header(path: Path) -> tuple[str, RawVoxels, int | None]:
+    """Return the geometry as a new header without voxels, where they are, and the components' axis.
+
+    The axis is None where each voxel is one number.
 
     Raises:
         ValueError: The header is damaged or of another kind.
@@ -63,7 +65,7 @@ def read_metaimage_header(path: Path) -> tuple[str, RawVoxels]:
         np.dtype(_TYPES[kind]).newbyteorder(">" if is_big else "<"),
         **_place(path, fields, end, rest),
     )
-    return _new_header(fields, axes, sizes, channels[0]), voxels
+    return _new_header(fields, axes, sizes, channels[0]), voxels, 0 if components else None
 
 
 def _fields(content: bytes) -> tuple[dict[str, str], int, list[str]]:
@@ -98,15 +100,11 @@ def _place(path: Path, fields: dict[str, str], end: int, rest: list[str]) -> dic
     if name.upper() == "LOCAL":
         stored = _stored(fields, is_compressed)
         return {"files": (path,), "start": end, "stored_bytes": stored, **place}
-    if name.upper().startswith("LIST"):
-        return {
-            "files": tuple(path.parent / line.strip() for line in rest if line.strip()),
-            **place,
-        }
-    if "%" in name and len(name.split()) > 1:
-        return {"files": listed_files(path.parent, name), **place}
-    stored = _stored(fields, is_compressed) if skipped == 0 else None
-    return {"files": (path.parent / name,), "stored_bytes": stored, **place}
+    listed = [line.strip() for line in rest if line.strip()]
+    files = named_files(path.parent, name, listed if name.upper().startswith("LIST") else None)
+    if len(files) == 1 and skipped == 0:
+        place["stored_bytes"] = _stored(fields, is_compressed)
+    return {"files": files, **place}
 
 
 def _stored(fields: dict[str, str], is_compressed: bool) -> int | None:

@@ -16,7 +16,7 @@ from medcam.files.formats.raw_voxels import (
     MAX_HEADER,
     RawVoxels,
     header_lines,
-    listed_files,
+    named_files,
     sizes_of,
 )
 
@@ -129,11 +129,7 @@ def _place(
         if end is None:
             raise ValueError("no voxels follow after its header, and it names no file of them")
         return {"files": (path,), "start": end}
-    if listed:
-        return {"files": tuple(path.parent / name for name in listed)}
-    if "%" in named and len(named.split()) > 2:
-        return {"files": listed_files(path.parent, named)}
-    return {"files": (path.parent / named,)}
+    return {"files": named_files(path.parent, named, listed or None)}
 
 
 def _byte_skip(fields: dict[str, str], encoding: str) -> int:
@@ -154,13 +150,17 @@ def _component_axis(fields: dict[str, str]) -> int | None:
 
 def _new_header(fields: dict[str, str], sizes: tuple[int, ...]) -> str:
     """Return a header of the same geometry, of checked fields only."""
-    lines = ["NRRD0005", "type: float", f"dimension: {len(sizes)}"]
-    for name in ("space", "space dimension", "sizes", *_GEOMETRY):  # teem asks for this order
-        if name == "sizes":
-            lines.append(f"sizes: {' '.join(map(str, sizes))}")
-        elif name in fields and not any(line.startswith(f"{name}: ") for line in lines):
-            lines.append(f"{name}: {_checked(name, fields[name], len(sizes))}")
-    return "\n".join([*lines, "encoding: raw", "endian: little", "", ""])
+    lines = {
+        name: f"{name}: {_checked(name, fields[name], len(sizes))}"
+        for name in _GEOMETRY
+        if name in fields
+    }
+    # the space comes before what depends on it
+    space = [lines.pop(name) for name in ("space", "space dimension") if name in lines]
+    begin = ["NRRD0005", "type: float", f"dimension: {len(sizes)}", *space]
+    extents = f"sizes: {' '.join(map(str, sizes))}"
+    end = ["encoding: raw", "endian: little", "", ""]
+    return "\n".join([*begin, extents, *lines.values(), *end])
 
 
 def _checked(name: str, value: str, axes: int) -> str:

@@ -91,7 +91,7 @@ def _verify_checksums(path: Path) -> None:
 
 
 def _check_memory(picture: Any, path: Path, count: int) -> None:
-    """Raise if the pages need more memory than there is, or are implausibly many."""
+    """Raise if the pages need more memory than there is."""
     width, height = picture.size
     require_memory(count * width * height * len(picture.getbands()) * 4, f"'{path}'")
 

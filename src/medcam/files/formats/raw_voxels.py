@@ -85,13 +85,10 @@ class RawVoxels:
             stream.seek(start)
             content = memoryview(stream.read())
         content = _without_lines(content, self.skipped_lines)
-        if self.stored_bytes is not None:
-            if self.stored_bytes != len(content):
-                raise ValueError(
-                    f"{self.stored_bytes} compressed bytes are announced, and {len(content)} are "
-                    "there"
-                )
-            content = content[: self.stored_bytes]
+        if self.stored_bytes not in (None, len(content)):
+            raise ValueError(
+                f"{self.stored_bytes} compressed bytes are announced, and {len(content)} are there"
+            )
         if self.encoding in ("text", "hex"):
             return self._from_text(bytes(content[max(self.skipped_bytes, 0) :]), count)
         is_plain = self.encoding == "raw"
@@ -123,6 +120,24 @@ class RawVoxels:
         if min(numbers) < limits.min or max(numbers) > limits.max:
             raise ValueError(f"its numbers are beyond those of {self.dtype}")
         return np.array(numbers, self.dtype)
+
+
+def named_files(folder: Path, name: str, listed: Sequence[str] | None) -> tuple[Path, ...]:
+    """Return the files that a header names: a list, a pattern with numbers, or one file.
+
+    Args:
+        folder: The header's.
+        name: What the header names.
+        listed: The names that follow; None if it announces no list.
+
+    Raises:
+        ValueError: A pattern is none, or names too many files.
+    """
+    if listed is not None:
+        return tuple(folder / line for line in listed)
+    if "%" in name and len(name.split()) > 2:
+        return listed_files(folder, name)
+    return (folder / name,)
 
 
 def listed_files(folder: Path, pattern: str) -> tuple[Path, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcam.errors import InputError
+from medcam.files.paths import is_file, is_folder
 from medcam.frameworks.nnunet.trained_model import TrainedModel
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -67,7 +68,7 @@ def case_from_files(
             f"{_listed(names)}."
         )
     first_stage = Path(previous) if previous is not None else None
-    if first_stage is not None and not first_stage.is_file():
+    if first_stage is not None and not is_file(first_stage):
         raise InputError(f"There is no file '{first_stage}' (the previous stage's segmentation).")
     return Case(case_name, paths, first_stage)
 
@@ -94,7 +95,7 @@ def find_cases(
     """
     path = Path(source)
     ending = model.file_ending
-    if path.is_dir():
+    if is_folder(path):
         first_files = sorted(path.glob(f"*_0000{ending}"))
         if not first_files:
             raise InputError(
@@ -109,15 +110,15 @@ def find_cases(
     if path.suffix.lower() == ".csv":
         return _cases_of_table(model, path, previous)
     first_stage = None if previous is None else Path(previous)
-    if first_stage is not None and first_stage.is_dir():
+    if first_stage is not None and is_folder(first_stage):
         first_stage = _previous_of(first_stage, case_from_files(model, path).name, ending)
     return [case_from_files(model, path, previous=first_stage)]
 
 
 def _check_file(path: Path, ending: str) -> None:
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"'{path}' is a folder: medcam.nnunet.find_cases lists its cases.")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"There is no file '{path}'.")
     if not path.name.lower().endswith(ending.lower()):
         raise InputError(
@@ -131,7 +132,7 @@ def _channel_files(folder: Path, stem: str, model: TrainedModel) -> tuple[Path, 
     names = model.channel_names
     paths = tuple(folder / f"{stem}_{i:04d}{model.file_ending}" for i in range(len(names)))
     for i, path in enumerate(paths):
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(
                 f"Channel {i} ({names[i]}) is missing: there is no '{path}'. The network needs "
                 f"{_listed(names)}."

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medcam.engine.windows.score_gradient import ScoreGradient
 from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError, TargetError
+from medcam.files.paths import is_file
 from medcam.frameworks.nnunet.console import prints_to_log
 from medcam.frameworks.nnunet.preprocessing import Prepared
 from medcam.maps import ResolvedTarget
@@ -141,7 +142,7 @@ def _parse(part: Part) -> tuple[str, tuple[float, ...]]:
                     f"target={text!r}: a place is three numbers, e.g. '{kind} 12,40,33'."
                 ) from error
             return kind, place
-        if Path(text).is_file():
+        if is_file(Path(text)):
             return "region", ()
         raise TargetError(
             f"target={text!r} is neither 'predicted', 'component', 'point x,y,z', 'mm x,y,z' nor "
