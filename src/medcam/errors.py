@@ -15,7 +15,7 @@ every error::
 
     MedcamWarning        (UserWarning)   the map is valid, but has to be read with care
 
-`warn`, `unknown_name`, `image_error`, `require`, `foreign_errors` and `is_out_of_memory` issue,
+`warn`, `unknown_name`, `image_error`, `require`, `foreign_errors`, `chain_of` and the rest issue,
 build and tell them; they are private to the package.
 """
 
@@ -202,12 +202,30 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("a shape"))
         (True, False)
     """
-    while error is not None:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    for link in chain_of(error):
+        if isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError":
             return True
-        if isinstance(error, RuntimeError) and any(
-            text in str(error) for text in ("DefaultCPUAllocator", "not enough memory")
+        if isinstance(link, RuntimeError) and any(
+            text in str(link) for text in ("DefaultCPUAllocator", "not enough memory")
         ):
             return True
-        error = error.__cause__ or error.__context__
     return False
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it follows from, each once.
+
+    The chain may be a circle: ``raise failure.__cause__`` in the handler of ``failure`` makes one.
+
+    Example:
+        >>> error = ValueError("second")
+        >>> error.__cause__ = KeyError("first")
+        >>> error.__cause__.__cause__ = error
+        >>> [str(link) for link in chain_of(error)]
+        ['second', "'first'"]
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

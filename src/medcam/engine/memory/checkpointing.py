@@ -32,7 +32,7 @@ from medcam.engine.memory.estimate import (
 )
 from medcam.engine.model.nested import tensors
 from medcam.engine.model.undo import Step
-from medcam.errors import is_out_of_memory, warn
+from medcam.errors import chain_of, is_out_of_memory, warn
 
 _log = logging.getLogger("medcam")
 
@@ -223,14 +223,13 @@ def caused(error: BaseException | None) -> bool:
     """
     if is_out_of_memory(error):
         return False
-    while error is not None:
-        if "modified by an inplace operation" in str(error):
+    for link in chain_of(error):
+        if "modified by an inplace operation" in str(link):
             return True
-        trace = error.__traceback__
+        trace = link.__traceback__
         while trace is not None:
             code = trace.tb_frame.f_code
             if code.co_name == "unpack_hook" and code.co_filename.endswith(_CHECKPOINT_FILE):
                 return True
             trace = trace.tb_next
-        error = error.__cause__
     return False

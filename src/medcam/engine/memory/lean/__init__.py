@@ -36,7 +36,7 @@ from medcam.engine.memory.lean.normalisations import batch_norm, instance_norm
 from medcam.engine.memory.lean.pooling import avg_pool, max_pool
 from medcam.engine.memory.lean.rectifiers import leaky_relu, relu
 from medcam.engine.model.instance_norms import INSTANCE_NORMS, with_contiguous_gradient
-from medcam.errors import is_out_of_memory
+from medcam.errors import chain_of, is_out_of_memory
 
 __all__ = ["DeferredLeanBackward", "LeanBackward", "caused"]
 
@@ -126,16 +126,15 @@ def caused(error: BaseException | None) -> bool:
     """Return whether an error, or its cause, comes from the backward pass of a lean operation."""
     if is_out_of_memory(error):
         return False
-    while error is not None:
-        if type(error).__name__ == "CheckpointError":
+    for link in chain_of(error):
+        if type(link).__name__ == "CheckpointError":
             return True
-        trace = error.__traceback__
+        trace = link.__traceback__
         while trace is not None:
             code = trace.tb_frame.f_code
             if code.co_name == "backward" and Path(code.co_filename).parent == _FOLDER:
                 return True
             trace = trace.tb_next
-        error = error.__cause__
     return False
 
 
