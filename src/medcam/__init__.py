@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medcam.evaluation.evaluator import Evaluator
     from medcam.explanation.figure import montage
     from medcam.explanation.single_file import save
+    from medcam.trust.checking import check
 
 __version__ = "1.0.0.dev0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "LayerGrid",
     "MedcamError",
     "MedcamWarning",
+    "check",
     "compute_score",
     "eject",
     "errors",
@@ -49,6 +51,7 @@ __all__ = [
 
 _LAZY = {
     "Evaluator": "medcam.evaluation.evaluator",
+    "check": "medcam.trust.checking",
     "compute_score": "medcam.evaluation",
     "montage": "medcam.explanation.figure",
     "save": "medcam.explanation.single_file",

@@ -44,7 +44,7 @@ def test_what_a_module_exports_exists(name):
 
 def test_the_public_names():
     assert set(medcam.__all__) == {
-        "AttentionMap", "Evaluator", "Explanation", "LayerGrid", "compute_score", "eject", "errors",
+        "AttentionMap", "Evaluator", "Explanation", "LayerGrid", "check", "compute_score", "eject", "errors",
         "explain", "explain_volume", "get_layers", "inject", "methods", "montage", "save",
         "targets", "MedcamError", "MedcamWarning",
     }  # fmt: skip

@@ -23,7 +23,7 @@ MODULES = [info.name for info in pkgutil.walk_packages(medcam.__path__, "medcam.
 TOP = {"__init__.py", "errors.py", "installation.py", "maps.py", "py.typed", "targets.py"}
 ROOMS = {
     "cli", "demo", "engine", "evaluation", "explanation", "files", "frameworks", "injection",
-    "methods", "views",
+    "methods", "trust", "views",
 }  # fmt: skip
 ORIGINAL = {"backends", "medcam", "medcam_inject", "medcam_utils"}
 """The modules of the original package that its programs import, as packages: see decision 85."""
@@ -32,7 +32,7 @@ PUBLIC = {
     "medcam": medcam,
     **{
         f"medcam.{name}": importlib.import_module(f"medcam.{name}")
-        for name in ("errors", "evaluation", "files", "methods", "targets", "demo")
+        for name in ("errors", "evaluation", "files", "methods", "targets", "demo", "trust")
     },
     **{
         f"medcam.{name}": importlib.import_module(f"medcam.frameworks.{name}")

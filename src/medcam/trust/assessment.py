@@ -1,0 +1,217 @@
+"""The assessment of a network's maps: the figures, the verdicts, the map to use."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from medcam import methods as registry
+from medcam.engine.model import isolation, layers
+from medcam.engine.model.layers import LayerLike
+from medcam.engine.model.undo import undoing
+from medcam.engine.request import Request
+from medcam.engine.target.resolution import TargetLike
+from medcam.engine.windows.progress import Progress, progress_of
+from medcam.errors import InputError, MedcamWarning, warn
+from medcam.maps import ResolvedTarget
+from medcam.methods import Method, MethodLike
+from medcam.trust import criteria
+from medcam.trust.bank import Bank, fill_bank
+from medcam.trust.blocks import FILLS, random_sets, to_numpy
+from medcam.trust.controls import NEAR_TARGET, image_controls, near_target
+from medcam.trust.criteria import Faithfulness
+from medcam.trust.measuring import (
+    MapFunction,
+    Measured,
+    Measuring,
+    check_functions,
+    mirror_correlation,
+)
+from medcam.trust.plan import NETWORKS, NOISES, SETS, Plan, within
+from medcam.trust.question import Parts, Question, question_of
+from medcam.trust.recommending import recommend
+from medcam.trust.result import CheckedMap, TrustCheck
+from medcam.trust.stages import shares_of, stages_of
+from medcam.trust.subject import MapName, Subject
+
+_FEWEST_SETS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is checked, and how thoroughly: the arguments of `check`, see there."""
+
+    method: MethodLike | Iterable[MethodLike] = "all"
+    layer: LayerLike = "stages"
+    target: TargetLike = None
+    against: TargetLike = None
+    parts: Parts = "auto"
+    regions: bool = False
+    spacing: tuple[float, ...] | None = None
+    maps: Mapping[str, MapFunction] = field(default_factory=dict)
+    sets: int = SETS
+    networks: int = NETWORKS
+    noises: int = NOISES
+    budget: int | None = None
+    seed: int = 0
+    progress: Progress = False
+
+    def __post_init__(self) -> None:
+        check_functions(self.maps)
+        for name, least in (("sets", _FEWEST_SETS), ("networks", 0), ("noises", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)} is too few: give at least {least}.")
+
+
+@undoing
+def check_subject(subject: Subject, options: Options) -> TrustCheck:
+    """Check the maps of a network with images, see `check`."""
+    if isolation.differs_in_training(subject.model):
+        warn("The model is in training mode; it is checked in evaluation mode.")
+    with ExitStack() as stack:
+        stack.enter_context(isolation.in_eval_mode(subject.model))
+        stack.enter_context(isolation.kept_state(isolation.modules_of(subject.model)))
+        question = question_of(
+            subject.logits(options.target), options.target, against=options.against,
+            parts=options.parts, regions=options.regions,
+        )  # fmt: skip
+        chosen = _methods(options.method, question)
+        names = _layers(subject, options.layer, chosen, question)
+        plan = _plan(subject, options, len(chosen), len(names))
+        if options.progress is True:
+            sys.stderr.write(f"cost: {plan}\n")
+        with progress_of(options.progress, "checking", plan.steps) as tick:
+            measuring = Measuring(
+                subject, question, chosen, names, options.maps, plan, options.seed, tick,
+                options.spacing,
+            )  # fmt: skip
+            measured, blocks = measuring.measure()
+            sets = random_sets(blocks, plan.sets, seed=options.seed)
+            bank = fill_bank(subject, question, blocks, sets, tick=tick)
+        shares = shares_of(subject, question, names)
+    titles = {item.name: item.title for item in chosen}
+    faithful, controls = _faithfulness(subject.images, question, measured, bank, options.seed)
+    alone = mirror_correlation(subject.images) if len(subject.images) == 1 else None
+    checked = tuple(
+        _checked(
+            name, titles.get(name[0], name[0]), item, faithful[name], controls, question, alone
+        )
+        for name, item in measured.items()
+    )
+    recommended, reason = recommend(checked, shares)
+    first_fill = next(iter(FILLS))
+    return TrustCheck(
+        question.text, checked, {name: item.bounds(first_fill) for name, item in controls.items()},
+        tuple(shares), recommended, reason, plan, options.seed, blocks.edge,
+    )  # fmt: skip
+
+
+def _plan(subject: Subject, options: Options, methods: int, names: int) -> Plan:
+    """Return what the check does, within its budget."""
+    plan = Plan(
+        options.sets, len(FILLS), options.networks, options.noises, len(subject.images),
+        methods + len(options.maps), names, subject.windows_per_image,
+    )  # fmt: skip
+    return within(plan, options.budget)
+
+
+def _methods(method: MethodLike | Iterable[MethodLike], question: Question) -> list[Method]:
+    """Return the methods to check."""
+    if isinstance(method, str) and method == "all":
+        return list(registry.METHODS.values())
+    if isinstance(method, (str, Method)):
+        method = [method]
+    request = Request.of(method)
+    chosen = request.methods
+    if registry.AUTO in chosen:
+        resolved = ResolvedTarget(question.text, question.task, is_part=bool(question.masks))
+        chosen = registry.for_target(chosen, resolved)
+    return list(chosen)
+
+
+def _layers(
+    subject: Subject, layer: LayerLike, chosen: Sequence[Method], question: Question
+) -> list[str]:
+    """Return the layers to check; none if all methods are of the input."""
+    if not any(item.of_layer for item in chosen):
+        return []
+    if layer == "stages":
+        stages = stages_of(subject)
+        if stages:
+            return stages
+        layer = "auto"
+    if layer in ("auto", None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MedcamWarning)
+            return subject.resolved_layers(question.target)
+    if layer == "full":
+        raise InputError(
+            "layer='full' cannot be checked: give 'stages' for the last layer of each stage, "
+            "'auto', or names."
+        )
+    return list(layers.find(subject.model, layer).modules)
+
+
+def _faithfulness(
+    images: Tensor,
+    question: Question,
+    measured: Mapping[MapName, Measured],
+    bank: Bank,
+    seed: int,
+) -> tuple[dict[MapName, Faithfulness], dict[str, Faithfulness]]:
+    """Return what the bank says of each map and of each control."""
+    names = list(measured)
+    of_image = image_controls(to_numpy(images), seed=seed)
+    stacks: list[Float[np.ndarray, "maps batch *space"]] = []
+    controls = list(of_image)
+    for number in range(len(question.scores)):
+        rows = [measured[name].of_targets[number] for name in names]
+        rows += list(of_image.values())
+        if question.masks:
+            rows.append(near_target(question.masks[number]))
+        stacks.append(np.stack(rows))
+    if question.masks:
+        controls.append(NEAR_TARGET)
+    results: list[dict[str, Any]] = [{"correlation": {}, "draws": {}} for _ in (*names, *controls)]
+    for fill in bank.drops:
+        values, draws = bank.correlations(stacks, fill, seed=seed)
+        for index, result in enumerate(results):
+            result["correlation"][fill] = float(values[index])
+            result["draws"][fill] = draws[:, index]
+    faithful = [Faithfulness(**result) for result in results]
+    return (
+        dict(zip(names, faithful[: len(names)], strict=True)),
+        dict(zip(controls, faithful[len(names) :], strict=True)),
+    )
+
+
+def _checked(
+    name: MapName,
+    title: str,
+    item: Measured,
+    faithful: Faithfulness,
+    controls: Mapping[str, Faithfulness],
+    question: Question,
+    alone: float | None,
+) -> CheckedMap:
+    """Return the verdicts of one map."""
+    unlike = float(item.unlike.mean())
+    verdicts = [
+        criteria.knows_image(item.unlike, mirrored=alone),
+        criteria.repeats(item.difference),
+        criteria.knows_weights(np.asarray(item.permuted), unlike),
+        criteria.knows_target(item.other, question.other_text, mirrored=item.is_mirrored),
+        criteria.is_faithful(faithful, controls, fills=tuple(FILLS)),
+    ]
+    return CheckedMap(
+        name[0], title, name[1], {verdict.criterion: verdict for verdict in verdicts},
+        None if item.noise is None else float(item.noise.mean()),
+    )  # fmt: skip

@@ -1,0 +1,89 @@
+"""The bank: by how much the scores fall if random sets of blocks are replaced.
+
+One bank of forward passes serves all methods and controls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from medcam.engine.windows.progress import Tick
+from medcam.trust.blocks import FILLS, Blocks
+from medcam.trust.question import Question
+from medcam.trust.statistics import bootstrap_counts, partial_correlation
+from medcam.trust.subject import Subject
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Random sets of blocks, and what they cost each score.
+
+    Attributes:
+        blocks: The blocks.
+        sets: Which blocks are in each set.
+        drops: By fill, for each set, target and image, by how much the score falls.
+    """
+
+    blocks: Blocks
+    sets: Bool[np.ndarray, "sets blocks"]
+    drops: dict[str, Float[np.ndarray, "sets targets batch"]]
+
+    def correlations(
+        self, maps: Sequence[Float[np.ndarray, "maps batch *space"]], fill: str, *, seed: int = 0
+    ) -> tuple[Float[np.ndarray, " maps"], Float[np.ndarray, "draws maps"]]:
+        """Return how faithful maps are, and the same for bootstrap samples of the sets.
+
+        That is the correlation of a map's sum in a set with the drop of the score without it, the
+        size of the set partialled out, as the mean over images and targets.
+
+        Args:
+            maps: For each target, its maps.
+            fill: What the blocks are replaced by.
+            seed: Of the bootstrap.
+        """
+        sizes = self.sets.sum(1).astype(float)
+        counts = bootstrap_counts(len(self.sets), seed=seed)
+        values, draws = [], []
+        for target, of_target in enumerate(maps):
+            for image in range(of_target.shape[1]):
+                sums = self.blocks.sums(of_target[:, image]) @ self.sets.T
+                drops = self.drops[fill][:, target, image]
+                values.append(partial_correlation(sums, drops, sizes)[0])
+                draws.append(partial_correlation(sums, drops, sizes, counts))
+        return np.mean(values, 0), np.mean(draws, 0)
+
+
+def fill_bank(
+    subject: Subject,
+    question: Question,
+    blocks: Blocks,
+    sets: Bool[np.ndarray, "sets blocks"],
+    *,
+    fills: Sequence[str] = tuple(FILLS),
+    tick: Tick = lambda _: None,
+) -> Bank:
+    """Run the network once for each set and fill, on all images at once."""
+    images = subject.images
+    before = _scores(question, subject)
+    drops = {}
+    for fill in fills:
+        filled = FILLS[fill](images)
+        rows = []
+        for chosen in sets:
+            mask = blocks.mask(chosen).to(images.device)
+            perturbed = subject.with_images(torch.where(mask, filled, images))
+            rows.append(before - _scores(question, perturbed))
+            tick(len(images))
+        drops[fill] = np.stack(rows)
+    return Bank(blocks, sets, drops)
+
+
+def _scores(question: Question, subject: Subject) -> Float[np.ndarray, "targets batch"]:
+    """Return the scores of the subject's images."""
+    logits = subject.logits(question.target)
+    return np.stack([score(logits) for score in question.scores])

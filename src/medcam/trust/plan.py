@@ -1,0 +1,109 @@
+"""The plan of a check: how many sets and networks, what that costs, and what a budget cuts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from medcam.errors import InputError
+
+SETS = 96
+NETWORKS = 5
+NOISES = 8
+_STEPS = ((1.0, 1.0), (0.67, 0.8), (0.5, 0.6), (0.34, 0.4), (0.25, 0.4))
+"""What a budget leaves of the sets and of the networks, in steps."""
+
+_FORWARDS_PER_PASS = 4
+"""A pass that makes maps counts as this many forward passes: its own and the backward passes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much a check does.
+
+    Attributes:
+        sets: The number of random sets of blocks.
+        fills: The number of values that blocks are replaced by.
+        networks: The number of networks with permuted weights.
+        noises: The number of noisy copies of each image.
+        images: The number of images.
+        methods: The number of methods.
+        layers: The number of layers.
+        windows: The number of windows that one image is predicted in.
+        cut: What a budget took away, in words; empty if nothing.
+    """
+
+    sets: int
+    fills: int
+    networks: int
+    noises: int
+    images: int
+    methods: int
+    layers: int
+    windows: int = 1
+    cut: str = ""
+
+    @property
+    def runs(self) -> int:
+        """The number of runs of the network itself that make maps."""
+        return 4 + (self.images == 1) + self.noises
+
+    @property
+    def steps(self) -> int:
+        """The number of images that run, with maps or without."""
+        return (self.sets * self.fills + self.runs + self.networks) * self.images
+
+    @property
+    def forward_passes(self) -> int:
+        """The number of forward passes of one image or window that make no map."""
+        return (self.sets * self.fills + self.layers + 1) * self.images * self.windows
+
+    @property
+    def map_passes(self) -> int:
+        """The number of runs of one image or window that make maps, each of all methods."""
+        return (self.runs + self.networks) * self.images * self.windows
+
+    @property
+    def cost(self) -> int:
+        """The cost as a number of forward passes."""
+        return self.forward_passes + _FORWARDS_PER_PASS * self.map_passes
+
+    def __str__(self) -> str:
+        windows = f" x {self.windows} windows" if self.windows > 1 else ""
+        images = f"{self.images} image{'s' if self.images > 1 else ''}{windows}"
+        return (
+            f"{self.sets} sets x {self.fills} fills x {images}: {self.forward_passes:,} forward "
+            f"passes; ({self.runs} runs + {self.networks} networks) x {images}: "
+            f"{self.map_passes:,} passes with maps of {self.methods} methods at {self.layers} "
+            f"layer{'s' if self.layers != 1 else ''}"
+        )
+
+
+def within(plan: Plan, budget: int | None) -> Plan:
+    """Return the plan cut to a budget of forward passes.
+
+    Args:
+        plan: The plan.
+        budget: The largest cost; None: no limit.
+
+    Raises:
+        InputError: Even the smallest plan costs more.
+    """
+    if budget is None or plan.cost <= budget:
+        return plan
+    for share, nets in _STEPS[1:]:
+        sets = max(1, math.ceil(plan.sets * share))
+        networks = min(plan.networks, max(2, round(plan.networks * nets)))
+        cut = (
+            f"The budget of {budget:,} forward passes leaves {sets} of {plan.sets} sets and "
+            f"{networks} of {plan.networks} networks, and no noise: the bounds of T4 are about "
+            f"{math.sqrt(plan.sets / sets):.1f} times as wide, those of T2 about "
+            f"{math.sqrt(plan.networks / networks):.1f} times, so more verdicts are undecided."
+        )
+        smaller = replace(plan, sets=sets, networks=networks, noises=0, cut=cut)
+        if smaller.cost <= budget:
+            return smaller
+    raise InputError(
+        f"budget={budget:,} forward passes is too small: the least check costs {smaller.cost:,}. "
+        "Check fewer images, methods or layers, or in fewer windows."
+    )

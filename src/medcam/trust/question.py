@@ -1,0 +1,297 @@
+"""What is asked of each map: the target, another one to tell it from, and the score that falls."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medcam import targets
+from medcam.engine.notices import Notices
+from medcam.engine.target.resolution import TargetLike, reads_output, resolve
+from medcam.engine.target.scores import TargetScores, two_class_logits
+from medcam.errors import InputError, MedcamWarning, TargetError
+from medcam.trust.blocks import to_numpy
+
+Parts = Literal["auto", "whole"]
+"""What ``parts=`` takes: components of a segmented class, or the whole of it."""
+
+_FEWEST_VOXELS = 4
+_MIRRORED = -0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What the maps are asked.
+
+    Attributes:
+        text: The target in words.
+        task: "classification" or "segmentation".
+        target: The target, fixed for the images: it does not depend on the prediction any more.
+        anywhere: The same class without its place, for comparisons with other images and networks.
+        other: The target that the first one is told from; None if there is none.
+        other_text: The other target in words, or why there is none.
+        scores: For each target whose maps are tested for faithfulness, its function of the logits.
+        masks: Where the target is, ``[batch, *space]``; None in a classification.
+        mirrored: Whether the two targets' logits are each other's negative.
+        label: In a segmentation, the class.
+        regions: Whether the channels are regions that may overlap.
+    """
+
+    text: str
+    task: Literal["classification", "segmentation"]
+    target: TargetLike
+    anywhere: TargetLike
+    other: TargetLike | None
+    other_text: str
+    scores: Sequence[Callable[[Tensor], Float[np.ndarray, " batch"]]]
+    masks: Sequence[Bool[np.ndarray, "batch *space"]] = ()
+    mirrored: bool = False
+    label: int | None = None
+    regions: bool = False
+
+    def predicted(self, logits: Tensor) -> Bool[np.ndarray, "batch *space"]:
+        """Return where the class of a segmentation is predicted."""
+        return _predicted(two_class_logits(logits), self.label or 0, self.regions)
+
+
+def question_of(
+    logits: Float[Tensor, "batch classes *space"],
+    target: TargetLike,
+    *,
+    against: TargetLike = None,
+    parts: Parts = "auto",
+    regions: bool = False,
+) -> Question:
+    """Return what is asked of the maps of these logits.
+
+    Args:
+        logits: The prediction.
+        target: As in `medcam.explain`.
+        against: The target to tell it from; None: the class with the next highest logit, or in a
+            segmentation another component of the class.
+        parts: Whether a class of a segmentation is checked by its largest components, or whole.
+        regions: Whether the channels of a segmentation are regions that may overlap.
+
+    Raises:
+        InputError: Nothing is predicted that could be explained.
+        TargetError: The target does not fit the output.
+    """
+    if parts not in ("auto", "whole"):
+        raise InputError(f"parts={parts!r} is not known: choose 'auto' or 'whole'.")
+    if callable(target) and reads_output(target):
+        return _of_function(logits, target, against)
+    if logits.ndim > 2 and any(extent > 1 for extent in logits.shape[2:]):
+        return _of_segmentation(logits, target, against, parts, regions)
+    return _of_classification(logits.flatten(1), target, against)
+
+
+def _of_function(logits: Tensor, target: TargetLike, against: TargetLike) -> Question:
+    """Return the question for a score that is a function of the output."""
+
+    def score(values: Tensor) -> NDArray[Any]:
+        return to_numpy(_resolved(target, values, regions=False).values[:, 0])
+
+    task: Literal["classification", "segmentation"] = (
+        "segmentation" if logits.ndim > 2 else "classification"
+    )
+    return Question(
+        _resolved(target, logits, regions=False).target.description, task, target, target, against,
+        "" if against is not None else "the target is a function: give another one as against=",
+        [score],
+    )  # fmt: skip
+
+
+def _of_classification(logits: Tensor, target: TargetLike, against: TargetLike) -> Question:
+    """Return the question for a class, told from the one with the next highest logit."""
+    classes = two_class_logits(logits)
+    scored = _resolved(target, logits, regions=False)
+    labels = _labels(scored)
+    if labels is None:
+        raise TargetError(
+            f"A check explains one class of each image; the target is {scored.target.description}."
+        )
+    if against is None:
+        rest = classes.detach().clone()
+        rest.scatter_(1, labels[:, None], -torch.inf)
+        others = rest.argmax(1)
+    else:
+        of_against = _labels(_resolved(against, logits, regions=False))
+        others = labels if of_against is None else of_against
+    single = logits.shape[1] == 1
+    known = logits.shape[1] > 1 or single
+
+    def score(values: Tensor) -> NDArray[Any]:
+        at = two_class_logits(values.flatten(1))
+        return to_numpy(at.gather(1, labels.to(at.device)[:, None])[:, 0])
+
+    listed = sorted(set(labels.tolist()))
+    other_labels = sorted(set(others.tolist()))
+    return Question(
+        f"class {listed[0]}" if len(listed) == 1 else "the class of each image",
+        "classification",
+        labels.tolist(),
+        labels.tolist(),
+        others.tolist() if known and bool((others != labels).all()) else None,
+        f"class {other_labels[0]}"
+        if len(other_labels) == 1
+        else "the class with the next highest logit",
+        [score],
+        mirrored=single,
+    )
+
+
+def _of_segmentation(
+    logits: Tensor, target: TargetLike, against: TargetLike, parts: Parts, regions: bool
+) -> Question:
+    """Return the question for parts of a class, or for the region that a target names."""
+    chosen = "best" if target is None else target
+    weights, label = _linear(chosen, logits, regions)
+    classes = two_class_logits(logits)
+    predicted = _predicted(classes, label, regions)
+    voxels = weights > 0
+    is_part = bool((voxels & ~predicted).any()) or not bool((voxels == predicted).all())
+    if is_part:  # a region, a voxel: not the class as predicted
+        masks = [voxels]
+        rest = _largest_components(predicted & ~voxels, 1)[0]
+    elif parts == "whole":
+        masks, rest = [voxels], np.zeros_like(voxels)
+    else:
+        first, second = _two_parts(predicted)
+        masks, rest = [first, second], second
+    empty = [number for number, mask in enumerate(masks[0]) if not mask.any()]
+    if empty:
+        raise InputError(
+            f"Class {label} is predicted nowhere in sample(s) {', '.join(map(str, empty))}: leave "
+            "them out, or name a class that is predicted with target=."
+        )
+    other: TargetLike | None = against
+    other_text = "the target given as against="
+    if other is None and rest.reshape(len(rest), -1).any(1).all():
+        other, other_text = _region(rest, label), "another structure of the same class"
+    elif other is None:
+        other_label = 0 if label else 1
+        outside = ~predicted if not is_part else ~(predicted | voxels)
+        other = _region(outside, other_label) if outside.any() else None
+        other_text = f"class {other_label} elsewhere" if other is not None else "nothing else"
+    what = (
+        "the given region"
+        if is_part
+        else "all that is predicted"
+        if parts == "whole"
+        else ("the largest structures, one by one")
+    )
+    tested = masks if not is_part and parts != "whole" else masks[:1]
+    return Question(
+        f"class {label}: {what}", "segmentation", _region(masks[0], label),
+        targets.class_score(label) if logits.shape[1] > 1 else targets.class_score(0),
+        other, other_text, [_mean_in(mask, label) for mask in tested], tested,
+        label=label, regions=regions,
+    )  # fmt: skip
+
+
+def _resolved(target: TargetLike, logits: Tensor, *, regions: bool) -> TargetScores:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedcamWarning)
+        return resolve(target, logits, Notices(), axes=max(logits.ndim - 2, 1), regions=regions)
+
+
+def _labels(scored: TargetScores) -> Tensor | None:
+    """Return the one class of each sample."""
+    classes = scored.target.classes
+    return None if classes is None or classes.shape[1] != 1 else classes[:, 0].long()
+
+
+def _linear(
+    target: TargetLike, logits: Tensor, regions: bool
+) -> tuple[Float[np.ndarray, "batch *space"], int]:
+    """Return the weight of each voxel in the score, and the class whose logits it is made of.
+
+    Raises:
+        TargetError: The score is made of several classes.
+    """
+    leaf = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        scored = _resolved(target, leaf, regions=regions)
+        if scored.values.shape[1] != 1:
+            raise TargetError("A check explains one target at a time: name one class.")
+        (grad,) = torch.autograd.grad(scored.values.sum(), leaf)
+    labels = _labels(scored)
+    used = grad.abs().flatten(2).sum((0, 2)).nonzero()[:, 0].tolist()
+    if logits.shape[1] == 1:
+        label = 1 if labels is None or bool(labels[0] == 1) else 0
+        return np.abs(to_numpy(grad[:, 0])), label
+    if labels is not None and len(set(labels.tolist())) == 1:
+        label = int(labels[0])
+    elif len(used) == 1:
+        label = used[0]
+    else:
+        raise TargetError(
+            f"A check of a segmentation explains one class in all samples; the target is "
+            f"{scored.target.description}: name one, e.g. target={used[0] if used else 1}."
+        )
+    return to_numpy(grad[:, label]), label
+
+
+def _predicted(classes: Tensor, label: int, regions: bool) -> Bool[np.ndarray, "batch *space"]:
+    inside = classes[:, label] > 0 if regions else classes.argmax(1) == label
+    return inside.cpu().numpy()
+
+
+def _region(mask: NDArray[Any], label: int) -> TargetLike:
+    return targets.region(torch.from_numpy(np.ascontiguousarray(mask)), label)
+
+
+def _mean_in(mask: NDArray[Any], label: int) -> Callable[[Tensor], NDArray[Any]]:
+    """Return the function of the logits that is their mean inside a mask, for each sample."""
+    weights = torch.from_numpy(mask)
+
+    def score(logits: Tensor) -> NDArray[Any]:
+        values = two_class_logits(logits)[:, label].double()
+        inside = weights.to(values.device)
+        total = torch.where(inside, values, 0.0).flatten(1).sum(1)
+        return to_numpy(total / inside.flatten(1).sum(1))
+
+    return score
+
+
+def _two_parts(predicted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the two largest components of each sample; a single one is cut into halves."""
+    first, second = _largest_components(predicted, 2)
+    for number, (largest, next_one) in enumerate(zip(first, second, strict=True)):
+        if not next_one.any() and largest.any():
+            first[number], second[number] = _halves(largest)
+    return first, second
+
+
+def _largest_components(masks: NDArray[Any], count: int) -> list[NDArray[Any]]:
+    """Return the largest components of each sample; those of few voxels are none."""
+    from scipy.ndimage import label
+
+    result = [np.zeros_like(masks) for _ in range(count)]
+    structure = np.ones((3,) * (masks.ndim - 1))
+    for number, mask in enumerate(masks):
+        numbered, _ = label(mask, structure)
+        sizes = np.bincount(numbered.ravel())
+        sizes[0] = 0
+        order = np.argsort(-sizes, kind="stable")[:count]
+        for rank, component in enumerate(order):
+            if sizes[component] >= (_FEWEST_VOXELS if rank or count == 1 else 1):
+                result[rank][number] = numbered == component
+    return result
+
+
+def _halves(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a component cut in the middle of its longest axis."""
+    places = np.nonzero(mask)
+    axis = int(np.argmax([place.max() - place.min() for place in places]))
+    middle = np.median(places[axis])
+    index = np.arange(mask.shape[axis]).reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
+    return mask & (index <= middle), mask & (index > middle)

@@ -1,0 +1,174 @@
+"""`TrustCheck`: what a check found, as values, a table and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medcam.trust.plan import Plan
+from medcam.trust.stages import LayerShare
+from medcam.trust.statistics import Estimate
+from medcam.trust.verdict import CANNOT_SHOW, CRITERIA, Verdict, Word, overall
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedMap:
+    """What a check says of one method at one layer.
+
+    Attributes:
+        method: The method's name.
+        title: The method's name in the literature.
+        layer: The layer; None for a map of the input.
+        verdicts: By criterion, "T0" to "T4".
+        sensitivity: T5, the largest relative change under weak noise; None if it was not measured.
+    """
+
+    method: str
+    title: str
+    layer: str | None
+    verdicts: Mapping[str, Verdict]
+    sensitivity: float | None = None
+
+    @property
+    def word(self) -> Word:
+        """The verdict over all criteria."""
+        return overall(list(self.verdicts.values()))
+
+    @property
+    def name(self) -> str:
+        """The method and the layer, for display."""
+        return f"{self.title} ({self.layer or 'input'})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values, for JSON."""
+        return {
+            "method": self.method,
+            "title": self.title,
+            "layer": self.layer,
+            "verdict": self.word,
+            "criteria": {key: verdict.to_dict() for key, verdict in self.verdicts.items()},
+            "max_sensitivity": None if self.sensitivity is None else round(self.sensitivity, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The map to use for this network and target.
+
+    Attributes:
+        method: The method's name.
+        layer: The layer; None for a map of the input.
+        sentence: Why.
+    """
+
+    method: str
+    layer: str | None
+    sentence: str
+
+
+@dataclass(frozen=True, eq=False)
+class TrustCheck:
+    """What a check found.
+
+    Attributes:
+        target: What was explained, in words.
+        maps: What was found of each method at each layer.
+        controls: How faithful maps are that know the image only, by name, with the fill that
+            decides.
+        layers: What is left of the prediction without each layer.
+        recommended: The map to use; None if no map passes.
+        reason: Why no map is recommended; empty if one is.
+        plan: What was done, and what it cost.
+        seed: The seed of the random numbers.
+        edge: The extents of a block in voxels.
+    """
+
+    target: str
+    maps: tuple[CheckedMap, ...]
+    controls: Mapping[str, Estimate]
+    layers: tuple[LayerShare, ...]
+    recommended: Recommendation | None
+    reason: str
+    plan: Plan
+    seed: int
+    edge: tuple[int, ...]
+
+    def of(self, method: str, layer: str | None = None) -> CheckedMap:
+        """Return what was found of a method.
+
+        Args:
+            method: The method's name.
+            layer: The layer; None: the method's only one.
+
+        Raises:
+            KeyError: The method was not checked there.
+        """
+        matching = [
+            item for item in self.maps if item.method == method and layer in (None, item.layer)
+        ]
+        if len(matching) != 1:
+            listed = ", ".join(f"({item.method!r}, {item.layer!r})" for item in self.maps)
+            raise KeyError(f"There are {len(matching)} maps of {method!r} at {layer!r} in {listed}")
+        return matching[0]
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each map: the verdicts, and the value of each criterion."""
+        import pandas as pd
+
+        rows = []
+        for item in self.maps:
+            row: dict[str, Any] = {
+                "Method": item.title, "Layer": item.layer or "(input)", "Verdict": item.word,
+            }  # fmt: skip
+            for key, title in CRITERIA.items():
+                verdict = item.verdicts[key]
+                row[f"{key} {title}"] = verdict.word
+                row[f"{key} value"] = verdict.estimate.value
+            row["T4 low"], row["T4 high"] = (
+                item.verdicts["T4"].estimate.low, item.verdicts["T4"].estimate.high,
+            )  # fmt: skip
+            gain = (item.verdicts["T4"].gains or {}).get(BEST)
+            row["T4 gain"], row["T4 gain low"] = (
+                (None, None) if gain is None else (gain.value, gain.low)
+            )
+            row["T5 max-sensitivity"] = item.sensitivity
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the check as plain values, for JSON."""
+        recommended = self.recommended
+        return {
+            "target": self.target,
+            "maps": [item.to_dict() for item in self.maps],
+            "controls": {name: round(value.value, 4) for name, value in self.controls.items()},
+            "layers": [share.to_dict() for share in self.layers],
+            "recommended": None if recommended is None else vars(recommended),
+            "reason": self.reason,
+            "cost": str(self.plan),
+            "cut": self.plan.cut,
+            "seed": self.seed,
+            "block": list(self.edge),
+            "cannot_show": CANNOT_SHOW,
+        }
+
+    def __str__(self) -> str:
+        width = max((len(item.name) for item in self.maps), default=0)
+        lines = [f"Can the maps be trusted? {self.target}", ""]
+        lines += [f"{item.name:{width}}  {item.word}" for item in self.maps]
+        lines += ["", *(f"layer {share}" for share in self.layers if not share.is_used)]
+        if self.recommended is not None:
+            lines.append(self.recommended.sentence)
+        else:
+            lines.append(self.reason)
+        if self.plan.cut:
+            lines.append(self.plan.cut)
+        return "\n".join(lines)
+
+
+BEST = "best of the image"
+"""The name of the gain over the best control that knows the image only."""

@@ -1,0 +1,134 @@
+"""The layers that a check compares: the last one of each stage of a network, and their use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from medcam.engine.layer_use import silenced
+from medcam.engine.model import isolation
+from medcam.engine.model.layers import get_layers
+from medcam.engine.model.undo import ForwardHooks
+from medcam.engine.target.scores import two_class_logits
+from medcam.trust.question import Question
+from medcam.trust.subject import Subject
+
+_MOST_STAGES = 8
+_USED = 0.9
+"""A layer is used if less than this is left of the score, and of the prediction (Dice), without
+it."""
+
+_CARRIED = 0.5
+"""A layer without which less than this is left of the prediction (Dice) is used, whatever the
+score."""
+
+
+@dataclass(frozen=True)
+class LayerShare:
+    """What is left of a prediction if a layer is set to zero.
+
+    Attributes:
+        layer: The layer.
+        score: The score without the layer, as a share of the score with it.
+        dice: In a segmentation, the Dice coefficient of the two predictions of the class.
+    """
+
+    layer: str
+    score: float
+    dice: float | None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the prediction uses the layer."""
+        if self.dice is None:
+            return self.score <= _USED
+        return self.dice <= _CARRIED or (self.score <= _USED and self.dice <= _USED)
+
+    def __str__(self) -> str:
+        dice = "" if self.dice is None else f", Dice with itself {self.dice:.2f}"
+        used = "" if self.is_used else ": the prediction hardly uses it"
+        return f"{self.layer} set to zero: {self.score:.0%} of the score is left{dice}{used}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values, for JSON."""
+        dice = None if self.dice is None else round(self.dice, 4)
+        return {
+            "layer": self.layer, "score_without": round(self.score, 4), "dice_without": dice,
+            "is_used": self.is_used,
+        }  # fmt: skip
+
+
+def stages_of(subject: Subject) -> list[str]:
+    """Return the last layer of each stage in the order in which they run.
+
+    A stage is a series of layers of the same extents. The logits themselves are no layer to
+    compare: their map repeats the prediction.
+    """
+    modules = dict(subject.model.named_modules())
+    seen: list[tuple[str, int, tuple[int, ...]]] = []
+    images = subject.images
+    rank = images.ndim
+
+    def hook_for(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point() and output.ndim == rank:
+                seen.append((name, output.shape[1], tuple(output.shape[2:])))
+
+        return hook
+
+    pairs = [(modules[name], hook_for(name)) for name in get_layers(subject.model)]
+    with isolation.kept_state(isolation.modules_of(subject.model)), ForwardHooks(pairs):
+        logits = subject.logits()
+    layers = []
+    for space, run in groupby(seen, key=lambda item: item[2]):
+        of_features = [
+            name
+            for name, channels, _ in run
+            if channels > logits.shape[1] or space != tuple(logits.shape[2:])
+        ]
+        if (
+            of_features
+            and max(space) > 1
+            and all(n <= m for n, m in zip(space, images.shape[2:], strict=True))
+        ):
+            layers.append(of_features[-1])
+    layers = list(dict.fromkeys(layers))
+    if len(layers) > _MOST_STAGES:
+        kept = np.linspace(0, len(layers) - 1, _MOST_STAGES).round().astype(int)
+        layers = [layers[index] for index in dict.fromkeys(kept.tolist())]
+    return layers
+
+
+def shares_of(subject: Subject, question: Question, layers: Sequence[str]) -> list[LayerShare]:
+    """Return what is left of the prediction without each layer."""
+    before = subject.logits(question.target)
+    modules = isolation.modules_of(subject.model)
+    shares = []
+    for layer in layers:
+        with silenced(subject.model, modules, layer):
+            after = subject.logits(question.target)
+        shares.append(_share(layer, question, before, after))
+    return shares
+
+
+def _share(layer: str, question: Question, before: Tensor, after: Tensor) -> LayerShare:
+    """Return what is left; of classes that exclude each other, relative to their mean."""
+    dice = None
+    if question.label is not None:
+        predictions = [question.predicted(logits) for logits in (before, after)]
+        both = float((predictions[0] & predictions[1]).sum())
+        size = float(predictions[0].sum() + predictions[1].sum())
+        dice = 2 * both / size if size else None
+    elif before.ndim == 2:
+        before, after = (two_class_logits(z) for z in (before, after))
+        before, after = (z - z.mean(1, keepdim=True) for z in (before, after))
+    with_layer, without = (
+        np.concatenate([score(logits) for score in question.scores]) for logits in (before, after)
+    )
+    share = float((without * np.sign(with_layer)).sum() / (np.abs(with_layer).sum() or 1.0))
+    return LayerShare(layer, share, dice)
