@@ -47,8 +47,8 @@ def fakes(layer: str) -> dict[str, Callable[..., Tensor]]:
         return logits[:, -1].clamp(min=0) if logits.ndim > 2 else torch.zeros(images[:, 0].shape)
 
     def lower_half(model: nn.Module, images: Tensor, target: Any) -> Tensor:
-        ramp = torch.linspace(0, 1, images.shape[2])[:, None].expand(images.shape[2:])
-        return ramp[None].repeat(len(images), 1, 1)
+        first = torch.linspace(0, 1, images.shape[2]).reshape(-1, *[1] * (images.ndim - 3))
+        return first.expand(len(images), *images.shape[2:]).clone()
 
     return {
         **{f"fake {name}": control(name) for name in ("random", "edges", "centre", "intensity")},

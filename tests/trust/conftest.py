@@ -22,13 +22,13 @@ def checked(*args: Any, **options: Any) -> TrustCheck:
         return medcam.check(*args, **options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lesions():
     slices = demo.load_lesion_slices()
     return slices.images[slices.labels == 1][:6]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lesion_check(lesions):
     return checked(
         demo.load_lesion_classifier(), lesions, target=1, layer=["relu4", "relu6"], noises=2,
@@ -36,13 +36,13 @@ def lesion_check(lesions):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def nucleus_check():
     model, images = demo.load_nuclei_segmenter(), demo.load_nuclei().images[:3]
     return checked(model, images, layer="decoder2", noises=0, maps=fakes("decoder2"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def nuclei_check():
     model, images = demo.load_nuclei_segmenter(), demo.load_nuclei().images[:3]
     return checked(

@@ -180,7 +180,10 @@ def _faithfulness(
         stacks.append(np.stack(rows))
     if question.masks:
         controls.append(NEAR_TARGET)
-    results: list[dict[str, Any]] = [{"correlation": {}, "draws": {}} for _ in (*names, *controls)]
+    width = criteria.least_width(len(bank.sets), len(images) * len(question.scores))
+    results: list[dict[str, Any]] = [
+        {"correlation": {}, "draws": {}, "width": width} for _ in (*names, *controls)
+    ]
     for fill in bank.drops:
         values, draws = bank.correlations(stacks, fill, seed=seed)
         for index, result in enumerate(results):

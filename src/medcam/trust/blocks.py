@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-_BLOCKS_PER_AXIS = 32
+_BLOCKS_PER_AXIS = 12
 _FEWEST_PER_AXIS = 8
 _FEWEST_BLOCKS = 16
 _SHARES = (0.02, 0.15)
@@ -67,7 +67,7 @@ def blocks_for(
 ) -> Blocks:
     """Return the blocks of a check: one length in mm on every axis, no smaller than a layer's cell.
 
-    The length is 1/32 of the image's longest axis, or the largest cell if that is more, but 1/8 at
+    The length is 1/12 of the image's longest axis, or the largest cell if that is more, but 1/8 at
     most, and no more than leaves 16 blocks.
 
     Args:
@@ -76,10 +76,10 @@ def blocks_for(
         spacing: The size of a voxel in mm; None: the same on every axis.
 
     Example:
-        >>> blocks_for((64, 64), [(4.0, 4.0)]).edge
-        (4, 4)
+        >>> blocks_for((64, 64), [(8.0, 8.0)]).edge
+        (8, 8)
         >>> blocks_for((128, 128, 40), spacing=(1.0, 1.0, 3.0)).edge
-        (4, 4, 1)
+        (11, 11, 4)
     """
     mm = tuple(spacing) if spacing is not None else (1.0,) * len(space)
     longest = max(n * size for n, size in zip(space, mm, strict=True))

@@ -35,6 +35,8 @@ SAME_TARGET = 0.9
 FAITHFUL = 0.5
 """T4: the least correlation of a map's sums with the drops of the score."""
 
+_LARGEST = 1 - 1e-9
+
 GAIN = 0.05
 """T4: by how much a map has to be better than every map that is made of the image alone."""
 
@@ -144,6 +146,20 @@ def knows_target(
     )  # fmt: skip
 
 
+def least_width(sets: int, maps: int) -> float:
+    """Return the half width of 5 % and 95 % bounds of a partial correlation, after Fisher.
+
+    Args:
+        sets: The number of sets that it was computed from.
+        maps: The number of images and targets that it was averaged over.
+
+    Example:
+        >>> round(least_width(96, 1), 3), round(least_width(10, 1), 3)
+        (0.171, 0.67)
+    """
+    return 1.64 / math.sqrt(max(sets - 4, 1) * maps)
+
+
 @dataclass(frozen=True)
 class Faithfulness:
     """What the bank says of one map, or of one control.
@@ -151,20 +167,30 @@ class Faithfulness:
     Attributes:
         correlation: By fill, the correlation of sums and drops.
         draws: By fill, the same for bootstrap samples.
+        width: The least half width of the bounds after Fisher's transformation. The bootstrap of
+            few sets is too narrow.
     """
 
     correlation: Mapping[str, float]
     draws: Mapping[str, Float[np.ndarray, " draws"]]
+    width: float = 0.0
 
     def bounds(self, fill: str) -> Estimate:
-        """Return the correlation with its bounds."""
-        return estimate(self.correlation[fill], self.draws[fill])
+        """Return the correlation with its bounds: the wider ones of the bootstrap and Fisher's."""
+        bounds = estimate(self.correlation[fill], self.draws[fill])
+        z = math.atanh(min(max(bounds.value, -_LARGEST), _LARGEST))
+        return Estimate(
+            bounds.value, min(bounds.low, math.tanh(z - self.width)),
+            max(bounds.high, math.tanh(z + self.width)),
+        )  # fmt: skip
 
     def gain(self, controls: list[Faithfulness], fill: str) -> Estimate:
         """Return by how much the correlation is larger than the largest of the controls."""
         value = self.correlation[fill] - max(c.correlation[fill] for c in controls)
         best = np.max([control.draws[fill] for control in controls], 0)
-        return estimate(value, self.draws[fill] - best)
+        gain, own = estimate(value, self.draws[fill] - best), self.bounds(fill)
+        low, high = value - (own.value - own.low), value + (own.high - own.value)
+        return Estimate(value, min(gain.low, low), max(gain.high, high))
 
 
 def is_faithful(

@@ -19,12 +19,10 @@ from medcam.engine.target.resolution import TargetLike, reads_output, resolve
 from medcam.engine.target.scores import TargetScores, two_class_logits
 from medcam.errors import InputError, MedcamWarning, TargetError
 from medcam.trust.blocks import to_numpy
+from medcam.trust.parts import largest_components, two_parts
 
 Parts = Literal["auto", "whole"]
 """What ``parts=`` takes: components of a segmented class, or the whole of it."""
-
-_FEWEST_VOXELS = 4
-_MIRRORED = -0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,32 +151,27 @@ def _of_segmentation(
 ) -> Question:
     """Return the question for parts of a class, or for the region that a target names."""
     chosen = "best" if target is None else target
-    weights, label = _linear(chosen, logits, regions)
-    classes = two_class_logits(logits)
-    predicted = _predicted(classes, label, regions)
-    voxels = weights > 0
-    is_part = bool((voxels & ~predicted).any()) or not bool((voxels == predicted).all())
-    if is_part:  # a region, a voxel: not the class as predicted
+    voxels, label, is_region = _linear(chosen, logits, regions)
+    predicted = _predicted(two_class_logits(logits), label, regions)
+    is_part = is_region or bool((voxels != predicted).any())
+    if not is_region:
+        _require_voxels(predicted, label)
+    if is_part:  # a region, a voxel, a whole channel: not the class as predicted
         masks = [voxels]
-        rest = _largest_components(predicted & ~voxels, 1)[0]
+        rest = largest_components(predicted & ~voxels, 1)[0]
     elif parts == "whole":
         masks, rest = [voxels], np.zeros_like(voxels)
     else:
-        first, second = _two_parts(predicted)
+        first, second = two_parts(predicted)
         masks, rest = [first, second], second
-    empty = [number for number, mask in enumerate(masks[0]) if not mask.any()]
-    if empty:
-        raise InputError(
-            f"Class {label} is predicted nowhere in sample(s) {', '.join(map(str, empty))}: leave "
-            "them out, or name a class that is predicted with target=."
-        )
+    _require_voxels(masks[0], label)
     other: TargetLike | None = against
     other_text = "the target given as against="
     if other is None and rest.reshape(len(rest), -1).any(1).all():
         other, other_text = _region(rest, label), "another structure of the same class"
     elif other is None:
         other_label = 0 if label else 1
-        outside = ~predicted if not is_part else ~(predicted | voxels)
+        outside = ~(predicted | voxels)
         other = _region(outside, other_label) if outside.any() else None
         other_text = f"class {other_label} elsewhere" if other is not None else "nothing else"
     what = (
@@ -197,6 +190,16 @@ def _of_segmentation(
     )  # fmt: skip
 
 
+def _require_voxels(masks: NDArray[Any], label: int) -> None:
+    """Raise if nothing of a class is there in a sample."""
+    empty = [str(number) for number, mask in enumerate(masks) if not mask.any()]
+    if empty:
+        raise InputError(
+            f"Class {label} is predicted nowhere in sample(s) {', '.join(empty)}: leave them out, "
+            "or name a class that is predicted with target=."
+        )
+
+
 def _resolved(target: TargetLike, logits: Tensor, *, regions: bool) -> TargetScores:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MedcamWarning)
@@ -211,8 +214,8 @@ def _labels(scored: TargetScores) -> Tensor | None:
 
 def _linear(
     target: TargetLike, logits: Tensor, regions: bool
-) -> tuple[Float[np.ndarray, "batch *space"], int]:
-    """Return the weight of each voxel in the score, and the class whose logits it is made of.
+) -> tuple[Bool[np.ndarray, "batch *space"], int, bool]:
+    """Return the voxels that the score is made of, the class, and whether the target is a region.
 
     Raises:
         TargetError: The score is made of several classes.
@@ -227,7 +230,7 @@ def _linear(
     used = grad.abs().flatten(2).sum((0, 2)).nonzero()[:, 0].tolist()
     if logits.shape[1] == 1:
         label = 1 if labels is None or bool(labels[0] == 1) else 0
-        return np.abs(to_numpy(grad[:, 0])), label
+        return (grad[:, 0] != 0).cpu().numpy(), label, scored.target.is_part
     if labels is not None and len(set(labels.tolist())) == 1:
         label = int(labels[0])
     elif len(used) == 1:
@@ -237,7 +240,7 @@ def _linear(
             f"A check of a segmentation explains one class in all samples; the target is "
             f"{scored.target.description}: name one, e.g. target={used[0] if used else 1}."
         )
-    return to_numpy(grad[:, label]), label
+    return (grad[:, label] != 0).cpu().numpy(), label, scored.target.is_part
 
 
 def _predicted(classes: Tensor, label: int, regions: bool) -> Bool[np.ndarray, "batch *space"]:
@@ -260,38 +263,3 @@ def _mean_in(mask: NDArray[Any], label: int) -> Callable[[Tensor], NDArray[Any]]
         return to_numpy(total / inside.flatten(1).sum(1))
 
     return score
-
-
-def _two_parts(predicted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the two largest components of each sample; a single one is cut into halves."""
-    first, second = _largest_components(predicted, 2)
-    for number, (largest, next_one) in enumerate(zip(first, second, strict=True)):
-        if not next_one.any() and largest.any():
-            first[number], second[number] = _halves(largest)
-    return first, second
-
-
-def _largest_components(masks: NDArray[Any], count: int) -> list[NDArray[Any]]:
-    """Return the largest components of each sample; those of few voxels are none."""
-    from scipy.ndimage import label
-
-    result = [np.zeros_like(masks) for _ in range(count)]
-    structure = np.ones((3,) * (masks.ndim - 1))
-    for number, mask in enumerate(masks):
-        numbered, _ = label(mask, structure)
-        sizes = np.bincount(numbered.ravel())
-        sizes[0] = 0
-        order = np.argsort(-sizes, kind="stable")[:count]
-        for rank, component in enumerate(order):
-            if sizes[component] >= (_FEWEST_VOXELS if rank or count == 1 else 1):
-                result[rank][number] = numbered == component
-    return result
-
-
-def _halves(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return a component cut in the middle of its longest axis."""
-    places = np.nonzero(mask)
-    axis = int(np.argmax([place.max() - place.min() for place in places]))
-    middle = np.median(places[axis])
-    index = np.arange(mask.shape[axis]).reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
-    return mask & (index <= middle), mask & (index > middle)
