@@ -62,7 +62,6 @@ def test_fakes_never_pass_and_local_maps_do(name, seed):
         network, images, method=LOCAL, layer=layer, maps=fakes(layer), noises=0, seed=seed,
         **options,
     )  # fmt: skip
-    print({item.name: (item.word, str(item.verdicts["T4"].estimate)) for item in check.maps})
     of_fakes = [item for item in check.maps if item.method not in LOCAL]
     assert {item.word for item in of_fakes} == {"fails"}
     highest = max(item.verdicts["T4"].estimate.value for item in of_fakes)

@@ -151,7 +151,8 @@ class Explanation:
             montage: Whether to write the montage.
             report: Whether to write the report.
             extra: Further entries of the record. A "modality" such as "CT" sets the units of the
-                image, a "sampling_rate" in Hz makes the time axis of a signal one of seconds.
+                image, a "sampling_rate" in Hz makes the time axis of a signal one of seconds, and a
+                "check", from ``medcam.check(...).to_dict()``, is shown as a table.
 
         Returns:
             The paths of the files, the record last.

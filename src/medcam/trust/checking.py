@@ -114,7 +114,7 @@ def check(
         >>> found.of("gcam").word
         'passes'
         >>> print(found.of("gcam").verdicts["T1"].sentence)
-        Two runs on the same image give the same map: they differ by 0 of the map.
+        Two runs on the same image give the same map (relative difference 0).
     """
     if isinstance(inputs, tuple):
         args = (*inputs, *args)

@@ -76,10 +76,10 @@ def repeats(difference: float) -> Verdict:
     measured, threshold = Estimate(difference), f"at most {NOT_REPEATED:g}"
     word: Word = "passes" if difference <= NOT_REPEATED else "fails"
     kind = "the same map" if word == "passes" else "different maps"
-    text = f"Two runs on the same image give {kind}"
     return Verdict(
-        "T1", word, measured, threshold, f"{text}: they differ by {difference:.2g} of the map."
-    )
+        "T1", word, measured, threshold,
+        f"Two runs on the same image give {kind} (relative difference {difference:.2g}).",
+    )  # fmt: skip
 
 
 def knows_weights(with_permuted: Float[np.ndarray, " networks"], unlike: float) -> Verdict:
@@ -237,24 +237,23 @@ def _sentence(
     word: Word, rho: Estimate, gain: Estimate, best: str, value: float, second: Estimate | None
 ) -> str:
     """Return T4 in one sentence."""
-    where = "What the map marks"
     beside = "" if second is None else f"; {second.value:.2f} with the second fill"
     figures = f"(correlation {rho}{beside})"
     if word == "passes":
         return (
-            f"{where} is what the prediction loses most by {figures}, {gain.value:.2f} more "
-            f"than the best map of the image alone ({best}: {value:.2f})."
+            f"Hiding what the map marks lowers the score most {figures}: {gain.value:.2f} more "
+            f"than with the best map of the image alone ({best}: {value:.2f})."
         )
     if word == "fails":
-        return f"{where} is not what the prediction loses most by {figures}."
+        return f"Hiding what the map marks lowers the score no more than hiding the rest {figures}."
     if word == "no better than the image":
         return (
-            f"{where} is what the prediction loses by {figures}, but a map that knows nothing "
-            f"of the network says so as well ({best}: {value:.2f})."
+            f"Hiding what the map marks lowers the score {figures}, but so does hiding what a map "
+            f"marks that knows nothing of the network ({best}: {value:.2f})."
         )
     return (
-        f"Too uncertain to tell whether the prediction loses by what the map marks {figures}; "
-        f"the best map of the image alone has {value:.2f} ({best}): more sets or images decide."
+        f"It cannot be told whether hiding what the map marks lowers the score {figures}; for the "
+        f"best map of the image alone it is {value:.2f} ({best}): more sets or images decide."
     )
 
 

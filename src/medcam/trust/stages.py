@@ -52,7 +52,8 @@ class LayerShare:
     def __str__(self) -> str:
         dice = "" if self.dice is None else f", Dice with itself {self.dice:.2f}"
         used = "" if self.is_used else ": the prediction hardly uses it"
-        return f"{self.layer} set to zero: {self.score:.0%} of the score is left{dice}{used}"
+        left = f"{self.score:.0%}" if self.score > 0 else "nothing"
+        return f"{self.layer} set to zero: {left} of the score is left{dice}{used}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""

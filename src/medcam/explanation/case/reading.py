@@ -16,6 +16,7 @@ from medcam.files import read_sidecar
 from medcam.methods.registry import title_of
 from medcam.views.report.index import IndexEntry, index_entry, write_index
 from medcam.views.report.page import write_report
+from medcam.views.report.trust import trust_section
 from medcam.views.scene.images import displayed_array, read_with_axes
 from medcam.views.scene.values import Scene, SceneMap
 
@@ -106,6 +107,7 @@ def _scene_from_record(record: Mapping[str, Any], path: Path) -> Scene:
         mask=masks[0] != 0 if masks else None,
         segmentation=segmentations[0] if segmentations else None,
         scores=_score_rows(extra.get("scores")),
+        check=_check_of(extra.get("check")),
         provenance=record_for_page(record),
         modality=_text_or_none(extra.get("modality")),
         is_signal=axes == 1,
@@ -116,6 +118,24 @@ def _scene_from_record(record: Mapping[str, Any], path: Path) -> Scene:
 def _text_or_none(value: object) -> str | None:
     """Return a modality: text, or None for anything else."""
     return value if isinstance(value, str) else None
+
+
+def _check_of(value: object) -> Mapping[str, Any]:
+    """Return the record of a check.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: It is incomplete.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TypeError(f"its check is a {type(value).__name__}")
+    try:
+        trust_section(value)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError("its check is incomplete") from error
+    return value
 
 
 def _score_rows(value: object) -> list[dict[str, Any]]:

@@ -53,10 +53,10 @@ _OF_LAYER_AND_OUTPUT = (
 
 
 def record_for_page(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a record that a page shows: no schema, and scores have a table."""
+    """Return the part of a record that a page shows: no schema; scores and checks have tables."""
     shown = {name: part for name, part in record.items() if name != "schema"}
     extra = record.get("extra") or {}
-    shown["extra"] = {name: part for name, part in extra.items() if name != "scores"}
+    shown["extra"] = {name: part for name, part in extra.items() if name not in ("scores", "check")}
     return shown
 
 

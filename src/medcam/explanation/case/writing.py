@@ -99,7 +99,8 @@ def save_case(
     extra = {"name": name, "scores": [json_row(row) for row in scores], **(extra or {})}
     scene, _ = scene_of(
         maps, image, mask=mask, segmentation=segmentation, name=name, scores=list(scores),
-        modality=extra.get("modality"), sampling_rate=extra.get("sampling_rate"),
+        modality=extra.get("modality"), check=extra.get("check") or {},
+        sampling_rate=extra.get("sampling_rate"),
     )  # fmt: skip
     ending = ending or _map_ending(image)
     stems = map_stems(prefix, maps)

@@ -10,6 +10,7 @@ from medcam.views.figures import to_data_uri
 from medcam.views.report import pictures, tables
 from medcam.views.report.embedded import embed, is_large, start_voxel
 from medcam.views.report.template import embedded_json, render_template, write_page
+from medcam.views.report.trust import trust_section
 from medcam.views.scene.grey_windows import grey_windows
 from medcam.views.scene.grid import Grid
 from medcam.views.scene.values import Scene
@@ -46,6 +47,7 @@ def render_report(scene: Scene) -> str:
             facts=signal_facts(scene),
             curves=to_data_uri(draw_curves(scene)) if scene.maps else "",
             scores=tables.table(scene.scores),
+            trust=trust_section(scene.check),
             provenance=tables.flatten(scene.provenance),
         )
     grid, previews = scene.grid, previews_of(scene, side=_PREVIEW_SIDE)
@@ -59,6 +61,7 @@ def render_report(scene: Scene) -> str:
         facts=_image_facts(scene, grid),
         panes=list(zip(grid.planes, previews, strict=True)),
         scores=tables.table(scene.scores),
+        trust=trust_section(scene.check),
         provenance=tables.flatten(scene.provenance),
         data=embedded_json(data),
         blobs=blobs,

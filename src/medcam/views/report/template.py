@@ -27,12 +27,13 @@ def render_template(name: str, *, style: str, scripts: Sequence[str] = (), **val
             run no script.
         **values: The variables of the template.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FunctionLoader(_asset),  # of the parts that templates include
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     css, js = _asset(style), "\n".join(_asset(script) for script in scripts)
     policy = [
         "default-src 'none'",

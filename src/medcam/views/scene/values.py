@@ -73,6 +73,7 @@ class Scene:
         segmentation: The labels that the model predicted, on the image's grid, integers from 0 to
             65535; their borders are drawn as a green line.
         scores: The rows of the table of scores, one mapping each.
+        check: What a check found of the maps, as `medcam.trust.TrustCheck.to_dict` returns it.
         provenance: How the maps were made; may hold nested mappings and lists.
         modality: ``"CT"``: values are Hounsfield units, and the grey windows of CT can be chosen.
             None: the same if the values look like Hounsfield units, see `is_ct`.
@@ -101,6 +102,7 @@ class Scene:
     mask: NDArray[Any] | None = None
     segmentation: NDArray[Any] | None = None
     scores: Sequence[Mapping[str, Any]] = ()
+    check: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     modality: str | None = None
     is_signal: bool = False

@@ -1,0 +1,124 @@
+"""The part of a page that says whether its maps can be trusted, from the record of a check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_MARKS = {
+    "passes": "✓", "fails": "✕", "no better than the image": "≈", "undecided": "?",
+    "does not apply": "–",  # noqa: RUF001  # an en dash is intended, as is usual in tables
+}  # fmt: skip
+"""A sign for each verdict, so that colour is not all that tells them apart."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A verdict in a table.
+
+    Attributes:
+        word: The verdict.
+        sign: A sign for it.
+        sentence: The verdict in a sentence.
+    """
+
+    word: str
+    sign: str
+    sentence: str = ""
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the verdict speaks against the map."""
+        return self.word in ("fails", "no better than the image")
+
+
+@dataclass(frozen=True)
+class TrustRow:
+    """What was found of one map: its name, the verdict, and that of each criterion."""
+
+    name: str
+    verdict: Mark
+    criteria: list[Mark]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A criterion: its title, its threshold, what it cannot show, and its source."""
+
+    title: str
+    threshold: str
+    limit: str
+    source: str
+
+
+@dataclass(frozen=True)
+class TrustSection:
+    """What a page shows of a check.
+
+    Attributes:
+        target: What was explained.
+        advice: The recommended map, or why none is.
+        columns: The criteria.
+        rows: The maps.
+        layers: What is left of the prediction without each layer, in sentences.
+    """
+
+    target: str
+    advice: str
+    columns: list[Criterion]
+    rows: list[TrustRow]
+    layers: list[str]
+
+
+def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
+    """Return what a page shows of a check; None without one.
+
+    Args:
+        check: As `medcam.trust.TrustCheck.to_dict` returns it, or empty.
+
+    Raises:
+        KeyError: The record of the check is incomplete.
+        TypeError: It holds values of other types.
+    """
+    if not check:
+        return None
+    maps = [_mapping(item) for item in check["maps"]]
+    criteria = [_mapping(item["criteria"]) for item in maps]
+    keys = list(criteria[0]) if criteria else []
+    recommended = check["recommended"]
+    advice = check["reason"] if recommended is None else _mapping(recommended)["sentence"]
+    rows = [
+        TrustRow(
+            f"{item['title']} ({item['layer'] or 'input'})", _mark(item["verdict"]),
+            [_mark(verdicts[key]["verdict"], str(verdicts[key]["sentence"])) for key in keys],
+        )
+        for item, verdicts in zip(maps, criteria, strict=True)
+    ]  # fmt: skip
+    columns = [Criterion(*(str(criteria[0][key][name]) for name in _OF_CRITERION)) for key in keys]
+    layers = [_of_layer(_mapping(share)) for share in check["layers"]]
+    return TrustSection(str(check["target"]), str(advice), columns, rows, layers)
+
+
+_OF_CRITERION = ("title", "threshold", "cannot_show", "source")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"the record of a check holds a {type(value).__name__}")
+    return value
+
+
+def _mark(word: Any, sentence: str = "") -> Mark:
+    return Mark(str(word), _MARKS.get(str(word), "?"), sentence)
+
+
+def _of_layer(share: Mapping[str, Any]) -> str:
+    """Return a sentence about the prediction without a layer."""
+    score = float(share["score_without"])
+    left = f"{score:.0%} of the score is left" if score > 0 else "nothing of the score is left"
+    dice = share["dice_without"]
+    if dice is not None:
+        left += f", and a Dice coefficient of {float(dice):.2f} with the prediction"
+    used = "" if share["is_used"] else ": the prediction hardly uses this layer"
+    return f"With {share['layer']} set to zero {left}{used}."
