@@ -223,6 +223,6 @@ def differences(stored: NDArray[Any], values: NDArray[Any]) -> dict[str, float |
     varies = all(rank.std() > 0 for rank in ranks)
     return {
         "difference": difference,
-        "relative": difference / largest if largest else None,
+        "relative": difference / largest if largest > np.finfo(np.float32).tiny else None,
         "correlation": round(float(np.corrcoef(*ranks)[0, 1]), 12) if varies else None,
     }

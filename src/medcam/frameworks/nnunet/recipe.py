@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcam.errors import TargetError
 from medcam.files.paths import is_file
 from medcam.files.record.named_files import file_entry, folder_entry
 from medcam.files.record.recipe import code_entries, imported_beside, recipe_values
@@ -17,7 +18,11 @@ from medcam.methods import AUTO, METHODS, Method
 
 
 def call_of(
-    label: str, methods: Sequence[Method], layer: object, target: Part, **options: Any
+    label: str,
+    methods: Sequence[Method],
+    layer: str | list[str] | None,
+    target: Part,
+    **options: Any,
 ) -> dict[str, Any]:
     """Return the options of a call of `explain_case` as values of the record.
 
@@ -37,7 +42,7 @@ def call_of(
     return {
         "label": label,
         "method": [method.name for method in methods] if known else None,
-        "layer": layer if isinstance(layer, str) or layer is None else [*layer],  # type: ignore[misc]
+        "layer": layer,
         "target": part,
         **options,
     }
@@ -50,7 +55,9 @@ def case_recipe(
     folder: str | os.PathLike[str],
     methods: Sequence[str] | None = None,
 ) -> dict[str, Any] | None:
-    """Return the recipe of a case; None if a method has no name that a command could take.
+    """Return the recipe of a case; None if no command could repeat the call.
+
+    That is so if a method has no name that a command could take, or if the region is gone.
 
     Args:
         model: The trained folder.
@@ -63,7 +70,10 @@ def case_recipe(
     if names is None:
         return None
     code = code_entries([("--method", name) for name in names if ":" in name], folder)
-    is_region = isinstance(call["target"], str) and parse_part(call["target"])[0] == "region"
+    try:
+        is_region = parse_part(call["target"])[0] == "region"
+    except TargetError:
+        return None
     return recipe_values(
         "nnunet explain",
         {
@@ -73,8 +83,8 @@ def case_recipe(
         },
         {
             "image": [file_entry(path, folder) for path in case.files],
-            "previous stage": [file_entry(case.previous, folder)] if case.previous else [],
-            "region": [file_entry(call["target"], folder)] if is_region else [],
+            "previous stage": [_entry(case.previous, folder)] if case.previous else [],
+            "region": [_entry(Path(call["target"]), folder)] if is_region else [],
             "trained folder": [folder_entry(model.folder, folder)],
             "description": [
                 _entry(model.folder / name, folder) for name in ("plans.json", "dataset.json")

@@ -135,6 +135,7 @@ def explain_case(
         InputError: An argument or a file of the case does not fit.
     """
     check(model, label, target, channel_weights, batch_size)
+    layer = layer if isinstance(layer, str) or layer is None else list(layer)
     request = Request.of(
         method, layer=model.bottleneck if layer == "bottleneck" else layer, placement=placement
     )
