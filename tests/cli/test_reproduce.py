@@ -371,6 +371,10 @@ def test_a_stored_map_that_was_changed_or_is_missing(here):
     done = reproduce()
     assert done.exit_code == 1
     assert "its file head_layercam.nii.gz no longer holds the map of the record" in done.stdout
+    volume("other.nii.gz", seed=1)
+    done = reproduce("--image", "other.nii.gz")  # the map differs as well
+    assert "largest difference" in done.stdout
+    assert "no longer holds the map of the record" in done.stdout
     Path("out/head_layercam.nii.gz").write_bytes(b"damaged")
     done = reproduce()
     assert done.exit_code == 1
@@ -456,7 +460,11 @@ def test_a_model_of_the_users_own_is_consent_to_it_but_not_to_the_records_argume
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down")
     own = ["--model", "users_nets.py:unet3"]
+    Path("theirs").mkdir()
+    changed("out/head.json", lambda record: record["extra"]["recipe"]["files"].update(
+        {"working folder": [{"path": "../theirs", "absolute": "/none"}]}))  # fmt: skip
     assert reproduce(*own, trust=False).exit_code == 0
+    assert str(here / "theirs") not in sys.path
     changed("out/head.json", lambda record: record["extra"]["recipe"]["options"].update(
         arg=["repo=evil/$(rm)"]))  # fmt: skip
     done = reproduce(*own, trust=False)
@@ -480,6 +488,43 @@ def test_a_saved_model_and_weights_of_objects_need_trust_again(here):
     done = reproduce("--model", "users_nets.py:unet3", trust=False)
     assert done.exit_code == 2
     assert "holds more than weights" in done.stderr
+
+
+class Touch:
+    """An object whose unpickling makes a file."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("unpickled"),)
+
+
+def test_consent_to_code_is_none_to_pickles_that_the_record_did_not_need(here):
+    volume("head.nii.gz")
+    torch.save(balanced(UNet(3), 3).state_dict(), "w.pt")
+    arguments = ["-i", "head.nii.gz", "--target", "1", "--layer", "down", "-w", "w.pt"]
+    explain(*arguments)
+    torch.save({"state_dict": balanced(UNet(3), 3).state_dict(), "notes": Touch()}, "w.pt")
+    done = reproduce()
+    assert done.exit_code == 2
+    assert "holds more than weights" in done.stderr
+    assert not Path("unpickled").exists()
+    changed("out/head.json", lambda record: record["extra"]["recipe"].update(trust=True))
+    done = reproduce(trust=False)
+    assert "--model users_nets.py:unet3; --weights w.pt, which is unpickled. A rec" in done.stderr
+    assert not Path("unpickled").exists()
+    reproduce()
+    assert Path("unpickled").exists()
+
+
+def test_a_map_that_is_not_finite_now_cannot_be_made(here):
+    volume("head.nii.gz")
+    torch.save(balanced(UNet(3), 3).state_dict(), "w.pt")
+    explain("-i", "head.nii.gz", "--target", "channel 1", "--layer", "down", "-w", "w.pt")
+    state = torch.load("w.pt")
+    torch.save({name: value * float("nan") for name, value in state.items()}, "w.pt")
+    done = reproduce()
+    assert done.exit_code == 2, done.output
+    assert "Changed: weights 'w.pt'" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
 
 
 def test_old_records_and_those_of_python_say_what_is_missing(here):

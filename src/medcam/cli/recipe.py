@@ -140,7 +140,10 @@ def options_of(
     if overrides.model is None and ":" not in options.model:
         options = replace(options, model=str(*find("saved model", "--model", ())))
     specs = _found_code(recipe, folder, overrides, files)
-    require_consent(_code_to_run(options, specs, overrides), path, overrides)
+    code = _code_to_run(options, specs, overrides)
+    if code and recipe.trust and overrides.weights is None:
+        code += [f"--weights {place}, which is unpickled" for place in weights]
+    require_consent(code, path, overrides)
     if overrides.trust:
         _make_importable(recipe, folder)
     return _with_code(options, specs, overrides, images, weights), files

@@ -88,8 +88,9 @@ def _remake_image(
     options, files = options_of(recipe, path, overrides)
     note_changed(files)
     device = _device_of(record, overrides)
+    trust = recipe.trusts(overrides.trust, overrides.weights, overrides.model)
     with _threads_of(record):
-        ready = get_ready(options, trust=overrides.trust, device=device)
+        ready = get_ready(options, trust=trust, device=device)
         explanation = ready.explain(progress=progress)
     original, inputs = ready.original, explanation.inputs
     maps = maps_on_grid(
@@ -100,7 +101,7 @@ def _remake_image(
         ready.network, model_kind=None, inputs=recorded_inputs(inputs, original, 0), maps=maps,
         folder=path.parent, affine=original.affine,
         windows=split_details(explanation.details)[0] or None,
-        extra={"recipe": recipe_of(options, path.parent, trust=overrides.trust)},
+        extra={"recipe": recipe_of(options, path.parent, trust=trust)},
     )  # fmt: skip
 
     def save(prefix: Path) -> list[Path]:
@@ -108,7 +109,7 @@ def _remake_image(
         return explanation.save(
             prefix, image=original, model=ready.network,
             segmentation=segmentation_of(explanation, selector, original),
-            extra={"recipe": recipe_of(options, prefix.parent, trust=overrides.trust)},
+            extra={"recipe": recipe_of(options, prefix.parent, trust=trust)},
         )  # fmt: skip
 
     return Remade(maps=maps, record=current, save=save)
@@ -132,7 +133,7 @@ def _remake_case(
         trained = framework.load(
             trained_folder, folds=options["folds"], checkpoint=options["checkpoint"],
             device=device, tta=options["tta"], step_size=options["step_size"],
-            trust=overrides.trust,
+            trust=recipe.trusts(overrides.trust, overrides.model),
         )  # fmt: skip
         explanation = framework.explain_case(
             trained, framework.Case(options["case"], tuple(images), previous), options["label"],
@@ -193,7 +194,10 @@ def _case_methods(
             files.append(find_again("code of --method", entry, folder, search=search))
             specs[spec] = f"{files[-1].path}:{spec.rpartition(':')[2]}"
     methods = [specs.get(str(name), str(name)) for name in options["method"]]
-    require_consent([f"--method {name}" for name in methods if ":" in name], path, overrides)
+    code = [f"--method {name}" for name in methods if ":" in name]
+    if code and recipe.trust:
+        code.append("the trained folder, which may run code")
+    require_consent(code, path, overrides)
     region = next((file.path for file in files if file.role == "region"), None)
     return methods, files, region
 

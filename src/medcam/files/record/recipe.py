@@ -36,6 +36,17 @@ class Recipe:
     files: Mapping[str, Entries]
     trust: bool
 
+    def trusts(self, consent: bool, *own: object) -> bool:
+        """Return whether files may run code: the user consents, and the record needed it, too.
+
+        Otherwise consent to a record's code would be consent to pickles that nothing mentioned.
+
+        Args:
+            consent: ``--trust``.
+            *own: The paths that the user gave in place of the record's; any of them counts.
+        """
+        return consent and (self.trust or any(own))
+
     def entries(self, role: str) -> Entries:
         """Return the entries of a role; none if the record has no such role."""
         return self.files.get(role, ())
