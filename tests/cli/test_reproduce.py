@@ -206,12 +206,23 @@ def test_layers_and_targets(here, options):
         ("wide.nii", "unet2", ["--slice-axis", "2"]),
         ("thin.nii.gz", "unet2", ["--slice-axis", "2"]),
         ("double.png", "Doubled", []),
+        ("flat.nii", "unet2", []),
+        ("flat.mha", "unet2", []),
+        ("thin.mha", "unet2", ["--slice-axis", "2"]),
+        ("first.nii.gz", "unet2", ["--slice-axis", "0"]),
     ],
 )
 def test_formats_and_dtypes(here, name, model, options):
     """The file that was written holds the recorded map, whatever its format drops."""
     rng = np.random.default_rng(0)
-    if name.endswith((".nrrd", ".mha", ".mhd")):
+    if name == "flat.nii":
+        nib.save(nib.Nifti1Image(rng.random((16, 12), np.float32), oblique()), name)
+    elif name in ("flat.mha", "thin.mha"):
+        shape = (16, 12) if name == "flat.mha" else (1, 16, 12)
+        sitk.WriteImage(sitk.GetImageFromArray(rng.random(shape, np.float32)), name)
+    elif name == "first.nii.gz":
+        volume(name, shape=(1, 16, 12))
+    elif name.endswith((".nrrd", ".mha", ".mhd")):
         volume("a.nii.gz")
         sitk.WriteImage(sitk.ReadImage("a.nii.gz"), name)
     elif name.endswith(".npy"):
@@ -571,7 +582,10 @@ def edits():
     yield lambda r: recipe(r)["options"].update(layer=[["a"]]), "its layer is"
     yield lambda r: recipe(r)["options"].update(target="region x.nii 1"), "no file of its region"
     yield lambda r: recipe(r)["options"].update(overlap="0.5"), "its overlap is"
-    yield lambda r: recipe(r)["options"].update(overlap=5.0, roi="8 8 8"), None
+    yield (
+        lambda r: recipe(r)["options"].update(overlap=0.999999, roi="8 8 8"),
+        ("its overlap is 0.999999"),
+    )
     yield lambda r: recipe(r)["options"].update(roi="-1"), "positive whole numbers"
     yield lambda r: recipe(r)["options"].update(future=1), "the option 'future'"
     yield lambda r: recipe(r)["options"].pop("model"), "names no model"

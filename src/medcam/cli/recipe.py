@@ -24,6 +24,7 @@ from medcam.files.record.recipe import (
 )
 
 _FILES = ("image", "weights")
+_MOST_OVERLAP = 0.99
 _TYPES: dict[str, tuple[type, ...]] = {
     "model": (str,), "arg": (list,), "method": (list,), "layer": (list,), "target": (str,),
     "regions": (bool,), "select": (str, NoneType), "roi": (str, NoneType),
@@ -161,12 +162,19 @@ def _checked_options(values: Mapping[str, Any]) -> ImageOptions:
         texts = value if isinstance(value, list) else []
         if not isinstance(value, _TYPES[name]) or not all(isinstance(text, str) for text in texts):
             raise InputError(f"The record is damaged: its {name} is '{shown(value, 80)}'.")
+    check_share("overlap", values.get("overlap", 0), 0, _MOST_OVERLAP)
     if "model" not in values:
         raise InputError("The record is damaged: it names no model.")
     read: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
     }
     return ImageOptions(image=(), **read)
+
+
+def check_share(name: str, value: Any, least: float, most: float) -> None:
+    """Raise for windows so dense that a record could take all memory or time."""
+    if not least <= value <= most:
+        raise InputError(f"The record is damaged: its {name} is {value}, not {least} to {most}.")
 
 
 def _found_code(
@@ -254,7 +262,7 @@ def note_changed(files: Sequence[NamedFile]) -> None:
     for file in files:
         if not file.is_same:
             typer.echo(
-                f"Changed: {file.role} '{file.path}' is not the recorded one (sha256 "
+                f"Changed: {file.role} '{shown(file.path)}' is not the recorded one (sha256 "
                 f"{file.current}, recorded {shown(file.recorded, 64)}).",
                 err=True,
             )

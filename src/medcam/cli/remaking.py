@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medcam.cli.recipe import Overrides, note_changed, options_of, require_consent
+from medcam.cli.recipe import (
+    Overrides,
+    check_share,
+    note_changed,
+    options_of,
+    require_consent,
+)
 from medcam.errors import InputError, foreign_errors
 from medcam.files.paths import is_folder
 from medcam.files.record.named_files import NamedFile, find_again, places_of, shown
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d{1,3})?")
 _MOST_THREADS = 256
+_LEAST_STEP = 0.01  # in windows
 _CASE_TYPES: dict[str, tuple[type, ...]] = {
     "label": (str,), "method": (list,), "layer": (str, list, type(None)), "target": (str, list),
     "channel_weights": (str,), "placement": (str,), "batch_size": (int,), "case": (str,),
@@ -165,6 +172,7 @@ def _checked_case(values: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(
                 f"The record is damaged: its {name} is '{shown(values.get(name), 80)}'."
             )
+    check_share("step_size", values["step_size"], _LEAST_STEP, 1)
     return dict(values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import medcam
@@ -173,6 +175,7 @@ def test_what_changed_in_the_folder_and_the_images_is_told(copied, tmp_path):
         (lambda recipe: recipe["options"].update(tta="yes"), "its tta is 'yes'"),
         (lambda recipe: recipe["options"].pop("case"), "its case is 'None'"),
         (lambda recipe: recipe["options"].update(more=1), "the option 'more'"),
+        (lambda recipe: recipe["options"].update(step_size=1e-9), "its step_size is 1e-09"),
         (lambda recipe: recipe["options"].update(batch_size=-1), "has to be at least 1"),
         (lambda recipe: recipe["options"].update(target=["a"]), "give 'predicted'"),
         (lambda recipe: recipe["files"].pop("trained folder"), "cannot be made again"),
@@ -238,3 +241,31 @@ def test_one_of_several_cases_of_a_table(copied, tmp_path):
     assert done.exit_code == 0, done.output
     done = run("reproduce", tmp_path / "out" / "p2.json")
     assert done.exit_code == 0, done.output
+
+
+def test_pictures(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    for channel in range(2):
+        picture = (rng.random((40, 33)) * 255).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"case_{channel:04d}.png")
+    folder = trained(
+        configuration="2d", reader="NaturalImage2DIO", ending=".png", transpose=(0, 1, 2),
+        spacing=(1.0, 1.0, 1.0), folds=(0,),
+    )  # fmt: skip
+    record = explain(folder, tmp_path / "case_0000.png", tmp_path / "out", "--label", "PZ")
+    done = run("reproduce", record, "--json")
+    assert done.exit_code == 0, done.output
+    (item,) = json.loads(done.stdout)["maps"]
+    assert (item["file"], item["difference"]) == ("case_layercam.tif", 0)
+
+
+def test_an_absent_label_is_a_zero_map_again(trained, case, tmp_path):
+    record = explain(trained(folds=(0,)), case, tmp_path, "--label", "PZ", "--no-tta")
+    found = medcam.nnunet.explain(trained(folds=(0,)), case, "PZ", tta=False, device="cpu")
+    zero = dataclasses.replace(
+        found, maps={key: np.zeros_like(values) for key, values in found.maps.items()}
+    )
+    zero.save(tmp_path / "zero", montage=False)
+    assert all(item.same for item in zero.compare(tmp_path / "zero.json"))
+    (item,) = zero.compare(record)
+    assert (item.relative, item.correlation, item.same) == (1.0, None, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,7 +161,7 @@ def _comparison(
 ) -> MapComparison:
     """Return the comparison of one map."""
     recorded, current = str(entry["sha256"]), None if remade is None else remade[0]["sha256"]
-    file, stored, problem = _stored(name, path, entry["shape"])
+    file, stored, problem = _stored(name, path, len(entry["shape"]))
     figures: dict[str, float | None] = {}
     if stored is not None:
         altered = entry.get("dtype") == "float32" and sha256_of_array(stored) != recorded
@@ -187,7 +186,7 @@ def _comparison(
 
 
 def _stored(
-    name: object, path: Path, shape: Sequence[int]
+    name: object, path: Path, axes: int
 ) -> tuple[str | None, NDArray[np.float32] | None, str]:
     """Return the name and values of a map's file beside the record, and what is wrong with it."""
     if not isinstance(name, str) or Path(name).name != name or "\\" in name or name == "..":
@@ -195,11 +194,10 @@ def _stored(
     if not is_file(path.parent / name):
         return None, None, ""
     try:
-        values = to_map(read_with_axes(path.parent / name, len(shape)).array[0])
+        values = to_map(read_with_axes(path.parent / name, axes).array[0])
     except InputError as error:
         return shown(name), None, f"cannot be read: {error}"
-    # A format may drop axes of one voxel.
-    return shown(name), values.reshape(shape) if values.size == math.prod(shape) else values, ""
+    return shown(name), values, ""
 
 
 def differences(stored: NDArray[Any], values: NDArray[Any]) -> dict[str, float | None]:
