@@ -375,3 +375,13 @@ def test_the_version():
 
 def test_brackets_in_the_help_are_there():
     assert "[channels, *space]" in " ".join(run("--help").output.split())
+
+
+@pytest.mark.parametrize("placement", ["features", "resize"])
+def test_placement_reaches_the_map(here, placement):
+    volume(here / "head.nii.gz")
+    done = run("--model", "users_nets.py:unet3", "-i", "head.nii.gz", "-o", "out", "--target", "1",
+               "--layer", "bottleneck", "--placement", placement, "--no-report")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (entry,) = json.loads(Path("out/head.json").read_text())["maps"]
+    assert bool(entry["placement"]["stretched"]) == (placement == "resize")

@@ -20,6 +20,7 @@ from medcam.cli.layers_command import layers
 from medcam.cli.nnunet_command import nnunet
 from medcam.cli.numbers import NumbersCommand
 from medcam.cli.report_command import report
+from medcam.cli.reproduce_command import reproduce
 
 app = typer.Typer(
     name="medcam",
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help are shapes, not markup
 )
-for command in (plain_errors(demo), explain, layers, report):
+for command in (plain_errors(demo), explain, layers, report, reproduce):
     app.command(cls=NumbersCommand)(command)
 app.add_typer(nnunet)
 

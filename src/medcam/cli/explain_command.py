@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medcam.cli.errors import plain_errors
-from medcam.cli.model import (
-    ArgOption,
-    ModelOption,
-    TrustOption,
-    WeightsOption,
-    has_weights,
-    load_model,
-)
-from medcam.cli.numbers import extents
+from medcam.cli.image_run import ImageOptions, get_ready
+from medcam.cli.model import ArgOption, ModelOption, TrustOption, WeightsOption
 from medcam.cli.options import (
     MethodOption,
     NameOption,
@@ -25,21 +18,14 @@ from medcam.cli.options import (
     PlacementOption,
     RegionsOption,
     check_name,
-    methods_of,
     note_other_name,
-    one_or_several,
-    preprocessed,
-    read_image_files,
     read_mask_on,
-    target_of,
 )
 from medcam.cli.output import echo
-from medcam.cli.own_code import called_exit
 from medcam.cli.prediction import segmentation_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor, nn
 
     from medcam.explanation.explanation import Explanation
 
@@ -152,88 +138,40 @@ def explain(
     file's own values and order of axes; --scale or --prepare bring it to what
     the model was trained on. The maps take the geometry of the image.
     """
-    import torch
-
-    from medcam.engine.model.devices import usable_device
-    from medcam.engine.model.layers import find
+    from medcam.cli.recipe import recipe_of
     from medcam.explanation.case.claims import claimed_prefix, stem_of
 
-    network = load_model(model, weights=weights, trust=trust, args=arg or [])
-    if weights is None and not has_weights(model):
-        typer.echo(
-            f"Warning: without --weights the model has those that {model} gives it: random ones, "
-            "if it does not load its own.",
-            err=True,
-        )
-    # Wrong options are errors before anything runs.
-    network_device = usable_device(device)
-    layers = one_or_several(layer, "auto")
-    find(network, layers)
-    options: dict[str, Any] = {
-        "method": methods_of(method),
-        "layer": layers,
-        "placement": placement,
-        "output": int(select) if select is not None and select.lstrip("-").isdigit() else select,
-    }
-    original = read_image_files(image, volume, as_channels)
+    options = ImageOptions(
+        model=model, image=tuple(image), arg=tuple(arg or ()), weights=weights,
+        method=tuple(method or ()), layer=tuple(layer or ()), target=target, regions=regions,
+        select=select, roi=roi, overlap=overlap, mode=mode, channel_weights=channel_weights,
+        placement=placement, slice_axis=slice_axis, scale=scale, prepare=prepare, volume=volume,
+        channels=as_channels,
+    )  # fmt: skip
+    ready = get_ready(options, trust=trust, device=device)
+    original = ready.original
     check_name(output, image, name, overwrite)
     truth = None if mask is None else read_mask_on(mask, original)
-    inputs = torch.from_numpy(preprocessed(original, scale, prepare))[None]
-    options["target"] = target_of(target, original, regions=regions)
-    stitching = {"overlap": overlap, "mode": mode, "channel_weights": channel_weights}
-    in_windows = roi is not None or slice_axis is not None  # then the output is the logits
-    explanation = _explain(
-        network.to(network_device), inputs if in_windows else inputs.to(network_device), roi,
-        slice_axis, {**stitching, "progress": not as_json}, options,
-    )  # fmt: skip
-    predicted = segmentation_of(explanation, None if in_windows else options["output"], original)
+    explanation = ready.explain(progress=not as_json)
+    selector = None if options.in_windows else options.selector
+    predicted = segmentation_of(explanation, selector, original)
     settings = {
         "model": model, "arg": arg, "weights": weights and weights.name, "target": target,
         "regions": regions or None, "method": method, "layer": layer, "select": select,
-        "roi": roi, **stitching,
+        "roi": roi, "overlap": overlap, "mode": mode, "channel_weights": channel_weights,
         "placement": placement, "slice_axis": slice_axis, "scale": scale, "prepare": prepare,
         "volume": volume, "channels": as_channels,
     }  # fmt: skip
     settings = {option: value for option, value in settings.items() if value is not None}
+    recipe = recipe_of(options, output, trust=trust)
     with claimed_prefix(output, image, name=name, overwrite=overwrite) as prefix:
         note_other_name(prefix, name or stem_of(image[0]))
         files = explanation.save(
-            prefix, image=original, model=network, mask=truth, segmentation=predicted,
-            scores=_scores(explanation, truth), report=report, extra={"options": settings},
+            prefix, image=original, model=ready.network, mask=truth, segmentation=predicted,
+            scores=_scores(explanation, truth), report=report,
+            extra={"options": settings, "recipe": recipe},
         )  # fmt: skip
     _print(explanation, prefix.name, image, files, as_json=as_json)
-
-
-def _explain(
-    model: nn.Module,
-    inputs: Tensor,
-    roi: str | None,
-    slice_axis: int | None,
-    stitching: dict[str, Any],
-    options: dict[str, Any],
-) -> Explanation:
-    """Return the explanation of the whole image, or of its windows or slices."""
-    from medcam.errors import InputError, MedcamError, MedcamWarning
-    from medcam.explanation.call import explain as explain_once
-    from medcam.explanation.volume import explain_volume
-
-    try:
-        if roi is None and slice_axis is None:
-            return explain_once(model, inputs, **options)
-        size = extents(roi, "--roi") if roi is not None else -1
-        return explain_volume(model, inputs, size, slice_axis=slice_axis, **stitching, **options)
-    except (MedcamError, MedcamWarning):
-        raise
-    except SystemExit as error:
-        raise InputError(f"The model does not run: {called_exit(error)}") from error
-    except Exception as error:  # the user's model may raise anything
-        reason = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
-        raise InputError(
-            f"The model does not run on an input of shape {list(inputs.shape)}: "
-            f"{type(error).__name__}: {reason}. Does it need extents that are multiples of its "
-            "stride (--roi 64 64 64), another number of channels (--image several times), or "
-            "slices (--slice-axis)?"
-        ) from error
 
 
 def _print(

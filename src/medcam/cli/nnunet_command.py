@@ -145,7 +145,7 @@ def explain(
         "target": target, "channel_weights": channel_weights, "placement": placement,
         "batch_size": batch_size, "progress": not as_json,
     }  # fmt: skip
-    saving = {"overwrite": overwrite, "report": report}
+    saving = {"overwrite": overwrite, "report": report, "methods": method or ["auto"]}
     rows = [_row(trained, case, options, output, saving) for case in cases]
     if as_json:
         echo(json.dumps(rows, indent=1))
@@ -221,7 +221,7 @@ def _row(
     case: Case,
     options: dict[str, Any],
     output: Path,
-    saving: dict[str, bool],
+    saving: dict[str, Any],
 ) -> dict[str, Any]:
     """Explain one case; return its row of the summary, with an error if it failed."""
     import time
@@ -229,6 +229,7 @@ def _row(
     from medcam.errors import MedcamError
     from medcam.explanation.case.claims import claimed_prefix
     from medcam.frameworks import nnunet as framework
+    from medcam.frameworks.nnunet.result import recipe_of
 
     start = time.perf_counter()
     row: dict[str, Any] = {"case": case.name, "status": "failed", "error": None, "files": []}
@@ -238,7 +239,8 @@ def _row(
         explanation = framework.explain_case(trained, case, **options)
         named = claimed_prefix(output, case.files, stem=case.name, overwrite=saving["overwrite"])
         with named as prefix:
-            files = explanation.save(prefix, report=saving["report"])
+            recipe = recipe_of(explanation, prefix.parent, saving["methods"])
+            files = explanation.save(prefix, report=saving["report"], extra={"recipe": recipe})
     except MedcamError as error:
         row["error"] = in_options(str(error))
     except Exception as error:  # noqa: BLE001  # the network's own code may raise any class

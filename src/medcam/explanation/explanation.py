@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -17,6 +17,9 @@ from medcam.engine.result import Run
 from medcam.errors import InputError
 from medcam.explanation.model_reference import ModelReference
 from medcam.maps import AttentionMap, ImageName, MapKey, ResolvedTarget
+
+if TYPE_CHECKING:
+    from medcam.explanation.case.comparison import MapComparison
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -175,6 +178,32 @@ class Explanation:
             segmentation=segmentation, scores=scores, name=name, montage=montage, report=report,
             extra=extra,
         )  # fmt: skip
+
+    def compare(
+        self, record: str | os.PathLike[str], *, image: object = None
+    ) -> list[MapComparison]:
+        """Compare the maps with those of a saved case, bit for bit and by value.
+
+        Args:
+            record: The record that `save` wrote, ``out/case.json``; the files of its maps lie
+                beside it. Of a batch, that of one sample.
+            image: As it was given to `save`.
+
+        Returns:
+            A comparison for each map of the record; ``.same`` says whether it is the same.
+
+        Raises:
+            InputError: The record cannot be read, or is of a version without hashes of maps.
+        """
+        from medcam.explanation.case.comparison import compare_saved
+
+        return compare_saved(
+            list(self.unchecked.values()),
+            record,
+            inputs=self.inputs,
+            images=self.images,
+            image=image,
+        )
 
     def show(
         self,

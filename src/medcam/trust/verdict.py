@@ -36,7 +36,8 @@ SOURCES = {
     "T0": "pairs of unlike images, as Arun et al. 2021 (doi 10.1148/ryai.2021200267) compare",
     "T1": "two runs; Arun et al. 2021 (doi 10.1148/ryai.2021200267)",
     "T2": "networks with all weights permuted: Adebayo et al. 2018 (arXiv 1810.03292), without "
-    "the order of layers (Binder et al. 2023, arXiv 2211.12486; Yona and Greenfeld 2021, arXiv 2110.14297)",
+    "the order of layers (Binder et al. 2023, arXiv 2211.12486; Yona and Greenfeld 2021, arXiv "
+    "2110.14297)",
     "T3": "Adebayo et al. 2018 (arXiv 1810.03292); Rebuffi et al. 2020 (arXiv 2004.02866)",
     "T4": "faithfulness correlation, Bhatt et al. 2020 (arXiv 2005.00631), the size of the sets "
     "partialled out",

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from importlib import metadata
-from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from torch import nn
 
 from medcam.engine.model.layers import unwrap
@@ -19,6 +14,8 @@ from medcam.errors import InputError, InputTypeError
 from medcam.files.geometry import as_affine
 from medcam.files.image import Image
 from medcam.files.record.digests import sha256_of_array, sha256_of_file, sha256_of_model
+from medcam.files.record.environment import environment_of, installed_versions
+from medcam.files.record.named_files import relative_path
 from medcam.files.record.sidecar import SCHEMA, to_json_values
 from medcam.maps import AttentionMap, LayerGrid
 
@@ -51,15 +48,16 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the record of how maps were made, in values that `write_sidecar` writes as JSON.
 
-    Two calls with the same arguments differ in ``created`` only.
+    Two calls with the same arguments differ in ``created`` only (and in ``versions``, if a further
+    package was imported between them).
 
     Args:
         model: The model that was explained. The record holds its class and the SHA-256 of its
             weights.
         inputs: The model's inputs: an `Image`, an array or tensor, a file's path, or a list of
             these. The record holds the SHA-256 of each file, or of the array if there is no file.
-        maps: The maps. The record holds the method, layer, target, shape and raw range of the map
-            of each sample and target.
+        maps: The maps. The record holds the method, layer, target, shape, raw range and SHA-256 of
+            the raw values of the map of each sample and target.
         folder: The folder that the record will be written to; its paths are relative to it.
         files: The files that belong to the record, by role: ``{"map": path, "mask": path}``. A role
             may have several paths.
@@ -71,8 +69,8 @@ def provenance(
         extra: Further entries, stored under ``extra``.
 
     Returns:
-        The record: ``schema``, ``created``, ``versions``, ``model``, ``inputs``, ``geometry``,
-        ``maps``, ``windows``, ``folds``, ``seed``, ``files``, ``extra``.
+        The record: ``schema``, ``created``, ``versions``, ``environment``, ``model``, ``inputs``,
+        ``geometry``, ``maps``, ``windows``, ``folds``, ``seed``, ``files``, ``extra``.
 
     Raises:
         InputError: A number is NaN or infinite, a path is given without ``folder``, or a file
@@ -93,23 +91,19 @@ def provenance(
     if affine is None:
         affine = next((value.affine for value in values if isinstance(value, Image)), None)
     created = (time or datetime.now(timezone.utc)).astimezone(timezone.utc)
-    model = unwrap(model)
+    model, attention_maps = unwrap(model), _list_maps(maps)
     record = {
         "schema": SCHEMA,
         "created": created.isoformat(timespec="seconds"),
-        "versions": {
-            "medcam": metadata.version("m3d-cam"),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": installed_versions(),
+        "environment": environment_of(model, [item.values for item in attention_maps]),
         "model": {
             "class": f"{type(model).__module__}.{type(model).__qualname__}",
             "state_sha256": sha256_of_model(model),
         },
         "inputs": [entry for value in values for entry in _input_entries(value, folder)],
         "geometry": None if affine is None else _geometry_entry(affine),
-        "maps": [entry for item in _list_maps(maps) for entry in _map_entries(item)],
+        "maps": [entry for item in attention_maps for entry in map_entries(item)],
         "windows": windows,
         "folds": None if folds is None else list(folds),
         "seed": seed,
@@ -136,8 +130,8 @@ def _list_maps(maps: object) -> list[AttentionMap]:
     return attention_maps
 
 
-def _map_entries(attention_map: AttentionMap) -> list[dict[str, Any]]:
-    """Return one entry for each sample and target."""
+def map_entries(attention_map: AttentionMap) -> list[dict[str, Any]]:
+    """Return one entry for each sample and target, with the digest of its raw values."""
     flat = attention_map.values.flatten(2)
     low, high = flat.amin(2).tolist(), flat.amax(2).tolist()
     target = attention_map.target
@@ -160,6 +154,8 @@ def _map_entries(attention_map: AttentionMap) -> list[dict[str, Any]]:
             "placement": _placement_entry(attention_map.grid),
             "shape": list(attention_map.values.shape[2:]),
             "range": [low[sample][index], high[sample][index]],
+            "dtype": str(attention_map.values.dtype).removeprefix("torch."),
+            "sha256": sha256_of_array(attention_map.values[sample, index]),
         }
         for sample in range(flat.shape[0])
         for index in range(flat.shape[1])
@@ -211,12 +207,4 @@ def _relative_paths(paths: Paths, folder: str | os.PathLike[str] | None) -> list
             f"The record names '{path_list[0]}': give folder=, the folder that the record will be "
             "written to, so that the path can be relative to it."
         )
-    return [_relative_path(path, folder or ".") for path in path_list]
-
-
-def _relative_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
-    """Return a path relative to a folder; only its name if there is no such path."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # on Windows there is no relative path between two drives
-        return Path(path).name
+    return [relative_path(path, folder or ".") for path in path_list]

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +78,17 @@ def sha256_of_model(model: nn.Module) -> str:
         >>> before == sha256_of_model(net)
         False
     """
+    return sha256_of_state(unwrap(model).state_dict())
+
+
+def sha256_of_state(state: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a ``state_dict``, as `sha256_of_model` does it.
+
+    Raises:
+        InputError: A parameter has no values yet.
+    """
     digest = hashlib.sha256()
-    for name, value in sorted(unwrap(model).state_dict().items()):
+    for name, value in sorted(state.items()):
         if not isinstance(value, Tensor):  # the result of a get_extra_state()
             digest.update(_encode_header(name, type(value).__name__, ()))
             digest.update(pickle.dumps(value, protocol=4))

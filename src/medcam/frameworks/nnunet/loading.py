@@ -84,7 +84,9 @@ def load(
         network.eval()
         if not tta:
             predictor.allowed_mirroring_axes = None
-        model = TrainedModel(folder, fold_names, predictor, unwrap(network))
+        model = TrainedModel(
+            folder, fold_names, predictor, unwrap(network), checkpoint=checkpoint, trusted=trust
+        )
         model.check()
     return model
 

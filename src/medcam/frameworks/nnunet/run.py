@@ -27,6 +27,7 @@ from medcam.frameworks.nnunet.prediction import (
     predict_logits,
 )
 from medcam.frameworks.nnunet.preprocessing import Prepared, prepare
+from medcam.frameworks.nnunet.recipe import call_of
 from medcam.frameworks.nnunet.result import CaseExplanation, CaseMapKey
 from medcam.frameworks.nnunet.target import Part, check_part, resolve, resolve_fixed
 from medcam.frameworks.nnunet.trained_model import TrainedModel
@@ -134,9 +135,14 @@ def explain_case(
         InputError: An argument or a file of the case does not fit.
     """
     check(model, label, target, channel_weights, batch_size)
+    layer = layer if isinstance(layer, str) or layer is None else list(layer)
     request = Request.of(
         method, layer=model.bottleneck if layer == "bottleneck" else layer, placement=placement
     )
+    call = call_of(
+        label, request.methods, layer, target, channel_weights=channel_weights,
+        placement=placement, batch_size=batch_size,
+    )  # fmt: skip
     with foreign_errors(f"'{case.name}' cannot be prepared for this network"):
         prepared = prepare(model, case)
     # Before the prediction, so that a part outside the image is reported at once.
@@ -180,6 +186,7 @@ def explain_case(
         importance=importance,
         _prepared=prepared,
         _methods=request.methods,
+        _call=call,
     )
 
 

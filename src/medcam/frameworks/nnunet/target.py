@@ -70,7 +70,7 @@ def check_part(part: Part) -> None:
     Raises:
         TargetError: The part has an unknown form, or its file does not exist.
     """
-    _parse(part)
+    parse_part(part)
 
 
 def resolve_fixed(prepared: Prepared, label: str, part: Part) -> VoxelTarget | None:
@@ -86,7 +86,7 @@ def resolve_fixed(prepared: Prepared, label: str, part: Part) -> VoxelTarget | N
         TargetError: The part does not fit the image.
     """
     channel = prepared.model.channel_of(label)
-    kind, place = _parse(part)
+    kind, place = parse_part(part)
     if kind == "region":
         path = Path(str(part))
         voxels = prepared.region_to_network_grid(_read_region(prepared, path))
@@ -118,7 +118,7 @@ def resolve(prepared: Prepared, logits: torch.Tensor, label: str, part: Part) ->
         return fixed
     channel = prepared.model.channel_of(label)
     predicted = _predicted(prepared, logits, channel)
-    if _parse(part)[0] == "component":
+    if parse_part(part)[0] == "component":
         return VoxelTarget(
             label, channel, _largest_component(predicted),
             f"the largest predicted component of {label}",
@@ -127,7 +127,7 @@ def resolve(prepared: Prepared, logits: torch.Tensor, label: str, part: Part) ->
     return VoxelTarget(label, channel, predicted, text, is_part=False)
 
 
-def _parse(part: Part) -> tuple[str, tuple[float, ...]]:
+def parse_part(part: Part) -> tuple[str, tuple[float, ...]]:
     """Return the kind of a part, and the numbers of a point or of a place in mm."""
     if isinstance(part, (str, os.PathLike)):
         text = os.fspath(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from medcam.errors import InputError, unknown_name
+from medcam.files.paths import is_file
+from medcam.files.record.digests import sha256_of_file, sha256_of_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,16 @@ class TrainedModel:
         folds: The folds whose mean is the prediction.
         predictor: nnU-Net's own predictor, initialised from the folder.
         network: The network, with the parameters of the first fold.
+        checkpoint: The name of the checkpoint file in each fold.
+        trusted: Whether the folder was allowed to run code.
     """
 
     folder: Path
     folds: tuple[str, ...]
     predictor: Any
     network: nn.Module
+    checkpoint: str = "checkpoint_final.pth"
+    trusted: bool = False
 
     def check(self) -> None:
         """Raise an error, of any class, if what the folder says cannot be read as it should be."""
@@ -195,6 +202,19 @@ class TrainedModel:
         """The network's state dict of each fold."""
         states: list[dict[str, torch.Tensor]] = self.predictor.list_of_parameters
         return states
+
+    @property
+    def checkpoint_paths(self) -> list[Path]:
+        """The checkpoint file of each fold."""
+        return [self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds]
+
+    @cached_property
+    def checkpoint_digests(self) -> list[tuple[str | None, str]]:
+        """The SHA-256 of each fold's file, None if it is gone, and of the parameters in use."""
+        return [
+            (sha256_of_file(path) if is_file(path) else None, sha256_of_state(state))
+            for path, state in zip(self.checkpoint_paths, self.parameters, strict=True)
+        ]
 
     def with_fold(self, index: int) -> nn.Module:
         """Return the network after loading a fold's parameters into it, in place."""
