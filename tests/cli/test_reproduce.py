@@ -602,7 +602,7 @@ def edits():
     yield lambda r: recipe(r)["files"]["image"][0].update(path="a\0b", absolute="c" * 9000), None
     yield lambda r: r["maps"][0].update(target=3), "damaged"
     yield lambda r: r["maps"][0].update(shape=[10**9] * 3), "same"
-    yield lambda r: r["maps"][0].update(shape="abc"), None
+    yield lambda r: r["maps"][0].update(shape="abc"), "same"
 
 
 @pytest.mark.parametrize(("edit", "message"), list(edits()))

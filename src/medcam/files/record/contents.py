@@ -78,6 +78,7 @@ def provenance(
         InputTypeError: A value is of a type that JSON cannot hold.
 
     Example:
+        >>> import torch
         >>> from medcam import explain
         >>> from medcam.engine.target import targets
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 1))
