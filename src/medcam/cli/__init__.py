@@ -13,6 +13,7 @@ try:
 except ImportError:  # one line, not a traceback
     raise SystemExit(f"Error: {BROKEN}") from None
 
+from medcam.cli.check_command import check
 from medcam.cli.demo_command import demo
 from medcam.cli.errors import plain_errors
 from medcam.cli.explain_command import explain
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help are shapes, not markup
 )
-for command in (plain_errors(demo), explain, layers, report, reproduce):
+for command in (plain_errors(demo), explain, check, layers, report, reproduce):
     app.command(cls=NumbersCommand)(command)
 app.add_typer(nnunet)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medcam.cli.check_command import AlsoOption, BudgetOption
 from medcam.cli.errors import plain_errors
 from medcam.cli.image_run import ImageOptions, get_ready
 from medcam.cli.model import ArgOption, ModelOption, TrustOption, WeightsOption
@@ -18,16 +19,19 @@ from medcam.cli.options import (
     PlacementOption,
     RegionsOption,
     check_name,
+    methods_of,
     note_other_name,
     read_mask_on,
 )
 from medcam.cli.output import echo
 from medcam.cli.prediction import segmentation_of
+from medcam.cli.trust_run import check_ready, print_check
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medcam.explanation.explanation import Explanation
+    from medcam.trust import TrustCheck
 
 
 @plain_errors
@@ -127,6 +131,14 @@ def explain(
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, ...; default: the GPU, if any.")
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Check whether these maps can be trusted, see `medcam check`."
+        ),
+    ] = False,
+    also: AlsoOption = None,
+    budget: BudgetOption = None,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="A page to open in a browser.")
     ] = True,
@@ -163,19 +175,33 @@ def explain(
         "volume": volume, "channels": as_channels,
     }  # fmt: skip
     settings = {option: value for option, value in settings.items() if value is not None}
+    extra: dict[str, Any] = {"options": settings}
+    checked = None
+    if check:
+        checked = check_ready(
+            ready, also or (), progress=not as_json, method=methods_of(method),
+            layer=explanation.layer or "auto", regions=regions, budget=budget,
+        )  # fmt: skip
+        extra["check"] = checked.to_dict()
     recipe = recipe_of(options, output, trust=trust)
     with claimed_prefix(output, image, name=name, overwrite=overwrite) as prefix:
         note_other_name(prefix, name or stem_of(image[0]))
         files = explanation.save(
             prefix, image=original, model=ready.network, mask=truth, segmentation=predicted,
             scores=_scores(explanation, truth), report=report,
-            extra={"options": settings, "recipe": recipe},
+            extra={**extra, "recipe": recipe},
         )  # fmt: skip
-    _print(explanation, prefix.name, image, files, as_json=as_json)
+    _print(explanation, prefix.name, image, files, checked, as_json=as_json)
 
 
 def _print(
-    explanation: Explanation, name: str, images: list[Path], files: list[Path], *, as_json: bool
+    explanation: Explanation,
+    name: str,
+    images: list[Path],
+    files: list[Path],
+    checked: TrustCheck | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Print what was explained and written, for people or for programs."""
     if as_json:
@@ -187,6 +213,8 @@ def _print(
             "details": dict(explanation.details),
             "files": [str(path) for path in files],
         }
+        if checked is not None:
+            summary["check"] = checked.to_dict()
         echo(json.dumps(summary, indent=1, default=list))
         return
     echo(f"explained  {explanation.target}")
@@ -194,6 +222,8 @@ def _print(
     echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")
     for path in files:
         echo(f"written    {path}")
+    if checked is not None:
+        print_check(checked)
 
 
 def _scores(explanation: Explanation, truth: NDArray[Any] | None) -> list[dict[str, Any]]:
