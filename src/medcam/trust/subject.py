@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -22,11 +22,11 @@ from medcam.engine.prepare import prepare
 from medcam.engine.request import Request
 from medcam.engine.result import Run
 from medcam.engine.run import run
-from medcam.engine.target.resolution import TargetLike
+from medcam.engine.target.resolution import TargetLike, reads_output
 from medcam.engine.windows.ensemble import EnsembleMember
 from medcam.engine.windows.prediction import cut, predict
 from medcam.engine.windows.run import run_windows
-from medcam.engine.windows.tiling import Windows
+from medcam.engine.windows.tiling import Place, Windows
 from medcam.errors import InputError, MedcamWarning
 from medcam.methods import Method
 from medcam.trust.blocks import to_numpy
@@ -152,6 +152,8 @@ class InWindows:
         flips: The mirrorings of a window: for each the spatial axes.
         output: As ``output=`` of `medcam.explain`.
         batch_size: The number of windows that run at once.
+        known: Receives the logits, which all networks and images of a check share: its targets do
+            not depend on the prediction, so that it has to be made only once.
     """
 
     model: nn.Module
@@ -160,6 +162,7 @@ class InWindows:
     flips: Sequence[tuple[int, ...]] = ((),)
     output: outputs.Selector = None
     batch_size: int = 1
+    known: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def windows_per_image(self) -> int:
@@ -179,8 +182,11 @@ class InWindows:
         request = Request.of(
             list(methods), layer=list(layers) or "auto", target=target, output=self.output
         )
+        if "logits" not in self.known:
+            self.known["logits"] = self.logits()
         result = run_windows(
             request, self._members, len(self.flips), self.images, self.windows,
+            logits=None if reads_output(target) else self.known["logits"],
             batch_size=self.batch_size, device=self.images.device, channel_weights="volume",
         )  # fmt: skip
         of_window = self._of_window(layers, target) if layers else {}
@@ -212,7 +218,15 @@ class InWindows:
         request = Request.of(
             [_any_layer_method()], layer=list(layers), target=_mean_square, output=self.output
         )
-        return _cells(run(request, self.model, self.model, (window,), {}))
+        of_window = _cells(run(request, self.model, self.model, (window,), {}))
+        place = self.windows.places[0]
+        return {layer: _on_volume(cell, place) for layer, cell in of_window.items()}
+
+
+def _on_volume(cell: tuple[float, ...], place: Place) -> tuple[float, ...]:
+    """Return the cell of a window's layer on the axes of the volume; a slice is one voxel thick."""
+    steps = iter(cell)
+    return tuple(next(steps) if isinstance(part, slice) else 1.0 for part in place)
 
 
 def _any_layer_method() -> Method:

@@ -11,12 +11,14 @@ from medcam.frameworks.nnunet.loading import load
 from medcam.frameworks.nnunet.result import CaseExplanation
 from medcam.frameworks.nnunet.run import check, explain, explain_case
 from medcam.frameworks.nnunet.trained_model import TrainedModel
+from medcam.frameworks.nnunet.trust import check_maps
 
 __all__ = [
     "Case",
     "CaseExplanation",
     "TrainedModel",
     "check",
+    "check_maps",
     "explain",
     "explain_case",
     "find_cases",

@@ -169,6 +169,11 @@ class Prepared:
         """Return the box that nnU-Net kept of the transposed image."""
         return tuple(slice(low, high) for low, high in self.properties["bbox_used_for_cropping"])
 
+    @property
+    def grid_spacing(self) -> tuple[float, ...]:
+        """The size of the voxels of the network's grid in mm."""
+        return tuple(self._spacings()[1])
+
     def _spacings(self) -> tuple[list[float], list[float]]:
         """Return the spacing of the transposed image, and that of the network's grid."""
         transpose = self.model.plans.transpose_forward
