@@ -49,15 +49,13 @@ def test_a_label_is_checked_in_nnunets_windows(options, trained, case):
 
 
 def test_the_maps_are_those_of_explain_for_one_fold(trained, case):
-    """The largest component is the one that explain takes, and so is its map."""
+    """The whole label has the voxels that explain takes, and so the same map."""
     folder = trained()
     model = medcam.nnunet.load(folder, folds=0, tta=False)
     seen = {}
 
     def own(network, images, target):
-        explanation = medcam.nnunet.explain(
-            model, case, "PZ", method="saliency", target="component"
-        )
+        explanation = medcam.nnunet.explain(model, case, "PZ", method="saliency")
         seen.setdefault("map", explanation.explanation.map.values[:, 0])
         seen.setdefault("target", target)
         return seen["map"]
@@ -68,8 +66,8 @@ def test_the_maps_are_those_of_explain_for_one_fold(trained, case):
 
     data = torch.from_numpy(prepare(model, case_from_files(model, case)).data)
     subject = InWindows(model.network, data[None], nnunet_windows(model, data))
-    options = Options("saliency", "auto", model.channel_of("PZ"), maps={"own": own}, sets=8,
-                      networks=0, noises=0)  # fmt: skip
+    options = Options("saliency", "auto", model.channel_of("PZ"), parts="whole",
+                      maps={"own": own}, sets=8, networks=0, noises=0)  # fmt: skip
     check = check_subject(subject, options)
     ours, theirs = (check.of(name).verdicts["T1"] for name in ("saliency", "own"))
     assert seen["map"].any()
