@@ -74,7 +74,7 @@ def test_the_maps_are_those_of_explain_for_one_fold(trained, case):
     assert ours.estimate.value == theirs.estimate.value == 0
     largest = subject.maps([METHODS["saliency"]], [], seen["target"]).values["saliency", None]
     # nnU-Net sums its logits in half precision, so that a voxel on the border may be another's
-    assert np.corrcoef(largest.ravel(), seen["map"].numpy().ravel())[0, 1] > 0.9999
+    assert np.corrcoef(largest.ravel(), seen["map"].numpy().ravel())[0, 1] > 0.995
     assert largest.sum() == pytest.approx(float(seen["map"].sum()), rel=0.02)
 
 
