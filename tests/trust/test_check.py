@@ -158,6 +158,18 @@ def test_a_single_component_is_cut_into_halves():
     assert first[0, 3:13].any(1).all()
 
 
+def test_a_target_smaller_than_a_cell_is_noted():
+    model, images = demo.load_nuclei_segmenter(), demo.load_nuclei().images[:1]
+    with torch.no_grad():
+        where = (model(images) > 0)[0, 0].nonzero()[0].tolist()
+    options = {"method": "hirescam", "layer": ["bottleneck", "decoder1"], **FEW}
+    check = checked(model, images, target=targets.voxel(where, 1), **options)
+    assert [note for note in check.notes if "bottleneck" in note and "1 voxels" in note]
+    assert not [note for note in check.notes if "decoder1" in note]
+    assert check.notes[0] in str(check)
+    assert check.notes[0] in check.to_dict()["notes"]
+
+
 def test_a_region_and_a_voxel_are_told_from_another_structure():
     model, images = demo.load_nuclei_segmenter(), demo.load_nuclei().images[:1]
     with torch.no_grad():

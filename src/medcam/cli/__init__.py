@@ -18,6 +18,7 @@ from medcam.cli.demo_command import demo
 from medcam.cli.errors import plain_errors
 from medcam.cli.explain_command import explain
 from medcam.cli.layers_command import layers
+from medcam.cli.nnunet_check_command import check as nnunet_check
 from medcam.cli.nnunet_command import nnunet
 from medcam.cli.numbers import NumbersCommand
 from medcam.cli.report_command import report
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (plain_errors(demo), explain, check, layers, report, reproduce):
     app.command(cls=NumbersCommand)(command)
+nnunet.command("check")(nnunet_check)
 app.add_typer(nnunet)
 
 

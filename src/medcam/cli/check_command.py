@@ -104,6 +104,13 @@ def check(
     networks: NetworksOption = 5,
     budget: BudgetOption = None,
     seed: SeedOption = 0,
+    artefact: Annotated[
+        bool,
+        typer.Option(
+            "--artefact",
+            help="Teach a copy of the network a planted marker, and say which maps find it.",
+        ),
+    ] = False,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, ...; default: the GPU, if any.")
     ] = None,
@@ -126,7 +133,7 @@ def check(
         ready, also or (), progress=not as_json, method=methods,
         layer=one_or_several(layer, "stages"), against=other,
         parts="whole" if whole else "auto", regions=regions, sets=sets, networks=networks,
-        budget=budget, seed=seed,
+        budget=budget, seed=seed, artefact=artefact,
     )  # fmt: skip
     if as_json:
         echo(json.dumps(checked.to_dict(), indent=1))

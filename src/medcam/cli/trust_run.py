@@ -87,8 +87,8 @@ def print_check(check: TrustCheck) -> None:
         if not share.is_used:
             echo(f"layer {share}")
     echo(check.reason if check.recommended is None else check.recommended.sentence)
-    if check.plan.cut:
-        echo(check.plan.cut)
+    for remark in check.remarks:
+        echo(remark)
 
 
 _WIDE = 200  # columns, where the output is no terminal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +25,9 @@ from medcam.errors import InputError, MedcamWarning, warn
 from medcam.maps import ResolvedTarget
 from medcam.methods import Method, MethodLike
 from medcam.trust import criteria
+from medcam.trust.artefact import plant
 from medcam.trust.bank import Bank, fill_bank
-from medcam.trust.blocks import FILLS, random_sets, to_numpy
+from medcam.trust.blocks import FILLS, blocks_for, random_sets, to_numpy
 from medcam.trust.controls import NEAR_TARGET, image_controls, near_target
 from medcam.trust.criteria import Faithfulness
 from medcam.trust.measuring import (
@@ -40,7 +42,7 @@ from medcam.trust.question import Parts, Question, question_of
 from medcam.trust.recommending import recommend
 from medcam.trust.result import CheckedMap, TrustCheck
 from medcam.trust.stages import shares_of, stages_of
-from medcam.trust.subject import MapName, Subject
+from medcam.trust.subject import MapName, Subject, WholeImages
 
 _FEWEST_SETS = 8
 
@@ -63,6 +65,7 @@ class Options:
     budget: int | None = None
     seed: int = 0
     progress: Progress = False
+    artefact: bool = False
 
     def __post_init__(self) -> None:
         check_functions(self.maps)
@@ -74,6 +77,8 @@ class Options:
 @undoing
 def check_subject(subject: Subject, options: Options) -> TrustCheck:
     """Check the maps of a network with images, see `check`."""
+    if options.artefact and not isinstance(subject, WholeImages):
+        raise InputError("artefact=True needs a classification of whole images: omit roi_size.")
     if isolation.differs_in_training(subject.model):
         warn("The model is in training mode; it is checked in evaluation mode.")
     with ExitStack() as stack:
@@ -90,13 +95,20 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
             sys.stderr.write(f"cost: {plan}\n")
         with progress_of(options.progress, "checking", plan.steps) as tick:
             measuring = Measuring(
-                subject, question, chosen, names, options.maps, plan, options.seed, tick,
-                options.spacing,
-            )  # fmt: skip
-            measured, blocks = measuring.measure()
+                subject, question, chosen, names, options.maps, plan, options.seed, tick
+            )
+            measured, cells = measuring.measure()
+            blocks = blocks_for(
+                tuple(subject.images.shape[2:]), list(cells.values()), options.spacing
+            )
             sets = random_sets(blocks, plan.sets, seed=options.seed)
             bank = fill_bank(subject, question, blocks, sets, tick=tick)
         shares = shares_of(subject, question, names)
+        marker = None
+        if options.artefact and isinstance(subject, WholeImages):
+            marker = plant(
+                subject, question, measuring.run, list(cells.values()), seed=options.seed
+            )
     titles = {item.name: item.title for item in chosen}
     faithful, controls = _faithfulness(subject.images, question, measured, bank, options.seed)
     alone = mirror_correlation(subject.images) if len(subject.images) == 1 else None
@@ -111,7 +123,21 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
     return TrustCheck(
         question.text, checked, {name: item.bounds(first_fill) for name, item in controls.items()},
         tuple(shares), recommended, reason, plan, options.seed, blocks.edge,
+        tuple(_notes(question, cells)), marker,
     )  # fmt: skip
+
+
+def _notes(question: Question, cells: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return a note for each layer whose cell is larger than the target."""
+    if not question.masks:
+        return []
+    smallest = min(int(mask.sum()) for masks in question.masks for mask in masks)
+    return [
+        f"The target has {smallest} voxels, a cell of layer {layer!r} {round(math.prod(cell))}: "
+        "the map shows its surroundings rather than its parts."
+        for layer, cell in cells.items()
+        if smallest < math.prod(cell)
+    ]
 
 
 def _plan(subject: Subject, options: Options, methods: int, names: int) -> Plan:

@@ -49,6 +49,7 @@ def check(
     noises: int = NOISES,
     budget: int | None = None,
     seed: int = 0,
+    artefact: bool = False,
     progress: Progress = False,
     **kwargs: Any,
 ) -> TrustCheck:
@@ -94,6 +95,9 @@ def check(
             `TrustCheck.plan` says what that costs in certainty. A pass that makes maps counts as
             four.
         seed: The seed of all random numbers.
+        artefact: Whether to plant a marker: a copy of the network is taught to tell these images
+            with the marker from the same ones without, and `TrustCheck.artefact` says which maps
+            find it. For classifications; it takes up to 200 training steps.
         progress: True for a bar, after a line that states the cost; or a function ``(done,
             total)``.
         **kwargs: Keyword inputs of the model.
@@ -137,7 +141,7 @@ def check(
         Options(
             method, layer, target, against, parts, regions,
             None if spacing is None else tuple(spacing), dict(maps or {}), sets, networks, noises,
-            budget, seed, progress,
+            budget, seed, progress, artefact,
         ),
     )  # fmt: skip
 

@@ -17,7 +17,6 @@ from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.progress import Tick
 from medcam.errors import InputError, MedcamWarning, NoMapError
 from medcam.methods import Method
-from medcam.trust.blocks import Blocks, blocks_for
 from medcam.trust.permuted import permuted_networks
 from medcam.trust.plan import Plan
 from medcam.trust.question import Question
@@ -67,7 +66,6 @@ class Measuring:
         plan: How often.
         seed: The seed of the random numbers.
         tick: Called after each run, with the number of images.
-        spacing: The size of a voxel in mm.
     """
 
     subject: Subject
@@ -78,25 +76,23 @@ class Measuring:
     plan: Plan
     seed: int
     tick: Tick
-    spacing: tuple[float, ...] | None = None
 
-    def measure(self) -> tuple[dict[MapName, Measured], Blocks]:
-        """Return the figures of each map but its faithfulness, and the blocks for that."""
+    def measure(self) -> tuple[dict[MapName, Measured], Mapping[str, tuple[float, ...]]]:
+        """Return the figures of each map but its faithfulness, and the cells of the layers."""
         question, subject = self.question, self.subject
-        first = self._maps(subject, question.target)
+        first = self.run(subject, question.target)
         measured = {name: Measured([values]) for name, values in first.values.items()}
-        again = self._maps(subject, question.target)
+        again = self.run(subject, question.target)
         for name, item in measured.items():
             item.difference = _relative(again.values[name], item.of_targets[0]).max().item()
         self._against_other(measured, first)
-        anywhere = self._maps(subject, question.anywhere)
+        anywhere = self.run(subject, question.anywhere)
         self._against_unlike(measured, anywhere)
         self._against_permuted(measured, anywhere)
         self._under_noise(measured, first)
-        space = tuple(subject.images.shape[2:])
-        return measured, blocks_for(space, list(first.cells.values()), self.spacing)
+        return measured, first.cells
 
-    def _maps(self, subject: Subject, target: TargetLike) -> Maps:
+    def run(self, subject: Subject, target: TargetLike) -> Maps:
         """Return the maps of all methods and functions."""
         maps = Maps({}, {}, {})
         with warnings.catch_warnings():
@@ -115,7 +111,7 @@ class Measuring:
         question = self.question
         if question.other is None:
             return
-        others = self._maps(self.subject, question.other)
+        others = self.run(self.subject, question.other)
         opposite = question.mirrored or _are_opposite(first, others)
         magnitudes = {
             method.name
@@ -137,7 +133,7 @@ class Measuring:
                 item.unlike = rank_correlation(values, np.roll(values, 1, 0))
             return
         mirrored = self.subject.with_images(self.subject.images.flip(-1))
-        others = self._maps(mirrored, self.question.anywhere)
+        others = self.run(mirrored, self.question.anywhere)
         for name, item in measured.items():
             item.unlike = rank_correlation(anywhere.values[name], others.values[name])
 
@@ -148,7 +144,7 @@ class Measuring:
         networks = permuted_networks(self.subject.model, self.plan.networks, seed=self.seed)
         for network in networks:
             try:
-                others = self._maps(self.subject.with_model(network), self.question.anywhere)
+                others = self.run(self.subject.with_model(network), self.question.anywhere)
             except NoMapError:  # values that overflow
                 continue
             for name, item in measured.items():
@@ -164,7 +160,7 @@ class Measuring:
         for _ in range(self.plan.noises):
             noise = torch.randn(images.shape, generator=generator).to(images)
             noisy = self.subject.with_images(images + _NOISE * deviation * noise)
-            others = self._maps(noisy, self.question.target)
+            others = self.run(noisy, self.question.target)
             for name, item in measured.items():
                 change = _relative(others.values[name], first.values[name])
                 item.noise = change if item.noise is None else np.maximum(item.noise, change)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
 
-from medcam.engine.model.isolation import modules_of
-from medcam.engine.model.stored import stored_graphs
-from medcam.errors import InputError, reason_of
+from medcam.trust.copies import copy_of
 
 
 def permuted_networks(model: nn.Module, count: int, *, seed: int = 0) -> Iterator[nn.Module]:
@@ -24,7 +20,7 @@ def permuted_networks(model: nn.Module, count: int, *, seed: int = 0) -> Iterato
     Raises:
         InputError: The model cannot be copied.
     """
-    twin = _copy_of(model)
+    twin = copy_of(model, "which T2 (networks with permuted weights) needs, networks=0 omits it")
     pairs = [
         (own, other)
         for own, other in zip(model.parameters(), twin.parameters(), strict=True)
@@ -37,18 +33,3 @@ def permuted_networks(model: nn.Module, count: int, *, seed: int = 0) -> Iterato
                 order = torch.randperm(own.numel(), generator=generator).to(own.device)
                 other.copy_(own.detach().reshape(-1)[order].view(own.shape))
         yield twin
-
-
-def _copy_of(model: nn.Module) -> nn.Module:
-    """Return a deep copy; tensors with a graph that the model holds are copied without it."""
-    memo: dict[int, Any] = {
-        id(tensor): tensor.detach().clone() for tensor in stored_graphs(modules_of(model))
-    }
-    try:
-        twin: nn.Module = copy.deepcopy(model, memo)
-    except Exception as error:  # objects of the user's, such as open files, raise anything
-        raise InputError(
-            f"The model cannot be copied, which the networks with other weights need: "
-            f"{reason_of(error)} Leave that criterion out with networks=0."
-        ) from error
-    return twin

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medcam.trust.artefact import PlantedArtefact
 from medcam.trust.plan import Plan
 from medcam.trust.stages import LayerShare
 from medcam.trust.statistics import Estimate
@@ -85,6 +86,8 @@ class TrustCheck:
         plan: What was done, and what it cost.
         seed: The seed of the random numbers.
         edge: The extents of a block in voxels.
+        notes: What has to be known to read the verdicts.
+        artefact: Which maps find a planted marker; None if that was not asked.
     """
 
     target: str
@@ -96,6 +99,8 @@ class TrustCheck:
     plan: Plan
     seed: int
     edge: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+    artefact: PlantedArtefact | None = None
 
     def of(self, method: str, layer: str | None = None) -> CheckedMap:
         """Return what was found of a method.
@@ -114,6 +119,12 @@ class TrustCheck:
             listed = ", ".join(f"({item.method!r}, {item.layer!r})" for item in self.maps)
             raise KeyError(f"There are {len(matching)} maps of {method!r} at {layer!r} in {listed}")
         return matching[0]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is said below the verdicts: notes, the planted marker, what a budget cut."""
+        marker = [] if self.artefact is None else [str(self.artefact)]
+        return [*self.notes, *marker, *([self.plan.cut] if self.plan.cut else [])]
 
     def table(self) -> pd.DataFrame:
         """Return a row for each map: the verdicts, and the value of each criterion."""
@@ -153,6 +164,8 @@ class TrustCheck:
             "cut": self.plan.cut,
             "seed": self.seed,
             "block": list(self.edge),
+            "notes": list(self.notes),
+            "artefact": None if self.artefact is None else self.artefact.to_dict(),
             "cannot_show": CANNOT_SHOW,
         }
 
@@ -165,8 +178,7 @@ class TrustCheck:
             lines.append(self.recommended.sentence)
         else:
             lines.append(self.reason)
-        if self.plan.cut:
-            lines.append(self.plan.cut)
+        lines += self.remarks
         return "\n".join(lines)
 
 

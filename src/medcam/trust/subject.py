@@ -129,10 +129,15 @@ class WholeImages:
 
     def logits(self, target: TargetLike = None) -> Float[Tensor, "batch classes *space"]:
         """Return the logits of the images, as a target sees them."""
-        request = Request.of("saliency", target=target, **self.options)
+        with torch.no_grad():
+            return self.logits_with_graph(target)
+
+    def logits_with_graph(self, target: TargetLike = None) -> Float[Tensor, "batch classes *space"]:
+        """Return the logits, with the graph of the network's parameters if gradients are on."""
+        request = Request.of("gcam", target=target, **self.options)
         prepared = prepare(request, self.model, self.args, self.kwargs)
         call = partial(self.model, *self.args, **self.kwargs)
-        with torch.no_grad(), isolation.eager(prepared.modules):
+        with isolation.eager(prepared.modules):
             logits = logits_of_run(prepared, call, batch=len(self.images))
         return without_subclass(logits)
 

@@ -62,6 +62,7 @@ class TrustSection:
         columns: The criteria.
         rows: The maps.
         layers: What is left of the prediction without each layer, in sentences.
+        remarks: Notes, and which maps find a planted marker.
     """
 
     target: str
@@ -69,6 +70,7 @@ class TrustSection:
     columns: list[Criterion]
     rows: list[TrustRow]
     layers: list[str]
+    remarks: list[str]
 
 
 def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
@@ -97,7 +99,8 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
     ]  # fmt: skip
     columns = [Criterion(*(str(criteria[0][key][name]) for name in _OF_CRITERION)) for key in keys]
     layers = [_of_layer(_mapping(share)) for share in check["layers"]]
-    return TrustSection(str(check["target"]), str(advice), columns, rows, layers)
+    remarks = [*map(str, check["notes"]), *_of_marker(check["artefact"])]
+    return TrustSection(str(check["target"]), str(advice), columns, rows, layers, remarks)
 
 
 _OF_CRITERION = ("title", "threshold", "cannot_show", "source")
@@ -111,6 +114,17 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _mark(word: Any, sentence: str = "") -> Mark:
     return Mark(str(word), _MARKS.get(str(word), "?"), sentence)
+
+
+def _of_marker(artefact: Any) -> list[str]:
+    """Return a sentence for each map about the planted marker."""
+    if artefact is None:
+        return []
+    maps = [_mapping(item) for item in _mapping(artefact)["maps"]]
+    return [
+        f"Planted marker: {item['method']} ({item['layer'] or 'input'}). {item['sentence']}"
+        for item in maps
+    ] or ["The network did not learn the planted marker."]
 
 
 def _of_layer(share: Mapping[str, Any]) -> str:
