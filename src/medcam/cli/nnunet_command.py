@@ -212,6 +212,7 @@ def check_layers(trained: TrainedModel, layer: list[str] | None) -> None:
 
 
 def folds_of(text: str) -> Any:
+    """Return the folds of ``--folds``: one, several, or a word."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     return parts if len(parts) > 1 else text.strip()
 
