@@ -252,6 +252,7 @@ def test_own_preprocessing(here):
     [
         (["--target", "everything"], "give predicted, best, all"),
         (["--target", "voxel a,b,c 1"], "a voxel is e.g."),
+        (["--target", "contrast 1 a"], "a contrast is e.g."),
         (["--target", "9"], "Class 9 does not exist"),
         (["--layer", "dawn"], "Did you mean 'down'"),
         (["--method", "gradcm"], "Method 'gradcm' does not exist"),
