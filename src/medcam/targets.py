@@ -9,7 +9,7 @@ of one detection.
 from __future__ import annotations
 
 from medcam.engine.target.boxes import BoxTarget, box
-from medcam.engine.target.contrast import contrast
+from medcam.engine.target.contrasts import contrast
 from medcam.engine.target.resolution import TargetLike, resolve
 from medcam.engine.target.targets import (
     ClassTarget,

@@ -161,15 +161,16 @@ def _score_targets(
     Raises:
         TargetError: One of them has several scores.
     """
-    one, two = first.score(logits, notices), second.score(logits, notices)
-    if one.values.shape[1] != 1 or two.values.shape[1] != 1:
+    of_first, of_second = first.score(logits, notices), second.score(logits, notices)
+    if of_first.values.shape[1] != 1 or of_second.values.shape[1] != 1:
         raise TargetError(
             f"{text}: each of the two has to be one score, but they are "
-            f"{one.values.shape[1]} and {two.values.shape[1]}: give two targets of one class each."
+            f"{of_first.values.shape[1]} and {of_second.values.shape[1]}: give two targets of one "
+            "class each."
         )
     target = ResolvedTarget(
-        text, one.target.task, one.target.classes, one.target.voxels,
-        is_part=one.target.is_part or two.target.is_part,
-        regions=one.target.regions and two.target.regions,
+        text, of_first.target.task, of_first.target.classes, of_first.target.voxels,
+        is_part=of_first.target.is_part or of_second.target.is_part,
+        regions=of_first.target.regions and of_second.target.regions,
     )  # fmt: skip
-    return TargetScores(target, one.values - gamma * two.values)
+    return TargetScores(target, of_first.values - gamma * of_second.values)
