@@ -140,6 +140,16 @@ class Request:
         return not (reads_output(self.target) if self.of_output is None else self.of_output)
 
     @property
+    def replayed(self) -> tuple[Method, ...]:
+        """The methods that run the model again."""
+        return tuple(method for method in self.methods if method.replays)
+
+    @property
+    def differentiates_input(self) -> bool:
+        """Whether a method needs the gradient of the image in the run itself."""
+        return any(method.of_input and not method.replays for method in self.methods)
+
+    @property
     def evidence(self) -> frozenset[str]:
         """The names of the evidence that the methods need."""
         return frozenset().union(*(method.evidence for method in self.methods))

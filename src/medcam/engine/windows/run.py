@@ -69,9 +69,9 @@ def run_windows(
         InputError: The prediction cannot be stitched, or does not fit the volume.
         NoMapError: No map can be made.
     """
+    _check_methods(request)
     notices, function = Notices(), ""
-    padded = windows.pad(volume)
-    window_count = len(windows) * len(volume) * count
+    padded, window_count = windows.pad(volume), len(windows) * len(volume) * count
     kept = None
     if logits is None:
         if channel_weights == "volume" and window_count > len(volume):
@@ -129,6 +129,22 @@ def run_windows(
             **runner.details,
         },
     )
+
+
+def _check_methods(request: Request) -> None:
+    """Raise for methods that run the model again: a change of the image spans several windows.
+
+    Raises:
+        InputError: There is one.
+    """
+    if request.replayed:
+        titles = ", ".join(method.title for method in request.replayed)
+        raise InputError(
+            f"{titles}: changed images cannot be explained window by window, as a change lies in "
+            "several windows at once. Explain the whole image, or a crop of a window's size, with "
+            "medcam.explain (without --roi), or take a method that runs the model once, such as "
+            "saliency, inputxgradient or layercam."
+        )
 
 
 def kept_activations(
