@@ -70,13 +70,13 @@ def test_the_predicted_mask_is_that_of_the_image_as_it_is():
 
 
 def test_a_function_of_the_output_is_called_itself():
-    """The largest logit is homogeneous, so its gradient gives the value, but not the changes."""
+    """The norm is homogeneous, so its gradient gives its value, but not its changes."""
     net, x = net_of().double(), image(size=6).double()
-    found = medcam.explain(net, x, method=occlusion(size=2), target=lambda z: z.amax(1)).map
+    found = medcam.explain(net, x, method=occlusion(size=2), target=lambda z: z.norm(dim=1)).map
     with torch.no_grad():
         hidden = x[1:].clone()
         hidden[..., :2, 2:4] = x[1].mean()
-        drop = net(x[1:]).amax() - net(hidden).amax()
+        drop = net(x[1:]).norm() - net(hidden).norm()
     torch.testing.assert_close(found.values[1, 0, 0, 2], drop)
 
 
@@ -305,6 +305,34 @@ def test_a_method_of_your_own():
     without[:, 1] = 0
     drop = net(x) - net(without)
     torch.testing.assert_close(found[:, :, 1, 0, 0], drop.detach())
+
+
+@pytest.mark.filterwarnings("ignore:The Expected Gradients map of sample")
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [
+        (intgrad(steps=5, batch=2), 5), (smoothgrad("gcam", samples=3), 3),
+        (occlusion(size=6), 4), (rise(masks=7, batch=3), 7), (scorecam(channels=3), 3),
+        (ablationcam(channels=4), 4),
+        (medcam.methods.expgrad(torch.zeros(2, 1, 12, 12), samples=6, batch=4), 6),
+    ],
+)  # fmt: skip
+def test_progress_counts_the_changed_images_of_all_samples(method, count):
+    seen = []
+    medcam.explain(
+        net_of(), image(batch=3), method=[method, "saliency"], layer="features", target=1,
+        progress=lambda *of: seen.append(of),
+    )  # fmt: skip
+    assert {total for _, total in seen} == {3 * count}
+    assert seen[-1] == (3 * count, 3 * count)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_a_progress_bar(capsys):
+    medcam.explain(net_of(), image(), method=FAST["rise"], target=1, progress=True)
+    assert "RISE" in capsys.readouterr().err
+    with pytest.raises(medcam.errors.InputTypeError, match="progress=3"):
+        medcam.explain(net_of(), image(), progress=3)
 
 
 # ------------------------------------------------------------------------------- what is refused

@@ -126,7 +126,7 @@ def record(
         axes = placements.map_axes(is_bag=is_bag)
         recorder.end()
         if request.replayed:
-            rerun = Rerun(prepared, call, *plain, record, save_less, is_unchanged, axes, is_bag)
+            rerun = Rerun(prepared, call, *plain, record, save_less, is_unchanged, axes)
             add_replayed(request, evidence, explained, rerun)
         with isolation.full_precision(prepared.image.device.type):
             assembled = assemble(request, evidence, scores, prepared, axes=axes)

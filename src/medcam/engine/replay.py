@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,9 +28,10 @@ from medcam.engine.model.inputs import find_images
 from medcam.engine.model.layers import LayerChoice
 from medcam.engine.model.nested import map_tensors, without_subclass
 from medcam.engine.model.silencing import without_channels
-from medcam.engine.notices import Notices
+from medcam.engine.notices import SilentNotices
 from medcam.engine.own_input import UnusedError
 from medcam.engine.prepare import Prepared
+from medcam.engine.replay_progress import Reported, ReportedFunction
 from medcam.errors import NoMapError
 from medcam.maps import LayerGrid
 from medcam.methods import METHODS, Method
@@ -64,6 +65,7 @@ class Replay:
         sample: The number of the sample.
         activation: The recorded layer of the map; None for a map of the input.
         grid: Where the cells of its map lie.
+        reported: Where progress is reported.
     """
 
     prepared: Prepared
@@ -76,6 +78,7 @@ class Replay:
     sample: int
     activation: Activation | None = None
     grid: LayerGrid | None = None
+    reported: Reported = field(default_factory=Reported)
 
     @property
     def image(self) -> Tensor:
@@ -85,15 +88,17 @@ class Replay:
 
     def evidence_of(self, method: Method) -> dict[str, Any]:
         """Return the evidence of this sample that a method takes, by name."""
-        by_name: dict[str, Any] = {
-            "inputs": self.image,
+        functions: dict[str, Callable[..., Tensor]] = {
             "score_of": self.score_of,
             "input_gradient_at": partial(self.map_at, method=METHODS["saliency"]),
             "score_of_masked": self.score_of_masked,
             "score_without": self.score_without,
         }
         if method.repeated is not None:
-            by_name["map_at"] = partial(self.map_at, method=method.repeated)
+            functions["map_at"] = partial(self.map_at, method=method.repeated)
+        by_name: dict[str, Any] = {"inputs": self.image}
+        for name, function in functions.items():
+            by_name[name] = ReportedFunction(name, function, self.reported)
         if "activations" in method.evidence and self.activation is not None:
             values = self.activation.values
             by_name["activations"] = values[self.sample : self.sample + 1]
@@ -142,7 +147,7 @@ class Replay:
         request = dataclasses.replace(
             request, methods=(method,), target=partial(target.score, sample=self.sample),
             window_target=target.target, of_output=not request.at_logits, check_layer=False,
-            several=False, shape="input", by_sample="",
+            several=False, shape="input", by_sample="", progress=False,
         )  # fmt: skip
         choice = self.prepared.choice
         if self.activation is not None:
@@ -150,8 +155,8 @@ class Replay:
             choice = LayerChoice({name: self.prepared.model.get_submodule(name)})
             request = dataclasses.replace(request, layer=name)
         prepared = dataclasses.replace(
-            self.prepared, request=request, choice=choice, notices=Notices(), chosen=self.number,
-            images=find_images(args, kwargs, self.prepared.model),
+            self.prepared, request=request, choice=choice, notices=SilentNotices(),
+            chosen=self.number, images=find_images(args, kwargs, self.prepared.model),
         )  # fmt: skip
         with isolation.kept_state(self.prepared.modules):
             try:

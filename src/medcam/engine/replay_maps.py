@@ -19,6 +19,7 @@ from medcam.engine.fixed_target import fix_target
 from medcam.engine.model import isolation
 from medcam.engine.prepare import Prepared
 from medcam.engine.replay import Replay
+from medcam.engine.replay_progress import Reported
 from medcam.engine.request import Request
 from medcam.errors import NoMapError, warn
 from medcam.methods import Method
@@ -44,7 +45,6 @@ class Rerun:
         save_less: Whether operations save only what gradients of activations need.
         is_unchanged: Whether the model left its inputs as they were.
         axes: For each image the axes of a map of it.
-        is_bag: Whether the first axis of the input is slices or views of one case.
     """
 
     prepared: Prepared
@@ -55,7 +55,6 @@ class Rerun:
     save_less: bool
     is_unchanged: bool
     axes: Sequence[tuple[int, ...]]
-    is_bag: bool
 
 
 def add_replayed(request: Request, evidence: Evidence, explained: Explained, rerun: Rerun) -> None:
@@ -88,10 +87,11 @@ def add_replayed(request: Request, evidence: Evidence, explained: Explained, rer
                 _check_scores(replay, number)
                 checked.add(number)
             activation = None if layer is None else evidence.recorded[layer]
-            maps = [
-                _map_of(method, item, evidence)
-                for item in _samples(replay, request, number, activation)
-            ]
+            count = len(prepared.images[number].tensor)
+            with Reported(request.progress, method.title, count) as reported:
+                item = replace(replay, reported=reported)
+                samples = _samples(item, request, number, activation)
+                maps = [_map_of(method, sample, evidence) for sample in samples]
             values = torch.stack(maps)
             evidence.replayed[method.name, layer, number] = values
             for column, of_target in enumerate(values.unbind(1)):
@@ -177,7 +177,7 @@ def _check_image(methods: Sequence[Method], rerun: Rerun, number: int) -> None:
     remedy = "Take a method that runs the model once, such as gcam or saliency."
     if not rerun.is_unchanged:
         reason = "the model writes to its input, so it cannot run on it again"
-    elif rerun.is_bag or rerun.axes[number] != tuple(range(2, image.ndim)):
+    elif rerun.axes[number] != tuple(range(2, image.ndim)):
         reason = "the input holds slices or views of one case, which are not changed one by one"
     elif not image.is_floating_point():
         reason = "the image holds integers: give it as floating-point numbers (.float())"

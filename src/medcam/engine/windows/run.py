@@ -14,6 +14,7 @@ from medcam.engine.model import isolation
 from medcam.engine.model.probabilities import SIGMOIDS, ends_in
 from medcam.engine.model.undo import undoing
 from medcam.engine.notices import Notices
+from medcam.engine.progress import Progress, progress_of
 from medcam.engine.request import Request
 from medcam.engine.result import Run
 from medcam.engine.run import run
@@ -25,7 +26,6 @@ from medcam.engine.windows.kept import KeptActivations
 from medcam.engine.windows.parts import layer_part
 from medcam.engine.windows.plan import ChannelWeights, StitchingPlan
 from medcam.engine.windows.prediction import cut, predict
-from medcam.engine.windows.progress import Progress, progress_of
 from medcam.engine.windows.remarks import notice_blank_maps, warn_of_disagreement
 from medcam.engine.windows.runner import Runner
 from medcam.engine.windows.score_gradient import ScoreGradient, score_gradient
