@@ -388,6 +388,17 @@ def test_a_model_that_gives_each_call_another_score_is_refused():
     )
 
 
+@pytest.mark.parametrize("method", FAST)
+def test_autocast(method):
+    net, x = net_of(), image(batch=3, size=8)
+    ask = {"method": FAST[method], "layer": "features", "target": 1}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = medcam.explain(net, x, **ask).map.values
+    wide = medcam.explain(net, x, **ask).map.values
+    assert found.dtype == torch.float32
+    assert (found - wide).norm() < (2 if method in ("occlusion", "rise") else 0.2) * wide.norm()
+
+
 def test_training_mode_that_mixes_samples_is_told():
     net = nn.Sequential(nn.BatchNorm2d(1), net_of())
     with pytest.warns(MedcamWarning) as said:

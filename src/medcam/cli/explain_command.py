@@ -220,7 +220,7 @@ def _explain(
 
     try:
         if roi is None and slice_axis is None:
-            return explain_once(model, inputs, **options)
+            return explain_once(model, inputs, progress=stitching["progress"], **options)
         size = extents(roi, "--roi") if roi is not None else -1
         return explain_volume(model, inputs, size, slice_axis=slice_axis, **stitching, **options)
     except (MedcamError, MedcamWarning):

@@ -20,8 +20,8 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         help="auto (default: gcam; for a segmentation layercam, for a part of one segxrescam), "
-        "gcam, gbp, ..., or a medcam.methods.Method of your own, path/to/file.py:name; may be "
-        "repeated.",
+        "gcam, gbp, intgrad, occlusion, ..., or a medcam.methods.Method of your own, "
+        "path/to/file.py:name; may be repeated.",
     ),
 ]
 """``--method``, as every command that explains takes it."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, autocast
 
 from medcam.engine.activation import Activation
 from medcam.engine.assemble import Assembled, on_image
@@ -24,6 +24,7 @@ from medcam.engine.evidence import Evidence
 from medcam.engine.explained import logits_of_run
 from medcam.engine.fixed_target import FixedTarget
 from medcam.engine.model import isolation
+from medcam.engine.model.devices import autocast_dtype
 from medcam.engine.model.inputs import find_images
 from medcam.engine.model.layers import LayerChoice
 from medcam.engine.model.nested import map_tensors, without_subclass
@@ -87,7 +88,10 @@ class Replay:
         return image[self.sample : self.sample + 1]
 
     def evidence_of(self, method: Method) -> dict[str, Any]:
-        """Return the evidence of this sample that a method takes, by name."""
+        """Return the evidence of this sample that a method takes, by name.
+
+        The model runs under the caller's autocast, also if the method does not.
+        """
         functions: dict[str, Callable[..., Tensor]] = {
             "score_of": self.score_of,
             "input_gradient_at": partial(self.map_at, method=METHODS["saliency"]),
@@ -97,7 +101,10 @@ class Replay:
         if method.repeated is not None:
             functions["map_at"] = partial(self.map_at, method=method.repeated)
         by_name: dict[str, Any] = {"inputs": self.image}
+        device = self.prepared.image.device.type
+        dtype = autocast_dtype(device)
         for name, function in functions.items():
+            function = function if dtype is None else autocast(device, dtype)(function)
             by_name[name] = ReportedFunction(name, function, self.reported)
         if "activations" in method.evidence and self.activation is not None:
             values = self.activation.values
@@ -174,7 +181,8 @@ class Replay:
             return item.channels
         ((layer, number),) = recorded.evidence.layers
         count = self.target.values.shape[1]
-        maps = [recorded.evidence.map(method, t, (layer, number), number) for t in range(count)]
+        with isolation.full_precision(self.prepared.image.device.type):
+            maps = [recorded.evidence.map(method, t, (layer, number), number) for t in range(count)]
         return torch.stack(maps, 1)
 
     @property
