@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from monai.networks.nets import UNet as MonaiUNet
@@ -272,6 +274,23 @@ def test_other_inputs_stay_those_of_the_sample(method):
     turned = medcam.explain(net, *swapped[:2], age=swapped[2], **ask)
     for key, item in turned.maps.items():
         torch.testing.assert_close(item.values.flip(0), found.maps[key].values)
+
+
+def test_options_and_completeness_are_in_the_record(tmp_path):
+    net, x = net_of(), image(batch=1, size=8)
+    methods = [intgrad(steps=5, baseline=torch.zeros(1, 8, 8)), occlusion(size=(4, 2)), "gcam"]
+    found = medcam.explain(net, x, method=methods, layer="features", target=1)
+    assert found.details["method_options"]["occlusion"]["size"] == (4, 2)
+    *_, path = found.save(tmp_path / "case", montage=False, report=False)
+    record = json.loads(path.read_text())
+    explained = record["extra"]["explained"]
+    assert explained["method_options"] == {
+        "intgrad": {"steps": 5, "baseline": "Tensor [1, 8, 8]", "batch": None},
+        "occlusion": {"size": [4, 2], "stride": None, "spacing": None, "fill": "mean", "roi": None,
+                      "batch": None},
+    }  # fmt: skip
+    assert explained["completeness_residual"] == found.details["completeness_residual"]
+    assert record["windows"] is None
 
 
 def test_occlusion_needs_no_gradient():

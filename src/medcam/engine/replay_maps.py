@@ -84,6 +84,7 @@ def add_replayed(request: Request, evidence: Evidence, explained: Explained, rer
     )
     checked: set[int] = set()
     for method in request.replayed:
+        _note_options(method, evidence)
         for layer, number in _places(method, evidence):
             if number not in checked:
                 _check_scores(replay, number)
@@ -151,6 +152,18 @@ def _map_of(method: Method, replay: Replay, evidence: Evidence) -> Tensor:
             total = method.total(**{name: by_name[name] for name in names if name in by_name})
         _note_residual(method, replay.sample, values, total, evidence)
     return values
+
+
+def _note_options(method: Method, evidence: Evidence) -> None:
+    """Note the options of a method for the record, tensors by their shape."""
+    plain = (bool, int, float, str, list, tuple, type(None))
+    options = {
+        name: value if isinstance(value, plain) else f"{type(value).__name__} {list(value.shape)}"
+        for name, value in method.options.items()
+        if isinstance(value, plain) or hasattr(value, "shape")
+    }
+    if options:
+        evidence.details.setdefault("method_options", {})[method.name] = options
 
 
 def _note_residual(

@@ -183,6 +183,21 @@ class Method:
         raise InputError(f"from_cam= of method {self.name!r} does not fit: {reason}.")
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options of the function that were set, by name.
+
+        Example:
+            >>> from medcam.methods import get
+            >>> get("segxrescam", pool=4).options
+            {'pool': 4}
+        """
+        function, options = self.function, dict[str, Any]()
+        while isinstance(function, partial):
+            options = {**function.keywords, **options}
+            function = function.func
+        return options
+
+    @property
     def replays(self) -> bool:
         """Whether the model runs again, on images or features that the method changes.
 
