@@ -9,6 +9,7 @@ of one detection.
 from __future__ import annotations
 
 from medcam.engine.target.boxes import BoxTarget, box
+from medcam.engine.target.contrasts import contrast
 from medcam.engine.target.resolution import TargetLike, resolve
 from medcam.engine.target.targets import (
     ClassTarget,
@@ -32,6 +33,7 @@ __all__ = [
     "box",
     "class_score",
     "classes",
+    "contrast",
     "region",
     "region_class",
     "resolve",

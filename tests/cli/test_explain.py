@@ -231,6 +231,25 @@ def test_regions_and_voxels_are_targets(here):
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+def test_methods_that_run_the_model_again(here):
+    values = volume(here / "head.nii.gz")
+    base = ["--model", "users_nets:unet3", "-i", "head.nii.gz", "-o", "out", "--layer", "down",
+            "--no-report", "--target", "channel 1", "--method", "ablationcam",
+            "--method"]  # fmt: skip
+    done = run(*base, "occlusion")
+    assert done.exit_code == 0, done.output
+    target = medcam.targets.class_score(1)
+    for method in ("ablationcam", "occlusion"):
+        item = medcam.explain(
+            unet3(), torch.from_numpy(values)[None], layer="down", target=target, method=method
+        ).map
+        saved = np.asarray(nib.load(f"out/head_{method}.nii.gz").dataobj)
+        np.testing.assert_allclose(saved, item.values[0, 0], rtol=1e-4, atol=1e-7)
+    refused = run(*base, "occlusion", "--roi", "8", "8", "8", "--overwrite")
+    assert refused.exit_code == 2
+    assert "changed images cannot be explained window by window" in " ".join(refused.output.split())
+
+
 def test_own_preprocessing(here):
     values = volume(here / "head.nii.gz")
     base = ["--model", "users_nets:unet3", "-i", "head.nii.gz", "-o", "out", "--target", "1",
@@ -252,6 +271,7 @@ def test_own_preprocessing(here):
     [
         (["--target", "everything"], "give predicted, best, all"),
         (["--target", "voxel a,b,c 1"], "a voxel is e.g."),
+        (["--target", "contrast 1 a"], "a contrast is e.g."),
         (["--target", "9"], "Class 9 does not exist"),
         (["--layer", "dawn"], "Did you mean 'down'"),
         (["--method", "gradcm"], "Method 'gradcm' does not exist"),

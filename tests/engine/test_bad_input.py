@@ -19,10 +19,11 @@ from medcam.errors import (
 )
 from medcam.methods import METHODS, Method, get
 from medcam.targets import classes
+from support.methods import ONCE
 from support.nets import Classifier, UNet, image
 
-OF_LAYER = [name for name, method in METHODS.items() if method.of_layer]
-OF_INPUT = [name for name, method in METHODS.items() if method.of_input and name != "ggcam"]
+OF_LAYER = [name for name in ONCE if METHODS[name].of_layer]
+OF_INPUT = [name for name in ONCE if METHODS[name].of_input and name != "ggcam"]
 
 
 def refused(error, said, net, x, **kwargs):

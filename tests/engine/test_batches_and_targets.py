@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import medcam
 from medcam.engine.notices import Notices
-from medcam.methods import METHODS
 from medcam.targets import class_score, classes
+from support.methods import ONCE
 from support.nets import Classifier, UNet, image
 
 pytestmark = pytest.mark.usefixtures("unchecked_layer")
@@ -44,7 +44,7 @@ def net(request) -> nn.Module:
     return request.param().eval()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONCE)
 @pytest.mark.parametrize("target", [class_score(1), None])
 @pytest.mark.filterwarnings("ignore::medcam.errors.MedcamWarning")
 def test_no_operation_is_repeated_for_each_sample(net, method, target, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import medcam
+from support.methods import ONCE
 from support.nets import Classifier, UNet, image
 
 CALLS = 1000
@@ -79,7 +80,13 @@ def test_a_leak_is_detected():
 
 
 EVERY_OPTION = {
-    **{f"method {name}": {"method": name} for name in medcam.methods.METHODS},
+    **{f"method {name}": {"method": name} for name in ONCE},
+    "noisy images": {"method": medcam.methods.smoothgrad("gcam", samples=2)},
+    "a path": {"method": medcam.methods.intgrad(steps=2)},
+    "boxes": {"method": medcam.methods.occlusion(size=32)},
+    "masks": {"method": medcam.methods.rise(masks=4)},
+    "masks of features": {"method": medcam.methods.scorecam(channels=2)},
+    "without features": {"method": medcam.methods.ablationcam(channels=2)},
     "low memory": {"method": "saliency", "memory": "low"},
     "low memory, guided": {"method": ["gbp", "ggcam", "gcam"], "memory": "low"},
     "layer size": {"shape": None},

@@ -10,6 +10,7 @@ from torch import nn
 import medcam
 from medcam.methods import METHODS
 from medcam.targets import class_score
+from support.methods import ONCE
 from support.nets import Classifier, UNet, conv, image
 
 CAM_FAMILY = [
@@ -91,7 +92,7 @@ def strided(dims, head):
 
 
 @pytest.mark.parametrize("head", ["classification", "segmentation"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_a_volume_of_one_slice_is_an_image(method, head):
     flat, deep = strided(2, head), strided(3, head)
     for two, three in zip(flat.parameters(), deep.parameters(), strict=True):
@@ -112,7 +113,7 @@ def test_a_volume_of_one_slice_is_an_image(method, head):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_maps_shift_with_the_input(method, dims):
     circular = {"padding": 1, "padding_mode": "circular"}
     net = Classifier(dims)
@@ -128,7 +129,7 @@ def test_maps_shift_with_the_input(method, dims):
 
 
 @pytest.mark.parametrize("make", [Classifier, UNet])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_a_logit_times_a_positive_number(method, make):
     """Normalised maps do not change, except Grad-CAM++; powers of two are exact."""
     net, x = positive(make(2).double().eval()), image().double()

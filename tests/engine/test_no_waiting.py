@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import medcam
-from medcam.methods import METHODS
 from medcam.targets import best, class_score, classes, voxel
+from support.methods import ONCE
 from support.nets import Classifier, UNet, image
 
 pytestmark = pytest.mark.usefixtures("unchecked_layer")
@@ -25,7 +25,7 @@ def on_meta(net: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("net", [Classifier, UNet])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_no_method_synchronises(net, method):
     found = medcam.explain(on_meta(net()), image().to("meta"), method=method)
     assert found.unchecked

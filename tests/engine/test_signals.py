@@ -13,8 +13,8 @@ from torch import nn
 import medcam
 from medcam.engine.model.signals import reads_signals
 from medcam.errors import InputError, MedcamWarning
-from medcam.methods import METHODS
 from medcam.targets import class_score
+from support.methods import ONCE
 from support.nets import Classifier, UNet, balanced, image
 
 
@@ -60,7 +60,7 @@ def unet():
 # ---------------------------------------------------------------------- every method, every layer
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_a_signals_map_is_that_of_the_picture_of_one_row(classifier, method):
     x = image(1, 3, 16, channels=3).double()
     row = Row(classifier, Classifier(2, channels=3).double().eval())
@@ -76,7 +76,7 @@ def test_a_signals_map_is_that_of_the_picture_of_one_row(classifier, method):
         assert_same(ours.values, theirs.values[:, :, 0])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_a_segmented_signals_map_is_that_of_the_picture_of_one_row(unet, method):
     x = image(1, 2, 64).double()
     row = Row(unet, UNet(2).double().eval())
@@ -151,7 +151,7 @@ def test_memory_low_gives_the_same_maps():
 
 def test_one_window_is_the_whole_signal(unet):
     x = image(1, 2, 24).double()
-    methods = list(METHODS)
+    methods = ONCE
     whole = medcam.explain(unet, x, method=methods, target=1)
     windows = medcam.explain_volume(unet, x, 24, method=methods, target=1, mode="constant")
     for key, item in whole.maps.items():

@@ -28,7 +28,7 @@ def test_importing_is_about_as_cheap_as_importing_torch():
     ).stdout
     heavy, _, count = out.strip().rpartition(" ")
     assert heavy == "[]"
-    assert int(count) < 190
+    assert int(count) < 205  # all but a few are small files of medcam
 
 
 def modules() -> list[str]:

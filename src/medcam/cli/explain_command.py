@@ -64,7 +64,8 @@ def explain(
         typer.Option(
             "--target",
             help="predicted, best, all, a class (2), 'channel 2' (its whole channel), "
-            "'value 0' (of a regression), 'voxel 40,52,30 2', or 'region mask.nii.gz 2'.",
+            "'value 0' (of a regression), 'contrast 2 1' (class 2 rather than 1), "
+            "'voxel 40,52,30 2', or 'region mask.nii.gz 2'.",
         ),
     ] = "predicted",
     regions: RegionsOption = False,

@@ -128,7 +128,7 @@ class ReadyImage:
             "target": self.target,
         }
         if not options.in_windows:
-            return explain_once(network, self.inputs.to(self.device), **shared)
+            return explain_once(network, self.inputs.to(self.device), progress=progress, **shared)
         stitching: Any = {
             "overlap": options.overlap, "mode": options.mode,
             "channel_weights": options.channel_weights, "slice_axis": options.slice_axis,

@@ -20,8 +20,8 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         help="auto (default: gcam; for a segmentation layercam, for a part of one segxrescam), "
-        "gcam, gbp, ..., or a medcam.methods.Method of your own, path/to/file.py:name; may be "
-        "repeated.",
+        "gcam, gbp, intgrad, occlusion, ..., or a medcam.methods.Method of your own, "
+        "path/to/file.py:name; may be repeated.",
     ),
 ]
 """``--method``, as every command that explains takes it."""
@@ -197,7 +197,8 @@ def target_of(text: str, image: Image, *, regions: bool = False) -> TargetLike:
     """Return the target that ``--target`` describes.
 
     Args:
-        text: predicted, best, all, "2", "channel 2", "voxel 40,52,30 2" or "region mask.nii 2".
+        text: predicted, best, all, "2", "channel 2", "value 0", "contrast 2 1",
+            "voxel 40,52,30 2" or "region mask.nii 2".
         image: The image, on whose grid a region lies.
         regions: Whether the channels are regions that may overlap.
 
@@ -226,6 +227,8 @@ def _target_of(text: str, image: Image) -> TargetLike:
         return targets.value(int(words[1]))
     if len(words) == 2 and words[0] == "channel" and ends_in_number:
         return targets.class_score(int(words[1]))
+    if len(words) in (3, 4) and words[0] == "contrast":
+        return _contrast_of(words[1:])
     if len(words) == 3 and words[0] == "voxel" and ends_in_number:
         try:
             return targets.voxel([int(i) for i in words[1].split(",")], int(words[2]))
@@ -238,8 +241,29 @@ def _target_of(text: str, image: Image) -> TargetLike:
         return targets.region(torch.from_numpy(region.astype("uint8")), int(words[-1]))
     raise TargetError(
         f"--target {text!r}: give predicted, best, all, a class (2), 'channel 2', "
-        "'value 0' (of a regression), 'voxel 40,52,30 2' or 'region mask.nii.gz 2'."
+        "'value 0' (of a regression), 'contrast 2 1', 'voxel 40,52,30 2' or "
+        "'region mask.nii.gz 2'."
     )
+
+
+def _contrast_of(words: Sequence[str]) -> TargetLike:
+    """Return the target of ``contrast A B [GAMMA]``; B may be several classes, ``0,1``.
+
+    Raises:
+        TargetError: A word is no number.
+    """
+    from medcam import targets
+    from medcam.errors import TargetError
+
+    try:
+        label, others = int(words[0]), [int(word) for word in words[1].split(",")]
+        gamma = float(words[2]) if len(words) > 2 else 1.0
+    except ValueError as error:
+        raise TargetError(
+            f"--target 'contrast {' '.join(words)}': a contrast is e.g. 'contrast 2 1', "
+            "'contrast 2 0,1' or 'contrast 2 1 0.6' (with the factor of the other class)."
+        ) from error
+    return targets.contrast(label, others, gamma)
 
 
 def read_mask_on(path: Path, image: Image) -> NDArray[Any]:

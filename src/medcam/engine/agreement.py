@@ -75,7 +75,12 @@ def disagreement(method: Method, layer: str, where: str = "for sample(s) {sample
 
 
 def warn_of_parts(request: Request, target: ResolvedTarget) -> None:
-    """Warn if a method that cannot tell structures apart is asked for the map of one."""
+    """Warn if a method that cannot tell structures apart is asked for the map of one.
+
+    Of a window this is said for the volume.
+    """
+    if request.is_window:
+        return
     titles = [method.title for method in request.methods if method.per_channel]
     if target.is_part and titles:
         listed = ", ".join(titles)

@@ -155,7 +155,7 @@ def _layer_map(
     notice_non_finite(
         notices, values, NoMapError(_BAD_MAP.format(method.title, f"layer {activation.layer!r}"))
     )
-    grid = _grid(request, activation, source.space) if is_map else None
+    grid = grid_of(request, activation, source.space) if is_map else None
     if shape is not None and grid is not None:
         values = on_image(values, grid, source.space, shape)
     item = method.map_of(values, activation.layer, scores.target)
@@ -200,7 +200,7 @@ def _input_values(request: Request, evidence: Evidence, source: _Source, target:
     by_name = evidence.by_name(target, source.layer, number)
     cam = method.from_cam.cam.of(by_name)
     evidence.blanks.note(method.from_cam.cam, target, source.layer, by_name, cam)
-    grid = _grid(request, activation, source.space)
+    grid = grid_of(request, activation, source.space)
     cam = activation.layout.map_of(cam)[:, None]
     placed = on_image(cam, grid, source.space, source.space)[:, 0]
     for name in ("inputs", "input_gradients", "guided_gradients"):
@@ -211,7 +211,7 @@ def _input_values(request: Request, evidence: Evidence, source: _Source, target:
     return values
 
 
-def _grid(request: Request, activation: Activation, space: Sequence[int]) -> LayerGrid:
+def grid_of(request: Request, activation: Activation, space: Sequence[int]) -> LayerGrid:
     """Return where the cells of a layer's map lie, as ``placement=`` asks for it."""
     grid = activation.layout.grid
     if request.placement == "resize":
@@ -249,12 +249,12 @@ def _sources(
     """Yield each method with each layer and image that it has a map of."""
     for method in request.methods:
         if not method.of_layer:
-            for number in evidence.images:
+            for number in evidence.images_of(method):
                 yield _source(method, None, number, None, inputs[number].tensor, axes[number])
             continue
         for layer in evidence.layers:
             number = layer[1]
-            if not method.of_input or number in evidence.images:
+            if not method.of_input or number in evidence.images_of(method):
                 activation, image = evidence.recorded[layer], inputs[number].tensor
                 arrangement = activation.layout.arrangement
                 own = axes[number] if arrangement is None else arrangement.map_axes

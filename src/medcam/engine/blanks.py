@@ -204,6 +204,10 @@ _OTHERS: dict[BlankReason, str] = {
     "apart": (
         "Where {layer} has a gradient, its features are zero, for {where} Choose an earlier layer."
     ),
+    "unchanged": (
+        "No changed image raises or lowers the target's score as this method counts it, in {where} "
+        "Is the image constant, or does the model take it from elsewhere?"
+    ),
     "unknown": "There is evidence, but none that this method shows, for {where}",
     "constant": (
         "The features do not vary between places at {layer}{chosen} for {where} Choose an earlier "

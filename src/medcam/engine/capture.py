@@ -119,6 +119,20 @@ class Recorder:
         self._recording = False
         self._latest = None
 
+    def note_task(self, task: str, *, is_bag: bool) -> None:
+        """Note what the target says of the layers' runs, before `activations`.
+
+        Args:
+            task: The task, as `medcam.maps.ResolvedTarget.task`.
+            is_bag: Whether the first axis of the images is slices or views of one case.
+        """
+        self.is_bag = is_bag
+        self.by_gradient, self.is_segmentation = task == "detection", task == "segmentation"
+
+    def end(self) -> None:
+        """End all that the hooks do, once the gradients are known: the model may run again."""
+        self._is_dead = True
+
     def _hook(self, name: str) -> Any:
         """Return the forward hook of a layer."""
 

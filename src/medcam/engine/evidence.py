@@ -12,6 +12,9 @@ from medcam.engine.agreement import Agreements
 from medcam.engine.blanks import Blanks
 from medcam.methods import Method
 
+ReplayKey = tuple[str, LayerKey | None, int]
+"""The name of a method, a layer, and the number of an image."""
+
 
 @dataclass(eq=False)
 class Evidence:
@@ -27,6 +30,10 @@ class Evidence:
         guided_gradients: By target and image, ``[batch, channels, *space]``.
         maps: By target, layer and method. Maps made during the backward pass
             (`medcam.engine.gradients.stream_gradients`); activations and gradients are then empty.
+        replayed: Maps of methods that run the model again, ``[batch, targets, ...]``, by method,
+            layer and image.
+        replayed_images: The numbers of the images that these methods change.
+        details: What such methods tell of their maps, for the record.
         agreements: How well maps agree with those of another method; None: not compared.
         blanks: The maps that are zero everywhere, with the reasons.
     """
@@ -39,17 +46,23 @@ class Evidence:
     input_gradients: list[dict[int, Tensor]] = field(default_factory=list)
     guided_gradients: list[dict[int, Tensor]] = field(default_factory=list)
     maps: list[dict[LayerKey, dict[str, Tensor]]] = field(default_factory=list)
+    replayed: dict[ReplayKey, Tensor] = field(default_factory=dict)
+    replayed_images: tuple[int, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
     agreements: Agreements | None = None
     blanks: Blanks = field(default_factory=Blanks)
 
-    @property
-    def images(self) -> list[int]:
-        """The numbers of the images with gradients."""
+    def images_of(self, method: Method) -> list[int]:
+        """Return the numbers of the images that a method has a map of."""
+        if method.replays:
+            return list(self.replayed_images)
         per_target = self.input_gradients or self.guided_gradients
         return list(per_target[0]) if per_target else list(self.inputs)
 
     def map(self, method: Method, target: int, layer: LayerKey | None, image: int) -> Tensor:
         """Return a method's map of one target, of a layer or of an image."""
+        if method.replays:
+            return self.replayed[method.name, layer, image][:, target]
         if layer is not None and self.maps:
             return self.maps[target][layer][method.name]
         return self.apply(method, target, layer, self.by_name(target, layer, image))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -22,13 +23,25 @@ from medcam.engine.target.scores import TargetScores
 from medcam.errors import warn
 
 
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """What is explained of an output.
+
+    Attributes:
+        scores: The resolved target.
+        logits: The explained logits; None for a detector, whose boxes have scores, but no logits.
+        function: The function that squashes them; empty where the model returns logits.
+    """
+
+    scores: TargetScores
+    logits: Tensor | None
+    function: str
+
+
 def score_output(
     prepared: Prepared, output: Any, probabilities: Probabilities, *, batch: int
-) -> tuple[TargetScores, Tensor | None, str]:
-    """Return the scores of the target, the explained logits, and the function that squashes them.
-
-    A detector's boxes have scores, but no logits. The function is empty where the model returns
-    logits.
+) -> Explained:
+    """Return the scores of the target, with the logits that they are made of.
 
     A model that ends in a softmax or a sigmoid is explained at its logits, with a warning. A target
     that is a function of the output is given the output.
@@ -42,7 +55,8 @@ def score_output(
     request = prepared.request
     selected = outputs.select_detections(output, request.output, batch=batch)
     if selected is not None:
-        return resolution.resolve_detections(request.target, *selected, prepared.notices), None, ""
+        detections = resolution.resolve_detections(request.target, *selected, prepared.notices)
+        return Explained(detections, None, "")
     chosen, squashed = _logits(prepared, output, probabilities, batch=batch)
     if squashed is None:
         warn_of_probabilities(chosen)
@@ -53,7 +67,7 @@ def score_output(
         request.target, chosen, prepared.notices, axes=prepared.image.ndim - 2,
         regions=function in SIGMOIDS and not request.is_window,
     )  # fmt: skip
-    return scores, chosen, function
+    return Explained(scores, chosen, function)
 
 
 def logits_of_run(prepared: Prepared, call: Callable[[], Any], *, batch: int) -> Tensor:

@@ -44,6 +44,8 @@ def gather(
         NoMapError: The scores depend on no recorded layer, or not on the input.
     """
     needed = request.evidence
+    if not any(method.of_layer or not method.replays for method in request.methods):
+        return Evidence()
     if not scores.requires_grad:
         raise NoMapError(unconnected_message(recorder, request))
     activations = recorder.activations(scores)

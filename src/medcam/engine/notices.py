@@ -101,6 +101,13 @@ class Notices:
             warn(str(meaning).replace("{samples}", _named(flags)))
 
 
+class SilentNotices(Notices):
+    """Notices of a target that is resolved again: its warnings have been issued."""
+
+    def add(self, flags: Bool[Tensor, "*samples"], meaning: str | MedcamError) -> None:
+        """Ignore a notice."""
+
+
 def _with_text(error: MedcamError, text: str) -> MedcamError:
     """Return an error of the same kind with another message."""
     other = type(error)(text)

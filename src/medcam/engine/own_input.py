@@ -19,7 +19,7 @@ from medcam.engine.model.undo import Step
 _Result = TypeVar("_Result")
 
 
-class _UnusedError(Exception):
+class UnusedError(Exception):
     """The output does not depend on any leaf among the inputs."""
 
 
@@ -36,7 +36,7 @@ def require_used(output: Any, leaves: Iterable[Tensor], own: bool) -> None:
         return
     parts = [tensor for _, tensor in tensors(output) if tensor.requires_grad]
     if not any(any(depends_on(part, leaves)) for part in parts):
-        raise _UnusedError
+        raise UnusedError
 
 
 def retried(record: Callable[..., _Result], images: Sequence[Tensor]) -> _Result:
@@ -46,7 +46,7 @@ def retried(record: Callable[..., _Result], images: Sequence[Tensor]) -> _Result
     """
     try:
         return record()
-    except _UnusedError:
+    except UnusedError:
         changed = [
             image for image in images if not image.requires_grad and not image.is_inference()
         ]

@@ -31,6 +31,7 @@ from medcam.engine.model.placements import Placements
 from medcam.engine.model.probabilities import Probabilities
 from medcam.engine.model.signature import signature_of
 from medcam.engine.prepare import Prepared
+from medcam.engine.replay_maps import Rerun, add_replayed
 from medcam.engine.request import Request
 from medcam.engine.target.scores import TargetScores
 from medcam.errors import image_error, reason_of
@@ -74,7 +75,7 @@ def record(
     own: bool = False,
 ) -> Recorded:
     """Run the model under hooks, score its output, and make the maps from the gradients."""
-    request, notices = prepared.request, prepared.notices
+    request = prepared.request
     save_less = save_less and not keep_graph
     with ExitStack() as stack:
         stack.enter_context(isolation.cudnn(request.cudnn))
@@ -88,15 +89,14 @@ def record(
         modes = partial(_forward_modes, request, save_less, transparent, probabilities.note)
         blocks = _checkpointed_blocks(prepared, args, kwargs, modes)
         leaves: dict[int, Tensor] = {}
-        if any(method.of_input for method in request.methods):
+        plain = args, dict(kwargs)
+        if request.differentiates_input:
             args, kwargs, leaves = _with_leaves(prepared, args, dict(kwargs), own)
         inputs = _images_of(prepared, args, kwargs)
         placements = _placements(prepared, args, kwargs, inputs)
-        recorder = stack.enter_context(
-            _recorder(prepared, inputs, placements, restart=not keep_graph)
-        )
+        recorder = stack.enter_context(_recorder(prepared, inputs, placements, keep_graph))
         forward_context: AbstractContextManager[None] = modes()
-        if not prepared.choice.automatic and not leaves and save_less:
+        if not (prepared.choice.automatic or leaves or request.replayed) and save_less:
             forward_context = deferred = lean.DeferredLeanBackward(probabilities.note)
             recorder.on_graph_start = deferred.begin
         norms = nullcontext() if save_less else CorrectInstanceNorms(probabilities.note)
@@ -109,30 +109,31 @@ def record(
         own_input.require_used(output, leaves.values(), own)
         is_bag = request.layout == "bag" or placements.is_bag(output, len(prepared.image))
         batch = 1 if is_bag else len(prepared.image)
-        scores, logits, function = score_output(prepared, output, probabilities, batch=batch)
+        explained = score_output(prepared, output, probabilities, batch=batch)
+        scores, logits = explained.scores, explained.logits
         probabilities.forget()
         request = request.for_target(scores.target)
-        if not request.is_window:
-            warn_of_parts(request, scores.target)
-        recorder.is_bag = is_bag
-        recorder.by_gradient = scores.target.task == "detection"
-        recorder.is_segmentation = scores.target.task == "segmentation"
+        warn_of_parts(request, scores.target)
+        recorder.note_task(scores.target.task, is_bag=is_bag)
+        is_unchanged = versions == _versions(args, kwargs)
         checked = check_layer(
             prepared, recorder, scores, logits,
             lambda: logits_of_run(prepared, partial(call, *args, **kwargs), batch=batch), output,
-            is_whole=keep_graph or bool(leaves), is_unchanged=versions == _versions(args, kwargs),
+            is_whole=keep_graph or bool(leaves), is_unchanged=is_unchanged,
         )  # fmt: skip
         with isolation.separate_buffers(prepared.modules if keep_graph else ()), _own(norms):
             evidence = gather(request, recorder, scores.values, leaves, keep_graph)
+        axes = placements.map_axes(is_bag=is_bag)
+        recorder.end()
+        if request.replayed:
+            rerun = Rerun(prepared, call, *plain, record, save_less, is_unchanged, axes)
+            add_replayed(request, evidence, explained, rerun)
         with isolation.full_precision(prepared.image.device.type):
-            axes = placements.map_axes(is_bag=is_bag)
             assembled = assemble(request, evidence, scores, prepared, axes=axes)
-        if evidence.agreements is not None and not request.is_window:
-            evidence.agreements.report(notices)
         blanks = _blanks(prepared, recorder, scores, evidence)
     is_new = placements.traced or placements.is_outdated
     return Recorded(
-        output, scores, evidence, recorder, assembled, is_new, blanks, checked, function
+        output, scores, evidence, recorder, assembled, is_new, blanks, checked, explained.function
     )
 
 
@@ -167,7 +168,9 @@ def _own(norms: AbstractContextManager[Any]) -> AbstractContextManager[None]:
 def _blanks(
     prepared: Prepared, recorder: Recorder, scores: TargetScores, evidence: Evidence
 ) -> dict[BlankKey, Tensor]:
-    """Return the maps that are zero everywhere, and add a warning for each reason."""
+    """Return the maps that are zero everywhere; warn of these, and of methods that disagree."""
+    if evidence.agreements is not None and not prepared.request.is_window:
+        evidence.agreements.report(prepared.notices)
     flags = evidence.blanks.of_samples(evidence.recorded, scores.values.shape[1])
     if flags and not prepared.request.is_window:
         context = BlankContext.of(
@@ -217,7 +220,7 @@ def _placements(
 
 
 def _recorder(
-    prepared: Prepared, inputs: list[Tensor], placements: Placements, *, restart: bool
+    prepared: Prepared, inputs: list[Tensor], placements: Placements, keep_graph: bool
 ) -> Recorder:
     """Return the recorder that a request needs.
 
@@ -225,7 +228,8 @@ def _recorder(
         prepared: The call.
         inputs: The images as the model gets them.
         placements: The places of the layers.
-        restart: Whether a better candidate of the automatic layer may start the graph anew.
+        keep_graph: Whether the output keeps its graph, so that a better candidate of the automatic
+            layer cannot start it anew.
     """
     methods, choice = prepared.request.methods, prepared.choice
     recorder = partial(Recorder, images=inputs, placements=placements, chosen=prepared.chosen)
@@ -233,7 +237,7 @@ def _recorder(
         return recorder({})
     if choice.automatic:
         # A graph from the input on has to stay whole.
-        restart = restart and not any(method.of_input for method in methods)
+        restart = not (keep_graph or prepared.request.differentiates_input)
         return AutoRecorder(
             prepared.model, images=inputs, placements=placements, chosen=prepared.chosen,
             restart=restart,

@@ -84,8 +84,9 @@ def _check_integer_image(request: Request) -> None:
     of_input = [method.title for method in request.methods if method.of_input]
     if of_input:
         raise image_error(
-            f"{of_input[0]} needs the gradient of the image, which holds integers: give it as "
-            "floating-point numbers (.float()), or take a method of a layer, such as gcam."
+            f"{of_input[0]} needs the gradient of the image, or changes it, and the image holds "
+            "integers: give it as floating-point numbers (.float()), or take a method of a layer, "
+            "such as gcam."
         )
 
 

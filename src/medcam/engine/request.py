@@ -9,6 +9,7 @@ from typing import Any, Literal
 from medcam import methods
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
+from medcam.engine.progress import Progress, check_progress
 from medcam.engine.target.resolution import TargetLike, check_target, reads_output
 from medcam.errors import InputError, InputTypeError
 from medcam.maps import ImageName, ResolvedTarget
@@ -46,6 +47,7 @@ class Request:
         window_target: The target of the volume, if the run is one of its windows.
         by_sample: If it is not empty, samples without a valid map are marked by NaN, with a warning
             that begins with this text, as long as there is another one. Otherwise they raise.
+        progress: As ``progress=``, for methods that run the model again.
         of_output: Whether the target is a function of the output; None: as ``target`` says.
     """
 
@@ -64,6 +66,7 @@ class Request:
     window_target: ResolvedTarget | None = None
     of_output: bool | None = None
     by_sample: str = ""
+    progress: Progress = False
 
     @staticmethod
     def of(method: MethodLike | Iterable[MethodLike], **options: Any) -> Request:
@@ -95,6 +98,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_target(self.target)
+        check_progress(self.progress)
         shape = self.shape
         if isinstance(shape, str) and shape not in {"input", "default"}:
             requested_shape(shape, (1, 1))  # raises the error
@@ -138,6 +142,16 @@ class Request:
     def at_logits(self) -> bool:
         """Whether the target is explained at the logits of a model that ends in probabilities."""
         return not (reads_output(self.target) if self.of_output is None else self.of_output)
+
+    @property
+    def replayed(self) -> tuple[Method, ...]:
+        """The methods that run the model again."""
+        return tuple(method for method in self.methods if method.replays)
+
+    @property
+    def differentiates_input(self) -> bool:
+        """Whether a method needs the gradient of the image in the run itself."""
+        return any(method.of_input and not method.replays for method in self.methods)
 
     @property
     def evidence(self) -> frozenset[str]:

@@ -159,6 +159,7 @@ def _finish(
 def _details(recorded: Recorded, checked: CheckedLayer | None) -> dict[str, Any]:
     """Return what the record of an explanation tells of its output and layer."""
     details: dict[str, Any] = {} if checked is None else checked.details
+    details.update(recorded.evidence.details)
     if recorded.final_function:
         details["model_ends_in"] = recorded.final_function
     if isinstance(recorded.recorder, AutoRecorder) and recorded.recorder.branches:

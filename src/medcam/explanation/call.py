@@ -12,6 +12,7 @@ from torch import nn
 from medcam.engine.model import layers
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
+from medcam.engine.progress import Progress
 from medcam.engine.request import InputLayout, Placement, Request, ShapeRequest
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike
@@ -38,6 +39,7 @@ def explain(
     placement: Placement = "features",
     layout: InputLayout = "auto",
     cudnn: bool = True,
+    progress: Progress = False,
     **kwargs: Any,
 ) -> Explanation:
     """Run a model once and return its output with attention maps.
@@ -60,7 +62,9 @@ def explain(
             LayerCAM for a class of a segmentation, and Seg-XRes-CAM for a part of one, such as a
             region (docs/methods.md has the measurements). The names are ``gcam``,
             ``gcampp``, ``gbp``, ``ggcam``, ``hirescam``, ``layercam``, ``xgradcam``,
-            ``segxrescam``, ``eigencam``, ``saliency``, ``inputxgradient``.
+            ``segxrescam``, ``eigencam``, ``saliency``, ``inputxgradient``; and ``smoothgrad``,
+            ``intgrad``, ``occlusion``, ``rise``, ``scorecam``, ``ablationcam``, which run the model
+            again on changed images (`medcam.methods` has functions with their options).
         layer: A name from `medcam.get_layers`; several names; "full" for every layer that a map can
             be made of; or "auto" for the deepest feature-rich layer. If a layer runs on several
             images, or on the slices of one, each run has its map; if it runs several times on the
@@ -88,6 +92,8 @@ def explain(
             hold the samples of that axis.
         cudnn: False disables cuDNN during the call, whose recurrent layers have no backward pass in
             evaluation mode.
+        progress: True for a progress bar, or a function ``(done, total)``, of methods that run the
+            model again on changed images.
         **kwargs: Keyword inputs of the model.
 
     Returns:
@@ -108,7 +114,7 @@ def explain(
     _check_keywords(model, kwargs)
     request = Request.of(
         method, layer=layer, target=target, output=output, shape=shape, memory=memory, image=image,
-        placement=placement, layout=layout, cudnn=cudnn,
+        placement=placement, layout=layout, cudnn=cudnn, progress=progress,
     )  # fmt: skip
     if isinstance(inputs, tuple):
         args = (*inputs, *args)

@@ -17,11 +17,11 @@ from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.nested import without_subclass
 from medcam.engine.model.outputs import Selector
 from medcam.engine.model.undo import undoing
+from medcam.engine.progress import Progress
 from medcam.engine.request import Placement, Request
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrored, mirrorings
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
-from medcam.engine.windows.progress import Progress
 from medcam.engine.windows.run import run_windows
 from medcam.engine.windows.tiling import sliding_windows
 from medcam.errors import InputError, warn

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from medcam.engine.model import layers
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
+from medcam.engine.progress import Progress
 from medcam.engine.request import Placement, Request
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrored
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
-from medcam.engine.windows.progress import Progress
 from medcam.engine.windows.run import run_windows
 from medcam.engine.windows.tiling import Place, Windows
 from medcam.errors import InputError, InputTypeError, require

@@ -14,11 +14,11 @@ from medcam.methods.method import Method
 
 BlankReason = Literal[
     "no gradient", "no input gradient", "no guided gradient", "no activation", "cancelling",
-    "no sum", "negative", "apart", "constant", "unknown",
+    "no sum", "negative", "apart", "constant", "unchanged", "unknown",
 ]  # fmt: skip
 """Why a map is zero: evidence that is zero; gradients, or activations, that cancel in each channel;
-only negative evidence; gradients and activations in different places; a constant layer; a reason
-that only the method's own function knows."""
+only negative evidence; gradients and activations in different places; a constant layer; no change
+of the image changes the score; a reason that only the method's own function knows."""
 
 _PRODUCTS = (("activations", "gradients"), ("inputs", "input_gradients"))
 """Evidence that a map may be the product of."""
@@ -44,6 +44,9 @@ def why_blank(
     if values.device.type == "cpu" and values.numpy().reshape(len(values), -1).any(1).all():
         return {}
     rest = ~values.flatten(1).any(1)
+    if method.replays:
+        is_rectified = (method.repeated or method).rectified
+        return {"negative" if is_rectified else "unchanged": rest}
     flags: dict[BlankReason, Tensor] = {}
     for reason, name in _ZERO_EVIDENCE:
         if name not in method.evidence:

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from medcam.errors import InputError, InputTypeError
 from medcam.maps import AttentionMap, ResolvedTarget
-
-EVIDENCE = ("activations", "gradients", "inputs", "input_gradients", "guided_gradients")
-"""The names of the evidence, from which a method chooses its parameters."""
+from medcam.methods.evidence_names import REPLAYS, check_parameters, parameters_of
 
 _STITCHED = ("mean", "sum", "shared")
 
@@ -116,6 +114,10 @@ class Method:
         per_channel: Whether each channel has one weight, so that structures that the same channels
             see cannot be told apart.
         agreement: Another method whose map this one should agree with.
+        repeated: The method whose maps of changed images ``function`` combines (SmoothGrad). Its
+            map lies where that method's map lies.
+        total: Function of evidence that returns what each target's map sums to, ``[targets]``, if
+            the method is complete. By how much it does not is in `medcam.Explanation.details`.
         evidence: The names of the evidence that ``function`` needs.
 
     Raises:
@@ -141,6 +143,8 @@ class Method:
     from_cam: FromCam | None = None
     per_channel: bool = False
     agreement: Agreement | None = None
+    repeated: Method | None = None
+    total: Callable[..., Tensor] | None = None
     evidence: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -148,26 +152,8 @@ class Method:
             raise InputTypeError(
                 f"The function of method {self.name!r} is {self.function!r}, which is no function."
             )
-        parameters = inspect.signature(self.function).parameters
-        object.__setattr__(self, "evidence", frozenset(parameters) & frozenset(EVIDENCE))
-        unknown = [
-            name
-            for name, parameter in parameters.items()
-            if name not in EVIDENCE
-            and parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        ]
-        if unknown:
-            listed = ", ".join(map(repr, unknown))
-            raise InputError(
-                f"The function of method {self.name!r} takes {listed}, which is no evidence: "
-                f"choose from {', '.join(EVIDENCE)}; options need a default."
-            )
-        if not self.evidence:
-            raise InputError(
-                f"The function of method {self.name!r} takes no evidence: give it at least one of "
-                f"the parameters {', '.join(EVIDENCE)}."
-            )
+        object.__setattr__(self, "evidence", parameters_of(self.function))
+        check_parameters(self.name, self.function, self.evidence)
         if self.stitched not in _STITCHED:
             raise InputError(
                 f"stitched={self.stitched!r} is not known: choose 'mean', 'sum' or 'shared'."
@@ -197,13 +183,41 @@ class Method:
         raise InputError(f"from_cam= of method {self.name!r} does not fit: {reason}.")
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options of the function that were set, by name.
+
+        Example:
+            >>> from medcam.methods import get
+            >>> get("segxrescam", pool=4).options
+            {'pool': 4}
+        """
+        function, options = self.function, dict[str, Any]()
+        while isinstance(function, partial):
+            options = {**function.keywords, **options}
+            function = function.func
+        return options
+
+    @property
+    def replays(self) -> bool:
+        """Whether the model runs again, on images or features that the method changes.
+
+        The function is then called once for each sample, with evidence of a batch of 1, and returns
+        the maps of all targets, ``[targets, ...]``.
+        """
+        return bool(self.evidence & frozenset(REPLAYS))
+
+    @property
     def of_layer(self) -> bool:
         """Whether the map depends on a layer."""
+        if self.repeated is not None:
+            return self.repeated.of_layer
         return "activations" in self.evidence or "gradients" in self.evidence
 
     @property
     def of_input(self) -> bool:
         """Whether the map lies on the voxels and channels of the input."""
+        if self.repeated is not None:
+            return self.repeated.of_input
         return bool(self.evidence & {"inputs", "input_gradients", "guided_gradients"})
 
     @property

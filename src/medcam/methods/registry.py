@@ -11,14 +11,20 @@ from typing import Any
 from medcam.errors import InputError, InputTypeError, unknown_name
 from medcam.maps import ResolvedTarget
 from medcam.methods.eigen_cam import EIGEN_WEIGHTS, eigen_cam
+from medcam.methods.evidence_names import EVIDENCE
 from medcam.methods.grad_cam import MEAN_GRADIENTS, grad_cam, grad_cam_weights
 from medcam.methods.grad_cam_pp import POSITIVE_GRADIENTS, grad_cam_pp
 from medcam.methods.guided import guided_backpropagation, guided_grad_cam, weighted_by_cam
 from medcam.methods.hires_cam import hires_cam
 from medcam.methods.layer_cam import layer_cam
-from medcam.methods.method import EVIDENCE, Agreement, FromCam, Method
+from medcam.methods.method import Agreement, FromCam, Method
+from medcam.methods.occluding import occlusion_map
+from medcam.methods.path_gradients import change_of_score, integrated_gradients
+from medcam.methods.random_masks import rise_map
 from medcam.methods.saliency import input_x_gradient, saliency
+from medcam.methods.score_cam import ablation_cam, score_cam
 from medcam.methods.seg_xres_cam import seg_xres_cam
+from medcam.methods.smooth_grad import smooth_grad
 from medcam.methods.x_grad_cam import ACTIVATION_WEIGHTED_GRADIENTS, x_grad_cam, x_grad_cam_weights
 
 MethodLike = str | Method
@@ -29,6 +35,7 @@ _GRAD_CAM = Method(
     "gcam", grad_cam, "Grad-CAM", shared=MEAN_GRADIENTS, weights=grad_cam_weights,
     per_channel=True, agreement=_WITH_SEG_XRES_CAM,
 )  # fmt: skip
+_SALIENCY = Method("saliency", saliency, "Saliency", reduction="magnitude")
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -60,8 +67,19 @@ METHODS: dict[str, Method] = {
             "eigencam", eigen_cam, "Eigen-CAM", signed=True, positive_part=True,
             stitched="shared", shared=EIGEN_WEIGHTS,
         ),
-        Method("saliency", saliency, "Saliency", reduction="magnitude"),
+        _SALIENCY,
         Method("inputxgradient", input_x_gradient, "Input x Gradient", signed=True),
+        Method(
+            "smoothgrad", smooth_grad, "SmoothGrad", reduction="magnitude", repeated=_SALIENCY,
+        ),
+        Method(
+            "intgrad", integrated_gradients, "Integrated Gradients", signed=True,
+            total=change_of_score,
+        ),
+        Method("occlusion", occlusion_map, "Occlusion", signed=True, positive_part=True),
+        Method("rise", rise_map, "RISE", signed=True, positive_part=True),
+        Method("scorecam", score_cam, "Score-CAM", per_channel=True),
+        Method("ablationcam", ablation_cam, "Ablation-CAM", per_channel=True),
     )
 }  # fmt: skip
 
@@ -123,7 +141,16 @@ def get(method: MethodLike, **options: Any) -> Method:
         )
     if options.get("rectify") is False:
         method = method.signed_form()
-    return replace(method, function=partial(method.function, **options)) if options else method
+    return _with_options(method, options) if options else method
+
+
+def _with_options(method: Method, options: dict[str, Any]) -> Method:
+    """Return a method with options of its function, also of what its map sums to."""
+    total = method.total
+    if total is not None:
+        names = set(inspect.signature(total).parameters) & set(options)
+        total = partial(total, **{name: options[name] for name in names})
+    return replace(method, function=partial(method.function, **options), total=total)
 
 
 def title_of(name: str) -> str:
@@ -145,4 +172,10 @@ def _by_name_or_title(name: str) -> Method:
     for method in METHODS.values():
         if folded(name) in (folded(method.name), folded(method.title)):
             return method
+    if folded(name) in ("expgrad", "expectedgradients"):
+        raise InputError(
+            "Expected Gradients need images of other patients: pass "
+            "medcam.methods.expgrad(references), a tensor [references, channels, *space]; on the "
+            "command line a method of your own code, --method path/to/file.py:name."
+        )
     raise unknown_name("Method", name, METHODS)

@@ -20,7 +20,7 @@ from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.undo import undoing
 from medcam.engine.request import Request
 from medcam.engine.target.resolution import TargetLike
-from medcam.engine.windows.progress import Progress, progress_of
+from medcam.engine.progress import Progress, progress_of
 from medcam.errors import InputError, MedcamWarning, warn
 from medcam.maps import ResolvedTarget
 from medcam.methods import Method, MethodLike

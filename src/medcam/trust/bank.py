@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from medcam.engine.windows.progress import Tick
+from medcam.engine.progress import Tick
 from medcam.trust.blocks import FILLS, Blocks
 from medcam.trust.question import Question
 from medcam.trust.statistics import bootstrap_counts, partial_correlation

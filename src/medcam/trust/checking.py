@@ -14,7 +14,7 @@ from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrorings
-from medcam.engine.windows.progress import Progress
+from medcam.engine.progress import Progress
 from medcam.engine.windows.tiling import sliding_windows
 from medcam.maps import ImageName
 from medcam.methods import MethodLike

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcam.engine.target.resolution import TargetLike
-from medcam.engine.windows.progress import Tick
+from medcam.engine.progress import Tick
 from medcam.errors import InputError, MedcamWarning, NoMapError
 from medcam.methods import Method
 from medcam.trust.permuted import permuted_networks

@@ -11,9 +11,9 @@ from torch import nn
 import medcam
 from medcam.engine.model.detections import detections_of
 from medcam.errors import InputTypeError, MedcamWarning, TargetError
-from medcam.methods import METHODS
 from medcam.targets import box
 from support.detectors import CellDetector
+from support.methods import ONCE
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_overlap_by_hand_in_three_axes():
 # ------------------------------------------------------------------------------ the whole library
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_every_method_explains_a_detection_as_the_score_it_is(net, x, method):
     class Score(nn.Module):
         def __init__(self):

@@ -10,6 +10,7 @@ import medcam
 from medcam import targets
 from medcam.engine.windows.score_gradient import ScoreGradient
 from medcam.maps import ResolvedTarget
+from support.methods import ONCE
 from support.stitched import Sliding, evidence, net, placed, through_monai, windows
 
 CASES = [  # dims, space, roi, options
@@ -118,7 +119,7 @@ def test_hirescam_at_input_resolution_is_that_straight_through_the_stitching(
 
 @pytest.mark.parametrize("mode", ["gaussian", "constant"])
 @pytest.mark.parametrize("layer", ["fine", "coarse", "auto"])
-@pytest.mark.parametrize("method", medcam.methods.METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_one_window_over_everything_is_the_plain_explanation(method, layer, mode):
     model, x = case(2, (12, 14), batch=2)
     found = medcam.explain_volume(model, x, -1, method=method, layer=layer, mode=mode, target=1)

@@ -17,6 +17,7 @@ import medcam
 from medcam.frameworks.nnunet.cases import case_from_files
 from medcam.frameworks.nnunet.preprocessing import prepare
 from medcam.methods import METHODS, Method
+from support.methods import ONCE
 
 
 def flips_of(axes):
@@ -103,7 +104,7 @@ def test_folds_are_averaged(trained, case):
     np.testing.assert_allclose(both, (one + two) / 2, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", medcam.methods.METHODS)
+@pytest.mark.parametrize("method", ONCE)
 def test_every_method_has_a_map(method, trained, case):
     found = medcam.nnunet.explain(trained(), case, "TZ", method=method, folds=0, tta=False)
     assert found.map.dtype == np.float32

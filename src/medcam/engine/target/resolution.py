@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medcam.engine.model.detections import Detections
-from medcam.engine.notices import Notices
+from medcam.engine.notices import Notices, SilentNotices
 from medcam.engine.target import scores
 from medcam.engine.target.arguments import describe_value, name_of
 from medcam.engine.target.boxes import (
@@ -87,7 +87,8 @@ def resolve(
         if regions and logits.ndim > 2 and logits.shape[1] > 1:
             target = for_regions(target)
         result = _as_target(target).score(logits, notices)
-    _log.info("explained: %s", result.target.description)
+    if not isinstance(notices, SilentNotices):
+        _log.info("explained: %s", result.target.description)
     return result
 
 

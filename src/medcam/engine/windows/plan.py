@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from medcam.engine.model.layers import LayerLike
+from medcam.engine.progress import Tick
 from medcam.engine.request import Request
 from medcam.engine.windows.ensemble import Members
 from medcam.engine.windows.kept import KeptActivations
 from medcam.engine.windows.prediction import SamplePlace, all_places
-from medcam.engine.windows.progress import Tick
 from medcam.engine.windows.runner import Runner
 from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError

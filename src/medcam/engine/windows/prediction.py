@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from medcam.engine.model import outputs
 from medcam.engine.model.outputs import Selector
+from medcam.engine.progress import Tick
 from medcam.engine.windows.ensemble import EnsembleMember
-from medcam.engine.windows.progress import Tick
 from medcam.engine.windows.tiling import Place, Windows
 from medcam.errors import InputError
 

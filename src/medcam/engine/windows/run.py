@@ -14,6 +14,7 @@ from medcam.engine.model import isolation
 from medcam.engine.model.probabilities import SIGMOIDS, ends_in
 from medcam.engine.model.undo import undoing
 from medcam.engine.notices import Notices
+from medcam.engine.progress import Progress, progress_of
 from medcam.engine.request import Request
 from medcam.engine.result import Run
 from medcam.engine.run import run
@@ -25,7 +26,6 @@ from medcam.engine.windows.kept import KeptActivations
 from medcam.engine.windows.parts import layer_part
 from medcam.engine.windows.plan import ChannelWeights, StitchingPlan
 from medcam.engine.windows.prediction import cut, predict
-from medcam.engine.windows.progress import Progress, progress_of
 from medcam.engine.windows.remarks import notice_blank_maps, warn_of_disagreement
 from medcam.engine.windows.runner import Runner
 from medcam.engine.windows.score_gradient import ScoreGradient, score_gradient
@@ -69,9 +69,9 @@ def run_windows(
         InputError: The prediction cannot be stitched, or does not fit the volume.
         NoMapError: No map can be made.
     """
+    _check_methods(request)
     notices, function = Notices(), ""
-    padded = windows.pad(volume)
-    window_count = len(windows) * len(volume) * count
+    padded, window_count = windows.pad(volume), len(windows) * len(volume) * count
     kept = None
     if logits is None:
         if channel_weights == "volume" and window_count > len(volume):
@@ -129,6 +129,22 @@ def run_windows(
             **runner.details,
         },
     )
+
+
+def _check_methods(request: Request) -> None:
+    """Raise for methods that run the model again: a change of the image spans several windows.
+
+    Raises:
+        InputError: There is one.
+    """
+    if request.replayed:
+        titles = ", ".join(method.title for method in request.replayed)
+        raise InputError(
+            f"{titles}: changed images cannot be explained window by window, as a change lies in "
+            "several windows at once. Explain the whole image, or a crop of a window's size, with "
+            "medcam.explain (without --roi), or take a method that runs the model once, such as "
+            "saliency, inputxgradient or layercam."
+        )
 
 
 def kept_activations(

@@ -49,6 +49,8 @@ _OF_LAYER_AND_OUTPUT = (
     "layers_passed_over",
     "other_branches",
     "model_ends_in",
+    "completeness_residual",
+    "method_options",
 )
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.undo import undoing
+from medcam.engine.progress import Progress
 from medcam.engine.request import Placement, Request
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
-from medcam.engine.windows.progress import Progress
 from medcam.engine.windows.run import run_windows
 from medcam.errors import InputError, InputTypeError, foreign_errors
 from medcam.explanation.explanation import Explanation, explanation_of

@@ -11,7 +11,19 @@ Progress = bool | Callable[[int, int], None]
 """True for a bar on the standard error, or a function ``(done, total)``."""
 
 Tick = Callable[[int], None]
-"""Called after each group of windows, with its number of windows."""
+"""Called after each group of windows or of changed images, with their number."""
+
+
+def check_progress(progress: object) -> None:
+    """Raise unless progress is reported as a value allows.
+
+    Raises:
+        InputTypeError: It is neither a bool nor a function.
+    """
+    if not isinstance(progress, bool) and not callable(progress):
+        raise InputTypeError(
+            f"progress={progress!r}: give True, False or a function (done, total)."
+        )
 
 
 @contextmanager
@@ -21,19 +33,16 @@ def progress_of(progress: Progress, title: str, total: int) -> Iterator[Tick]:
     Args:
         progress: True for a bar, a function, or False.
         title: The bar's title.
-        total: The number of windows to do.
+        total: The number of windows, or of changed images, to do.
 
     Yields:
-        The function to call after each group of windows.
+        The function to call after each group of them.
 
     Raises:
         InputTypeError: ``progress`` is neither a bool nor a function.
     """
     done = 0
-    if not isinstance(progress, bool) and not callable(progress):
-        raise InputTypeError(
-            f"progress={progress!r}: give True, False or a function (done, total)."
-        )
+    check_progress(progress)
     if callable(progress):
         callback = progress
 
