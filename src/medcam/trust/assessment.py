@@ -18,9 +18,9 @@ from medcam import methods as registry
 from medcam.engine.model import isolation, layers
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.undo import undoing
+from medcam.engine.progress import Progress, progress_of
 from medcam.engine.request import Request
 from medcam.engine.target.resolution import TargetLike
-from medcam.engine.progress import Progress, progress_of
 from medcam.errors import InputError, MedcamWarning, warn
 from medcam.maps import ResolvedTarget
 from medcam.methods import Method, MethodLike
@@ -152,7 +152,7 @@ def _plan(subject: Subject, options: Options, methods: int, names: int) -> Plan:
 def _methods(method: MethodLike | Iterable[MethodLike], question: Question) -> list[Method]:
     """Return the methods to check."""
     if isinstance(method, str) and method == "all":
-        return list(registry.METHODS.values())
+        return [item for item in registry.METHODS.values() if not item.replays]
     if isinstance(method, (str, Method)):
         method = [method]
     request = Request.of(method)

@@ -12,9 +12,9 @@ from medcam.engine.model import layers
 from medcam.engine.model.inputs import chosen_image, require_images
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
+from medcam.engine.progress import Progress
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrorings
-from medcam.engine.progress import Progress
 from medcam.engine.windows.tiling import sliding_windows
 from medcam.maps import ImageName
 from medcam.methods import MethodLike
@@ -67,7 +67,9 @@ def check(
         inputs: As in `medcam.explain`: several images of different patients if possible, since maps
             of unlike images are compared.
         *args: Further positional inputs of the model.
-        method: "all", or as in `medcam.explain`.
+        method: "all" for those of one forward and backward pass, or as in `medcam.explain`. Methods
+            that run the model again (occlusion, Integrated Gradients) cost more by their number of
+            runs, and are checked by name.
         layer: "stages" for the last layer of each stage of the network; or as in `medcam.explain`.
         target: As in `medcam.explain`, but one class. Of a segmentation, the largest components of
             the class are explained one by one, or halves of the only one.

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medcam.engine.target.resolution import TargetLike
 from medcam.engine.progress import Tick
+from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, MedcamWarning, NoMapError
 from medcam.methods import Method
 from medcam.trust.permuted import permuted_networks

@@ -10,9 +10,9 @@ import torch
 from medcam import targets
 from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.undo import undoing
+from medcam.engine.progress import Progress
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrorings
-from medcam.engine.progress import Progress
 from medcam.errors import InputError, foreign_errors
 from medcam.frameworks.nnunet.cases import Files, case_from_files
 from medcam.frameworks.nnunet.loading import Folds, load
