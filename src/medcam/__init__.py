@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medcam.evaluation.evaluator import Evaluator
     from medcam.explanation.figure import montage
     from medcam.explanation.single_file import save
+    from medcam.trust.agreeing import agreement
     from medcam.trust.checking import check
 
 __version__ = "1.0.0.dev0"
@@ -35,6 +36,7 @@ __all__ = [
     "LayerGrid",
     "MedcamError",
     "MedcamWarning",
+    "agreement",
     "check",
     "compute_score",
     "eject",
@@ -51,6 +53,7 @@ __all__ = [
 
 _LAZY = {
     "Evaluator": "medcam.evaluation.evaluator",
+    "agreement": "medcam.trust.agreeing",
     "check": "medcam.trust.checking",
     "compute_score": "medcam.evaluation",
     "montage": "medcam.explanation.figure",
