@@ -13,6 +13,7 @@ from medcam.engine.model.layers import get_layers
 from medcam.errors import MedcamError, MedcamWarning
 from medcam.explanation.call import explain
 from medcam.explanation.explanation import Explanation
+from medcam.explanation.fusion import fuse
 from medcam.explanation.volume import explain_volume
 from medcam.injection.injecting import inject
 from medcam.injection.model import eject
@@ -43,6 +44,7 @@ __all__ = [
     "errors",
     "explain",
     "explain_volume",
+    "fuse",
     "get_layers",
     "inject",
     "methods",

@@ -45,8 +45,8 @@ def test_what_a_module_exports_exists(name):
 def test_the_public_names():
     assert set(medcam.__all__) == {
         "AttentionMap", "Evaluator", "Explanation", "LayerGrid", "agreement", "check",
-        "compute_score", "eject", "errors", "explain", "explain_volume", "get_layers", "inject",
-        "methods", "montage", "save", "targets", "MedcamError", "MedcamWarning",
+        "compute_score", "eject", "errors", "explain", "explain_volume", "fuse", "get_layers",
+        "inject", "methods", "montage", "save", "targets", "MedcamError", "MedcamWarning",
     }  # fmt: skip
     with pytest.raises(AttributeError, match="nonsense"):
         _ = medcam.nonsense
