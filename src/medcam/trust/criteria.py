@@ -237,7 +237,9 @@ def _sentence(
     word: Word, rho: Estimate, gain: Estimate, best: str, value: float, second: Estimate | None
 ) -> str:
     """Return T4 in one sentence."""
-    beside = "" if second is None else f"; {second.value:.2f} with the second fill"
+    beside = ""
+    if second is not None:
+        beside = f"; {second.value:.2f} if other parts of the image fill the gap"
     figures = f"(correlation {rho}{beside})"
     if word == "passes":
         return (
