@@ -71,7 +71,7 @@ hypothesis.settings.load_profile(os.environ.get("MEDCAM_HYPOTHESIS", "same"))
 _LONG = (
     "tests/project/test_snippets.py", "tests/views/report/", "tests/frameworks/nnunet/",
     "tests/demo/", "tests/frameworks/monai/test_bundle.py", "tests/engine/test_growth.py",
-    "tests/zoo/", "tests/views/montage/", "tests/cli/",
+    "tests/zoo/", "tests/views/montage/", "tests/cli/", "tests/trust/",
 )  # fmt: skip
 """What takes longest, which two processes share best if it comes first."""
 

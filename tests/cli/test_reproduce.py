@@ -138,6 +138,7 @@ def test_the_same_map_is_made_again_and_nothing_is_written(here):
     assert files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::medcam.MedcamWarning")
 def test_every_option_of_the_maps_is_repeated(here):
     """Windows, weights, own preprocessing, an own method, several methods and layers, a region."""
@@ -182,6 +183,7 @@ def test_every_option_of_the_maps_is_repeated(here):
         ["--select", "1", "--layer", "inner.down", "-m", "users_nets.py:Pair"],
     ],
 )
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::medcam.MedcamWarning")
 def test_layers_and_targets(here, options):
     volume("head.nii.gz")
@@ -193,6 +195,7 @@ def test_layers_and_targets(here, options):
     assert done.stdout.count("sha256") == len(stored)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::medcam.MedcamWarning")
 @pytest.mark.parametrize(
     ("name", "model", "options"),
@@ -240,6 +243,7 @@ def test_formats_and_dtypes(here, name, model, options):
     assert dtype == ("float64" if model == "Doubled" else "float32")
 
 
+@pytest.mark.slow
 def test_several_files_of_one_channel_each(here):
     volume("c0.nii.gz", seed=0)
     volume("c1.nii.gz", seed=1)
@@ -334,6 +338,7 @@ def test_random_weights_are_told(here):
     assert "changed   the model's weights, sha256: " in done.stdout
 
 
+@pytest.mark.slow
 def test_versions_device_and_threads(here):
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down")
@@ -355,6 +360,7 @@ def test_versions_device_and_threads(here):
     assert "device='cuda:93' cannot be used" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_is_the_recorded_one(here, monkeypatch):
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down")
@@ -410,6 +416,7 @@ def test_a_folder_that_was_moved_as_a_whole(here, module, monkeypatch):
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_files_that_moved_are_looked_for_in_a_folder(here):
     volume("head.nii.gz")
     torch.save(balanced(UNet(3), 3).state_dict(), "w.pt")
@@ -484,6 +491,7 @@ def test_a_model_of_the_users_own_is_consent_to_it_but_not_to_the_records_argume
     assert reproduce(*own, "--arg", "channels=1", trust=False).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_saved_model_and_weights_of_objects_need_trust_again(here):
     volume("head.nii.gz")
     torch.save(balanced(UNet(3), 3), "whole.pt")
@@ -605,6 +613,7 @@ def edits():
     yield lambda r: r["maps"][0].update(shape="abc"), "same"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("edit", "message"), list(edits()))
 def test_a_damaged_or_hostile_record_is_an_error_of_one_line(here, edit, message):
     volume("head.nii.gz")
@@ -622,6 +631,7 @@ def test_a_damaged_or_hostile_record_is_an_error_of_one_line(here, edit, message
     assert (message or "") in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../head.nii.gz", "/etc/hostname", "..", "a\\b", 3, None])
 def test_only_files_beside_the_record_are_compared(here, name):
     volume("head.nii.gz")

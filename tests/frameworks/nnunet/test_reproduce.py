@@ -88,6 +88,7 @@ def test_folds_mirroring_and_a_region_are_repeated(copied, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_no_mirroring_and_one_fold_in_a_moved_folder(copied, tmp_path):
     folder, image = copied
     record = explain(folder, image, tmp_path / "out", "--label", "PZ", "--no-tta", "-f", "1")
@@ -119,6 +120,7 @@ def test_no_mirroring_and_one_fold_in_a_moved_folder(copied, tmp_path):
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_a_record_of_python_can_be_reproduced_as_well(copied, tmp_path):
     folder, image = copied
     found = medcam.nnunet.explain(folder, image, "PZ", target="component", device="cpu")
@@ -132,6 +134,7 @@ def test_a_record_of_python_can_be_reproduced_as_well(copied, tmp_path):
     assert item.difference == np.abs(found.map.astype(float) - other.map).max()
 
 
+@pytest.mark.slow
 def test_a_method_of_pythons_own_has_no_name_for_a_command(copied, tmp_path):
     folder, image = copied
     own = medcam.methods.Method("own", lambda activations: activations.mean(1), "My own")
@@ -142,6 +145,7 @@ def test_a_method_of_pythons_own_has_no_name_for_a_command(copied, tmp_path):
     assert "were made in Python" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_changed_in_the_folder_and_the_images_is_told(copied, tmp_path):
     folder, image = copied
     record = explain(folder, image, tmp_path / "out", "--label", "PZ")
@@ -166,6 +170,7 @@ def test_what_changed_in_the_folder_and_the_images_is_told(copied, tmp_path):
     assert "differs   layercam, " in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -193,6 +198,7 @@ def test_hostile_records_are_errors_of_a_line(copied, tmp_path, edit, message):
     assert message in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_folder_that_needed_trust_needs_it_again(copied, tmp_path):
     folder, image = copied
     path = folder / "fold_0" / "checkpoint_final.pth"
@@ -205,6 +211,7 @@ def test_a_folder_that_needed_trust_needs_it_again(copied, tmp_path):
     assert run("reproduce", record, "--trust").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_cascade_with_its_previous_stage(copied, tmp_path):
     _, image = copied
     folder = make_folder(
@@ -228,6 +235,7 @@ def test_a_cascade_with_its_previous_stage(copied, tmp_path):
     assert "changed   previous stage 'case.nii.gz', sha256: " in done.stdout
 
 
+@pytest.mark.slow
 def test_one_of_several_cases_of_a_table(copied, tmp_path):
     folder, image = copied
     write_case(image.parent, make_image(seed=1), oblique(), "other")
@@ -243,6 +251,7 @@ def test_one_of_several_cases_of_a_table(copied, tmp_path):
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_pictures(trained, tmp_path):
     rng = np.random.default_rng(0)
     for channel in range(2):
@@ -259,6 +268,7 @@ def test_pictures(trained, tmp_path):
     assert (item["file"], item["difference"]) == ("case_layercam.tif", 0)
 
 
+@pytest.mark.slow
 def test_an_absent_label_is_a_zero_map_again(trained, case, tmp_path):
     record = explain(trained(folds=(0,)), case, tmp_path, "--label", "PZ", "--no-tta")
     found = medcam.nnunet.explain(trained(folds=(0,)), case, "PZ", tta=False, device="cpu")
