@@ -38,14 +38,15 @@ def lesion_check(lesions):
 
 @pytest.fixture(scope="session")
 def nucleus_check():
-    model, images = demo.load_nuclei_segmenter(), demo.load_nuclei().images[:3]
-    return checked(model, images, layer="decoder2", noises=0, maps=fakes("decoder2"))
+    model, images = demo.load_nuclei_segmenter(), demo.load_nuclei().images[:2]
+    return checked(model, images, layer="decoder2", noises=0, sets=64, maps=fakes("decoder2"))
 
 
 @pytest.fixture(scope="session")
 def nuclei_check():
-    model, images = demo.load_nuclei_segmenter(), demo.load_nuclei().images[:3]
+    model, images = demo.load_nuclei_segmenter(), demo.load_nuclei().images[:2]
     return checked(
-        model, images, layer="decoder2", noises=0, parts="whole", method=["gcam", "hirescam"],
+        model, images, layer="decoder2", noises=0, networks=2, sets=64, parts="whole",
+        method=["gcam", "hirescam"],
         maps={"fake intensity": fakes("decoder2")["fake intensity"]},
     )  # fmt: skip
