@@ -74,7 +74,9 @@ def by_quantus(model: nn.Module, images: Tensor, layer: str, method: str) -> dic
     def explain(model: nn.Module, inputs: Any, targets: Any, **_: Any) -> Any:
         tensor = torch.as_tensor(np.asarray(inputs), dtype=torch.float32)
         explanation = medcam.explain(model, tensor, method=method, layer=inner, target=1)
-        return explanation.map.attention().numpy() + 1e-12  # Quantus refuses maps of zeros
+        attention = explanation.map.attention().numpy()
+        ramp = np.arange(attention[0].size).reshape(attention[0].shape)
+        return attention + 1e-9 * ramp  # Quantus refuses constant maps, which random networks have
 
     labels = np.ones(len(images), int)
     maps = explain(wrapped, images, labels)
