@@ -103,6 +103,8 @@ def test_an_injected_model_and_a_check(net, model):
     )
     assert "Occlusion (input)" in str(checked)
     assert str(checked) == str(expected)
+    permuted = medcam.check(model, images, method=["occlusion"], target=1)  # it has no weights
+    assert str(permuted) == str(expected)
 
 
 # ------------------------------------------------------------------------- inputs and outputs
