@@ -146,6 +146,8 @@ def test_the_image_is_left_alone_and_several_inputs_keep_their_order(tmp_path):
         model(ct)
     with pytest.raises(InputError, match="1 by position and 'ct' by name"):
         model(ct, ct=ct)
+    with pytest.raises(InputError, match="2 by position and 'ct' by name"):
+        model(ct, age, ct=ct)
 
 
 # -------------------------------------------------------------------------------- what is wrong
