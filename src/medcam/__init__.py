@@ -66,6 +66,7 @@ _LAZY = {
 _LAZY_MODULES = {
     "monai": "medcam.frameworks.monai",
     "nnunet": "medcam.frameworks.nnunet",
+    "onnx": "medcam.frameworks.onnx",
     "torchio": "medcam.frameworks.torchio",
 }
 """Modules that need an optional package, imported on first use."""

@@ -36,7 +36,7 @@ PUBLIC = {
     },
     **{
         f"medcam.{name}": importlib.import_module(f"medcam.frameworks.{name}")
-        for name in ("monai", "nnunet", "torchio")
+        for name in ("monai", "nnunet", "onnx", "torchio")
     },
 }
 """The modules whose `__all__` is the public interface; no other name is public."""

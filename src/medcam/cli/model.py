@@ -23,7 +23,8 @@ ModelOption = Annotated[
         metavar="MODULE:FACTORY",
         help="The model: package.module:factory or path/to/file.py:factory, a function, a class or "
         "a model; the current folder is importable. With --trust also the file of a whole saved "
-        "model, path/to/model.pt.",
+        "model, path/to/model.pt. An ONNX file, path/to/model.onnx, takes the methods occlusion "
+        "and rise.",
     ),
 ]
 ArgOption = Annotated[
@@ -52,6 +53,7 @@ TrustOption = Annotated[
 ]
 
 _WHOLE = (".pt", ".pth", ".pkl", ".ckpt")
+_ONNX = ".onnx"
 
 
 def load_model(
@@ -65,7 +67,7 @@ def load_model(
 
     Args:
         spec: ``package.module:factory``, ``file.py:factory`` (see
-            `medcam.cli.own_code.find_object`), or the file of a whole pickled model.
+            `medcam.cli.own_code.find_object`), the file of a whole pickled model, or an ONNX file.
         weights: Its weights, see `medcam.cli.weights.load_weights`.
         trust: Whether files are unpickled that can run code.
         args: ``name=value`` for the factory.
@@ -73,14 +75,20 @@ def load_model(
     Raises:
         InputError: The options do not lead to a model with all its weights.
         InputTypeError: The factory returns no ``nn.Module``.
-        MissingPackageError: ``.safetensors`` without that package.
+        MissingPackageError: ``.safetensors`` or ``.onnx`` without their packages.
     """
     from torch import nn
 
     from medcam.cli.weights import load_weights, read_weights
 
     keywords = keyword_arguments(args)
-    if ":" not in spec and spec.lower().endswith(_WHOLE):
+    if is_data(spec):
+        if keywords or weights is not None:
+            raise InputError(f"--model {spec} holds its weights: leave --arg and --weights out.")
+        from medcam.frameworks import onnx
+
+        loaded: Any = onnx.load(spec)
+    elif ":" not in spec and spec.lower().endswith(_WHOLE):
         if keywords:
             raise InputError("--arg is for a factory: a saved model takes no arguments.")
         make_importable(Path.cwd())  # the code of its classes
@@ -97,6 +105,11 @@ def load_model(
     with foreign_errors(f"--model {spec}: its eval() failed"):
         evaluated: nn.Module = loaded.eval()
     return evaluated
+
+
+def is_data(spec: str) -> bool:
+    """Return whether ``--model`` names a file that is read as data: no code of it runs."""
+    return ":" not in spec and spec.lower().endswith(_ONNX)
 
 
 def has_weights(spec: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from medcam.cli.image_run import ImageOptions
+from medcam.cli.model import is_data
 from medcam.cli.own_code import make_importable
 from medcam.errors import InputError
 from medcam.files.paths import is_folder
@@ -222,7 +223,7 @@ def _code_to_run(
         for option, spec in _named_code(options)
         if option != "--model" or overrides.model is None
     ]
-    if ":" not in options.model and overrides.model is None:
+    if ":" not in options.model and not is_data(options.model) and overrides.model is None:
         code.append(f"--model {options.model}")
     if not overrides.arg:  # arguments choose what a factory does, such as what torch.hub downloads
         code += [f"--arg {shlex.quote(argument)}" for argument in options.arg]

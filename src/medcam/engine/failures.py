@@ -89,7 +89,8 @@ def unconnected_message(recorder: Recorder, request: Request) -> str:
         source = f"layer {request.layer!r}"
     return (
         f"The output does not depend on {source}. Does the model's forward run under no_grad, "
-        "detach, or return integers? Choose another layer=, or another tensor with output=."
+        "detach, or return integers? Choose another layer=, or another tensor with output=. The "
+        "methods 'occlusion' and 'rise' need no gradient."
     )
 
 

@@ -17,6 +17,7 @@ from medcam.engine.failures import last_runs, other_branches, unknown_places
 from medcam.engine.layer_use import CheckedLayer, OtherLayerError
 from medcam.engine.memory import checkpointing, lean
 from medcam.engine.model import isolation
+from medcam.engine.model.opaque import check_transparent
 from medcam.engine.model.undo import protected
 from medcam.engine.passes import Recorded, record
 from medcam.engine.prepare import Prepared, prepare
@@ -57,6 +58,7 @@ def run(
     """
 
     def once() -> Run:
+        check_transparent(model, request.methods)
         prepared, checked = with_remembered_layer(prepare(request, model, args, kwargs))
         record_call = partial(record, call=call, args=args, kwargs=kwargs, save_less=save_less)
         recorded = _recorded(prepared, record_call, keep_graph)

@@ -1,7 +1,7 @@
-"""medcam inside nnU-Net, MONAI and TorchIO; it never reimplements what these frameworks do.
+"""nnU-Net, MONAI, TorchIO and ONNX Runtime; it never reimplements what these frameworks do.
 
 Their own code reads, predicts and brings results back to the image. Each is imported on first use:
-``medcam.nnunet``, ``medcam.monai``, ``medcam.torchio``.
+``medcam.nnunet``, ``medcam.monai``, ``medcam.torchio``, ``medcam.onnx``.
 """
 
 from __future__ import annotations

@@ -142,8 +142,10 @@ def _notes(question: Question, cells: Mapping[str, Sequence[float]]) -> list[str
 
 def _plan(subject: Subject, options: Options, methods: int, names: int) -> Plan:
     """Return what the check does, within its budget."""
+    is_trained = next(subject.model.parameters(), None) is not None
+    networks = options.networks if is_trained else 0  # without weights nothing is permuted
     plan = Plan(
-        options.sets, len(FILLS), options.networks, options.noises, len(subject.images),
+        options.sets, len(FILLS), networks, options.noises, len(subject.images),
         methods + len(options.maps), names, subject.windows_per_image,
     )  # fmt: skip
     return within(plan, options.budget)
