@@ -4,7 +4,8 @@ Each seed draws its own images, sets of blocks, noise and permuted weights. Cell
 the standard deviation over the seeds. ``packaged``: the check on the packaged networks that the
 thresholds were read off. ``heldout``: the check on networks that they were not read off, trained
 by the tests. ``others``: criteria that tell right maps from fakes on neither network. ``cascade``:
-weights replaced from the top. ``completeness``: whether HiResCAM adds up to the logit.
+weights replaced from the top. ``leak``: T2 with a structure as the target. ``completeness``: how
+far HiResCAM is from adding up to the logit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 import medcam
 from medcam import demo
-from medcam.trust import TrustCheck
+from medcam.trust import CheckedMap, TrustCheck
 from medcam.trust.bank import fill_bank
 from medcam.trust.blocks import blocks_for, mean_fill, random_sets, to_numpy
 from medcam.trust.controls import image_controls
@@ -120,6 +121,12 @@ def cell(values: Iterable[float]) -> str:
     return f"{finite.mean():.2f} ± {finite.std(ddof=1):.2f}" if len(finite) > 1 else "-"
 
 
+def marked(text: str, items: Sequence[CheckedMap], criterion: str) -> str:
+    """Return a text in bold if a map fails by the criterion with all seeds."""
+    fails = all(item.verdicts[criterion].word == "fails" for item in items)
+    return f"**{text}**" if fails else text
+
+
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table in Markdown."""
     print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
@@ -135,16 +142,18 @@ def check_table(case: Case, found: Sequence[TrustCheck]) -> None:
     for number, item in enumerate(found[0].maps):
         items = [check.maps[number] for check in found]
         values = [
-            cell(item.verdicts[key].estimate.value for item in items) for key in ("T0", "T2", "T3")
+            marked(cell(item.verdicts[key].estimate.value for item in items), items, key)
+            for key in ("T0", "T2", "T3")
         ]
         faithful = [item.verdicts["T4"] for item in items]
         rho = np.array([verdict.estimate.value for verdict in faithful])
         gains = [(verdict.gains or {})["best of the image"].value for verdict in faithful]
         noise = cell(np.nan if item.sensitivity is None else item.sensitivity for item in items)
         words = Counter(item.word for item in items)
+        text = marked(f"{cell(rho)} [{rho.min():.2f}, {rho.max():.2f}]", items, "T4")
         rows.append([
-            item.title, *values, f"{cell(rho)} [{rho.min():.2f}, {rho.max():.2f}]", cell(gains),
-            noise, ", ".join(f"{word} {count}" for word, count in words.most_common()),
+            item.title, *values, text, cell(gains), noise,
+            ", ".join(f"{word} {count}" for word, count in words.most_common()),
         ])  # fmt: skip
     table(f"{case.title}, {len(found)} seeds", head, rows)
     names = found[0].controls
@@ -294,6 +303,23 @@ def show_cascade(seeds: int) -> None:
     table(f"lesion network, new weights from the top, {seeds} seeds", ["map", *head], rows)
 
 
+def show_leak(seeds: int) -> None:
+    """Print how alike maps of networks with permuted weights are if the target has a place."""
+    case = packaged()[2]
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for seed in range(seeds):
+        of = compared(case, seed)
+        (network,) = permuted_networks(case.model, 1, seed=seed)
+        targets = {"the nucleus": of.question.target, "the whole channel": of.question.anywhere}
+        for title, target in targets.items():
+            own = maps_of(case, of.subject, target)
+            for method, maps in maps_of(case, of.subject.with_model(network), target).items():
+                found[method][title].append(float(rank_correlation(own[method], maps).mean()))
+    head = list(next(iter(found.values())))
+    rows = [[name, *(cell(column[h]) for h in head)] for name, column in found.items()]
+    table(f"T2 by target, one nucleus, {seeds} seeds", ["map", *head], rows)
+
+
 def show_completeness(seeds: int) -> None:
     """Print how far HiResCAM's sum is from the logit without its bias."""
     case = packaged()[0]
@@ -314,7 +340,7 @@ def show_completeness(seeds: int) -> None:
 
 TABLES = {
     "packaged": show_packaged, "heldout": show_held_out, "others": show_others,
-    "cascade": show_cascade, "completeness": show_completeness,
+    "cascade": show_cascade, "leak": show_leak, "completeness": show_completeness,
 }  # fmt: skip
 
 
