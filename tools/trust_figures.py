@@ -347,7 +347,9 @@ TABLES = {
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help="default: all")
+    parser.add_argument(
+        "tables", nargs="*", choices=[[], *TABLES], metavar="TABLE", help=", ".join(TABLES)
+    )
     parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
