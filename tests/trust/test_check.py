@@ -236,7 +236,7 @@ def test_with_too_few_sets_it_is_undecided():
     options = {"method": "saliency", "networks": 0, "noises": 0}
     few = checked(model, image, sets=8, **options).of("saliency").verdicts["T4"]
     assert few.word == "undecided"
-    assert "more sets" in few.sentence
+    assert "more images or sets" in few.sentence
     many = checked(model, image, sets=96, **options).of("saliency").verdicts["T4"]
     assert many.estimate.high - many.estimate.low < few.estimate.high - few.estimate.low
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from medcam.engine.activation import Activation, LayerKey
-from medcam.engine.agreement import Agreements
+from medcam.engine.agreements import Agreements
 from medcam.engine.blanks import Blanks
 from medcam.methods import Method
 

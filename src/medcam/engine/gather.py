@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medcam.engine import guided
 from medcam.engine.activation import Activation, LayerKey
-from medcam.engine.agreement import Agreements
+from medcam.engine.agreements import Agreements
 from medcam.engine.capture import Recorder
 from medcam.engine.evidence import Evidence
 from medcam.engine.failures import (

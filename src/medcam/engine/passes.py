@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from medcam.engine import guided, own_input
-from medcam.engine.agreement import warn_of_parts
+from medcam.engine.agreements import warn_of_parts
 from medcam.engine.assemble import Assembled, assemble
 from medcam.engine.auto_layer import AutoRecorder
 from medcam.engine.automatic import check_layer

@@ -53,9 +53,10 @@ def knows_image(between: Float[np.ndarray, " pairs"], *, mirrored: float | None 
     what = "maps of different images" if mirrored is None else "the map of the mirrored image"
     threshold = f"below {SAME_IMAGE}"
     if measured.value < SAME_IMAGE:
+        change = "with the image" if mirrored is None else "if the image is mirrored"
         return Verdict(
             "T0", "passes", measured, threshold,
-            f"The map changes with the image: its rank correlation with {what} is "
+            f"The map changes {change}: its rank correlation with {what} is "
             f"{measured.value:.2f}.",
         )  # fmt: skip
     if mirrored is not None and mirrored > SAME_TARGET:
@@ -92,10 +93,10 @@ def knows_weights(with_permuted: Float[np.ndarray, " networks"], unlike: float) 
     limit = max(SAME_WEIGHTS, unlike + MORE_THAN_UNLIKE)
     threshold = f"at most {limit:.2f}"
     finite = with_permuted[np.isfinite(with_permuted)]
-    if not len(finite):
+    if not len(finite) or not finite.any():
         return Verdict(
             "T2", "undecided", Estimate(math.nan), threshold,
-            "No network with permuted weights gave a map to compare with.",
+            "No network with permuted weights gave a map to compare with, or all were blank.",
         )  # fmt: skip
     measured = _with_error(finite)
     count = f"{len(finite)} network{'s' if len(finite) > 1 else ''} with permuted weights"
@@ -247,15 +248,19 @@ def _sentence(
             f"than with the best map of the image alone ({best}: {value:.2f})."
         )
     if word == "fails":
-        return f"Hiding what the map marks lowers the score no more than hiding the rest {figures}."
+        return (
+            f"Hiding what the map marks lowers the score little more than hiding the rest "
+            f"{figures}: at least {FAITHFUL} is asked for."
+        )
     if word == "no better than the image":
         return (
             f"Hiding what the map marks lowers the score {figures}, but so does hiding what a map "
             f"marks that knows nothing of the network ({best}: {value:.2f})."
         )
     return (
-        f"It cannot be told whether hiding what the map marks lowers the score {figures}; for the "
-        f"best map of the image alone it is {value:.2f} ({best}): more sets or images decide."
+        f"It cannot be told whether hiding what the map marks lowers the score enough {figures}; for "
+        f"the best map of the image alone it is {value:.2f} ({best}). At least {FAITHFUL}, and "
+        f"{GAIN} more than that, is asked for: more images or sets may decide."
     )
 
 

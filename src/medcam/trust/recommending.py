@@ -30,8 +30,8 @@ def recommend(
         others
     )
     sentence = (
-        f"Use {best.title} {where}: of the maps that pass every criterion it says most about the "
-        f"prediction (correlation {verdict.estimate}).{beside}"
+        f"Use {best.title} {where}: of the maps that pass every criterion it is furthest ahead of "
+        f"maps of the image alone (correlation {verdict.estimate}).{beside}"
     )
     return Recommendation(best.method, best.layer, sentence), ""
 

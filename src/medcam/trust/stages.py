@@ -52,8 +52,7 @@ class LayerShare:
     def __str__(self) -> str:
         dice = "" if self.dice is None else f", Dice with itself {self.dice:.2f}"
         used = "" if self.is_used else ": the prediction hardly uses it"
-        left = f"{self.score:.0%}" if self.score > 0 else "nothing"
-        return f"{self.layer} set to zero: {left} of the score is left{dice}{used}"
+        return f"{self.layer} set to zero: {score_left(self.score)}{dice}{used}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""
@@ -62,6 +61,22 @@ class LayerShare:
             "layer": self.layer, "score_without": round(self.score, 4), "dice_without": dice,
             "is_used": self.is_used,
         }  # fmt: skip
+
+
+def score_left(share: float) -> str:
+    """Return in words what is left of a score.
+
+    Example:
+        >>> score_left(0.25), score_left(-0.1), score_left(1.14)
+        ('25% of the score is left', 'nothing of the score is left', 'the score even rises to 114%')
+    """
+    if share <= 0:
+        return "nothing of the score is left"
+    return (
+        f"{share:.0%} of the score is left"
+        if share <= 1
+        else f"the score even rises to {share:.0%}"
+    )
 
 
 def stages_of(subject: Subject) -> list[str]:

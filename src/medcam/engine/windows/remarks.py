@@ -6,7 +6,7 @@ from collections import Counter
 
 from torch import Tensor
 
-from medcam.engine.agreement import disagreement
+from medcam.engine.agreements import disagreement
 from medcam.engine.blanks import BlankContext, BlankKey, empty_targets, notice_blanks
 from medcam.engine.model import isolation
 from medcam.engine.notices import Notices

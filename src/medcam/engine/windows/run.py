@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medcam.engine.agreement import warn_of_parts
+from medcam.engine.agreements import warn_of_parts
 from medcam.engine.model import isolation
 from medcam.engine.model.probabilities import SIGMOIDS, ends_in
 from medcam.engine.model.undo import undoing

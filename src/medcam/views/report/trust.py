@@ -130,7 +130,10 @@ def _of_marker(artefact: Any) -> list[str]:
 def _of_layer(share: Mapping[str, Any]) -> str:
     """Return a sentence about the prediction without a layer."""
     score = float(share["score_without"])
-    left = f"{score:.0%} of the score is left" if score > 0 else "nothing of the score is left"
+    left = "nothing of the score is left"
+    if score > 0:
+        rises = f"the score even rises to {score:.0%}"
+        left = f"{score:.0%} of the score is left" if score <= 1 else rises
     dice = share["dice_without"]
     if dice is not None:
         left += f", and a Dice coefficient of {float(dice):.2f} with the prediction"
