@@ -258,8 +258,8 @@ def _sentence(
             f"marks that knows nothing of the network ({best}: {value:.2f})."
         )
     return (
-        f"It cannot be told whether hiding what the map marks lowers the score enough {figures}; for "
-        f"the best map of the image alone it is {value:.2f} ({best}). At least {FAITHFUL}, and "
+        f"It cannot be told whether hiding what the map marks lowers the score enough {figures}; "
+        f"for the best map of the image alone it is {value:.2f} ({best}). At least {FAITHFUL}, and "
         f"{GAIN} more than that, is asked for: more images or sets may decide."
     )
 
