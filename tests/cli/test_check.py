@@ -92,3 +92,17 @@ def test_json_of_explain_holds_the_check(images, tmp_path):
                  "--check", "--budget", "300", "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["check"]["maps"][0]["method"] == "gcam"
+
+
+@pytest.mark.parametrize(
+    "options", [["--placement", "resize"], ["--slice-axis", "0"], ["--also", "other.npy"]], ids=str
+)
+def test_what_cannot_be_checked_is_refused_before_the_model_runs(
+    options, images, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("other.npy", np.zeros((1, 32, 32), np.float32))
+    monkeypatch.setattr(demo.LesionNet, "forward", None)
+    result = run("explain", *MODEL, "-i", images[0], "-o", "out", "--check", *options)
+    assert result.exit_code == 2, result.output
+    assert "check" in result.stderr

@@ -67,7 +67,7 @@ def test_a_network_that_cannot_learn_it_says_so():
 
     check = checked(Blind(), torch.rand(2, 1, 32, 32), method="saliency", artefact=True, **FEW)
     assert not check.artefact.maps
-    assert check.artefact.steps == 200
+    assert check.artefact.steps == 400
     assert "did not learn" in str(check)
 
 

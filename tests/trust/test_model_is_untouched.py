@@ -79,7 +79,7 @@ def test_nothing_changes(model, images):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-@pytest.mark.parametrize("after", [0, 1, 2, 5, 9, 14, 20])
+@pytest.mark.parametrize("after", [0, 2, 9, 20])
 def test_nothing_changes_if_the_check_ends_early(model, images, error, after):
     before = state_of(model)
     count = 0

@@ -13,7 +13,7 @@ from medcam.cli.image_run import ImageOptions, get_ready
 from medcam.cli.model import ArgOption, ModelOption, TrustOption, WeightsOption
 from medcam.cli.options import RegionsOption, methods_of, one_or_several, target_of
 from medcam.cli.output import echo
-from medcam.cli.trust_run import check_ready, print_check
+from medcam.cli.trust_run import check_ready, images_to_check, print_check
 
 AlsoOption = Annotated[
     list[Path] | None,
@@ -130,7 +130,7 @@ def check(
     methods = "all" if method in (None, ["all"]) else methods_of(method)
     other = None if against is None else target_of(against, ready.original, regions=regions)
     checked = check_ready(
-        ready, also or (), progress=not as_json, method=methods,
+        ready, images_to_check(ready, also or ()), progress=not as_json, method=methods,
         layer=one_or_several(layer, "stages"), against=other,
         parts="whole" if whole else "auto", regions=regions, sets=sets, networks=networks,
         budget=budget, seed=seed, artefact=artefact,

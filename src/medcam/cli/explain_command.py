@@ -25,7 +25,7 @@ from medcam.cli.options import (
 )
 from medcam.cli.output import echo
 from medcam.cli.prediction import segmentation_of
-from medcam.cli.trust_run import check_ready, print_check
+from medcam.cli.trust_run import check_ready, images_to_check, print_check
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,6 +165,7 @@ def explain(
     original = ready.original
     check_name(output, image, name, overwrite)
     truth = None if mask is None else read_mask_on(mask, original)
+    images = images_to_check(ready, also or ()) if check else ready.inputs
     explanation = ready.explain(progress=not as_json)
     selector = None if options.in_windows else options.selector
     predicted = segmentation_of(explanation, selector, original)
@@ -180,7 +181,7 @@ def explain(
     checked = None
     if check:
         checked = check_ready(
-            ready, also or (), progress=not as_json, method=methods_of(method),
+            ready, images, progress=not as_json, method=methods_of(method),
             layer=explanation.layer or "auto", regions=regions, budget=budget,
         )  # fmt: skip
         extra["check"] = checked.to_dict()

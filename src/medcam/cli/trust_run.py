@@ -12,34 +12,60 @@ from medcam.cli.options import preprocessed, read_image_files
 from medcam.cli.output import echo, stdout
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from medcam.files import Image
     from medcam.trust import TrustCheck
 
 
-def check_ready(
-    ready: ReadyImage, also: Sequence[Path] = (), *, progress: bool, **options: Any
-) -> TrustCheck:
+def check_ready(ready: ReadyImage, images: Tensor, *, progress: bool, **options: Any) -> TrustCheck:
     """Check the maps of a model on an image, and on further ones.
 
     Args:
         ready: The model and the image.
-        also: Images of other patients, one file each; they are prepared as the first.
+        images: The image and further ones, from `images_to_check`.
         progress: Whether to state the cost and show a bar.
         **options: Further options of `medcam.check`.
+    """
+    from medcam.trust.checking import check
+
+    settings = ready.options
+    size = None if settings.roi is None else extents(settings.roi, "--roi")
+    windows: dict[str, Any] = {} if size is None else {"overlap": settings.overlap}
+    return check(
+        ready.network.to(ready.device),
+        images if size is not None else images.to(ready.device),
+        target=ready.target, output=settings.selector, spacing=spacing_of(ready.original),
+        roi_size=size, progress=progress, **windows, **options,
+    )  # fmt: skip
+
+
+def images_to_check(ready: ReadyImage, also: Sequence[Path]) -> Tensor:
+    """Return the image with further ones, before the model runs.
+
+    Args:
+        ready: The model and the image.
+        also: Images of other patients, one file each; they are prepared as the first.
 
     Raises:
-        InputError: An image does not fit the first one.
+        InputError: An image does not fit the first one, or an option asks for maps that are not
+            those of a check.
     """
     import torch
 
     from medcam.errors import InputError
-    from medcam.trust.checking import check
 
     settings = ready.options
     if settings.slice_axis is not None:
         raise InputError(
             "A check runs the model on images or in windows, not slice by slice: give one slice as "
             "an image, or leave out --slice-axis."
+        )
+    others = (settings.placement, settings.mode, settings.channel_weights)
+    if others != ("features", "gaussian", "volume"):
+        raise InputError(
+            "A check is of maps with --placement features, --mode gaussian and --channel-weights "
+            "volume: leave out these options."
         )
     batch = [ready.inputs]
     for path in also:
@@ -51,15 +77,7 @@ def check_ready(
                 f"{list(ready.inputs.shape[1:])}: images that are checked together have one shape."
             )
         batch.append(values)
-    size = None if settings.roi is None else extents(settings.roi, "--roi")
-    windows: dict[str, Any] = {} if size is None else {"overlap": settings.overlap}
-    images = torch.cat(batch)
-    return check(
-        ready.network.to(ready.device),
-        images if size is not None else images.to(ready.device),
-        target=ready.target, output=settings.selector, spacing=spacing_of(ready.original),
-        roi_size=size, progress=progress, **windows, **options,
-    )  # fmt: skip
+    return torch.cat(batch)
 
 
 def spacing_of(image: Image) -> tuple[float, ...] | None:

@@ -138,6 +138,11 @@ def _maps(
         raise InputError("agreement compares maps of one layer: name one.")
     if not axes:
         return items
+    if any(item.target.is_part for item in items):
+        raise InputError(
+            "The target has a place, which mirrored images do not share: leave out mirror_axes=, "
+            "or take a class."
+        )
     return [
         replace(
             item, values=item.values.flip(axes),

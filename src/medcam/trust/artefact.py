@@ -28,7 +28,7 @@ Run = Callable[[WholeImages, TargetLike], Maps]
 """Makes the maps of all methods."""
 
 STEPS = 200
-"""The most steps in which the copy learns the marker."""
+"""The most steps in which the copy learns the marker, at each rate."""
 
 _RATES = (1e-3, 1e-4)
 """The learning rates that are tried, each from the user's own weights."""
@@ -112,6 +112,19 @@ class PlantedArtefact:
         }
 
 
+def check_question(question: Question) -> None:
+    """Raise unless the question is of classes, which a marker can stand for.
+
+    Raises:
+        InputError: The task is no classification, or there is one class only.
+    """
+    if question.task != "classification" or question.other is None or callable(question.target):
+        raise InputError(
+            "artefact=True needs a classification and a class as the target: in a segmentation the "
+            "prediction itself says where the network looks."
+        )
+
+
 def plant(
     subject: WholeImages,
     question: Question,
@@ -129,21 +142,16 @@ def plant(
         cells: The cells of the layers, in voxels.
         seed: Of the marker's place.
 
-    Raises:
-        InputError: The task is no classification, or has one class only.
     """
-    if question.task != "classification" or question.other is None:
-        raise InputError(
-            "artefact=True needs a classification: in a segmentation the prediction itself says "
-            "where the network looks."
-        )
     images = subject.images
     where = marker_place(tuple(images.shape[2:]), cells, seed=seed)
     marked = subject.with_images(with_marker(images, where))
     labels, others = torch.as_tensor(question.target), torch.as_tensor(question.other)
+    steps = 0
     for rate in _RATES:
         twin = copy_of(subject.model, "which artefact=True needs")
-        accuracy, steps = _teach(twin, subject, marked, labels, others, rate)
+        accuracy, taken = _teach(twin, subject, marked, labels, others, rate)
+        steps += taken
         if accuracy == 1:
             break
     side = round(float(where.sum()) ** (1 / where.ndim))

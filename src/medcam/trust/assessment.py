@@ -7,10 +7,11 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from medcam.errors import InputError, MedcamWarning, warn
 from medcam.maps import ResolvedTarget
 from medcam.methods import Method, MethodLike
 from medcam.trust import criteria
-from medcam.trust.artefact import plant
+from medcam.trust.artefact import check_question, plant
 from medcam.trust.bank import Bank, fill_bank
 from medcam.trust.blocks import FILLS, blocks_for, random_sets, to_numpy
 from medcam.trust.controls import NEAR_TARGET, image_controls, near_target
@@ -37,14 +38,12 @@ from medcam.trust.measuring import (
     check_functions,
     mirror_correlation,
 )
-from medcam.trust.plan import NETWORKS, NOISES, SETS, Plan, within
+from medcam.trust.plan import FEWEST_SETS, NETWORKS, NOISES, SETS, Plan, within
 from medcam.trust.question import Parts, Question, question_of
 from medcam.trust.recommending import recommend
 from medcam.trust.result import CheckedMap, TrustCheck
 from medcam.trust.stages import shares_of, stages_of
 from medcam.trust.subject import MapName, Subject, WholeImages
-
-_FEWEST_SETS = 8
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_functions(self.maps)
-        for name, least in (("sets", _FEWEST_SETS), ("networks", 0), ("noises", 0)):
+        for name, least in (("sets", FEWEST_SETS), ("networks", 0), ("noises", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)} is too few: give at least {least}.")
 
@@ -82,12 +81,17 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
     if isolation.differs_in_training(subject.model):
         warn("The model is in training mode; it is checked in evaluation mode.")
     with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
         stack.enter_context(isolation.in_eval_mode(subject.model))
         stack.enter_context(isolation.kept_state(isolation.modules_of(subject.model)))
         question = question_of(
             subject.logits(options.target), options.target, against=options.against,
             parts=options.parts, regions=options.regions,
         )  # fmt: skip
+        if options.artefact:
+            check_question(question)
+        _check_spacing(options.spacing, subject.images)
         chosen = _methods(options.method, question)
         names = _layers(subject, options.layer, chosen, question)
         plan = _plan(subject, options, len(chosen), len(names))
@@ -104,6 +108,7 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
             sets = random_sets(blocks, plan.sets, seed=options.seed)
             bank = fill_bank(subject, question, blocks, sets, tick=tick)
         shares = shares_of(subject, question, names)
+        measuring = replace(measuring, tick=lambda _: None)
         marker = None
         if options.artefact and isinstance(subject, WholeImages):
             marker = plant(
@@ -125,6 +130,17 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
         tuple(shares), recommended, reason, plan, options.seed, blocks.edge,
         tuple(_notes(question, cells)), marker,
     )  # fmt: skip
+
+
+def _check_spacing(spacing: Sequence[float] | None, images: Tensor) -> None:
+    """Raise unless there is one positive length for each spatial axis."""
+    if spacing is None:
+        return
+    if len(spacing) != images.ndim - 2 or not all(0 < size < math.inf for size in spacing):
+        raise InputError(
+            f"spacing={tuple(spacing)}: give the size of a voxel in mm for each of the "
+            f"{images.ndim - 2} spatial axes."
+        )
 
 
 def _notes(question: Question, cells: Mapping[str, Sequence[float]]) -> list[str]:
@@ -242,6 +258,9 @@ def _checked(
         criteria.knows_target(item.other, question.other_text, mirrored=item.is_mirrored),
         criteria.is_faithful(faithful, controls, fills=tuple(FILLS)),
     ]
+    if item.is_constant:
+        replaced = {verdict.criterion: verdict for verdict in criteria.shows_nothing()}
+        verdicts = [replaced.get(verdict.criterion, verdict) for verdict in verdicts]
     return CheckedMap(
         name[0], title, name[1], {verdict.criterion: verdict for verdict in verdicts},
         None if item.noise is None else float(item.noise.mean()),

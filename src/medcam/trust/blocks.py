@@ -123,7 +123,7 @@ def shifted_fill(images: Float[Tensor, "batch channels *space"]) -> Tensor:
 
 FILLS = {"mean": mean_fill, "shifted": shifted_fill}
 """What is put in the place of the blocks, by name. The verdict is that of the first; the second is
-shown beside it."""
+shown beside it, and a pass that it contradicts becomes undecided."""
 
 
 def to_numpy(values: Tensor) -> NDArray[Any]:

@@ -11,11 +11,13 @@ from torch import nn
 from medcam.engine.model import layers
 from medcam.engine.model.inputs import chosen_image, require_images
 from medcam.engine.model.layers import LayerLike
+from medcam.engine.model.nested import without_subclass
 from medcam.engine.model.outputs import Selector
 from medcam.engine.progress import Progress
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrorings
 from medcam.engine.windows.tiling import sliding_windows
+from medcam.errors import InputError
 from medcam.maps import ImageName
 from medcam.methods import MethodLike
 from medcam.trust.assessment import Options, check_subject
@@ -99,7 +101,7 @@ def check(
         seed: The seed of all random numbers.
         artefact: Whether to plant a marker: a copy of the network is taught to tell these images
             with the marker from the same ones without, and `TrustCheck.artefact` says which maps
-            find it. For classifications; it takes up to 200 training steps.
+            find it. For classifications; it takes up to 400 training steps.
         progress: True for a bar, after a line that states the cost; or a function ``(done,
             total)``.
         **kwargs: Keyword inputs of the model.
@@ -129,14 +131,12 @@ def check(
     network = layers.unwrap(model)
     subject: Subject
     if roi_size is None:
+        if mirror_axes:
+            raise InputError("mirror_axes= is for windows: give roi_size=, too.")
         subject = _whole(network, args, kwargs, {"output": output}, image)
     else:
-        windows = sliding_windows(
-            tuple(args[0].shape[2:]), roi_size, overlap=overlap,
-            dtype=torch.promote_types(args[0].dtype, torch.float32),
-        )  # fmt: skip
-        subject = InWindows(
-            network, args[0], windows, mirrorings(mirror_axes), output, sw_batch_size
+        subject = _in_windows(
+            network, args, kwargs, roi_size, overlap, mirror_axes, output, sw_batch_size
         )
     return check_subject(
         subject,
@@ -148,6 +148,33 @@ def check(
     )  # fmt: skip
 
 
+def _in_windows(
+    network: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    roi_size: Sequence[int] | int,
+    overlap: float | Sequence[float],
+    mirror_axes: Sequence[int],
+    output: Selector,
+    batch_size: int,
+) -> InWindows:
+    """Return the subject of a volume that is predicted in windows."""
+    images = require_images(args, kwargs, network)
+    if len(images) > 1 or len(args) != 1 or kwargs:
+        raise InputError("With roi_size= the only input is the volume [batch, channels, *space].")
+    volume = without_subclass(images[0].tensor.detach())
+    volume = volume.to(torch.promote_types(volume.dtype, torch.float32))
+    axes = [mirror_axes] if isinstance(mirror_axes, int) else list(mirror_axes)
+    rank = volume.ndim - 2
+    if any(not -rank <= axis < rank for axis in axes):
+        raise InputError(f"mirror_axes={mirror_axes!r}: the spatial axes are 0 to {rank - 1}.")
+    windows = sliding_windows(
+        tuple(volume.shape[2:]), roi_size, overlap=overlap, dtype=volume.dtype
+    )
+    flips = mirrorings(sorted({axis % rank for axis in axes}))
+    return InWindows(network, volume, windows, flips, output, batch_size)
+
+
 def _whole(
     network: nn.Module,
     args: tuple[Any, ...],
@@ -157,6 +184,8 @@ def _whole(
 ) -> WholeImages:
     """Return the subject of images that are seen at once; of several the first one is checked."""
     images = require_images(args, kwargs, network, named=image is not None)
+    if not all(item.tensor.is_floating_point() for item in images):
+        raise InputError("A check perturbs the images: give them as floating-point numbers.")
     number = chosen_image(images, image)
     if len(images) > 1:
         options = {**options, "image": images[number or 0].name}

@@ -72,6 +72,16 @@ def knows_image(between: Float[np.ndarray, " pairs"], *, mirrored: float | None 
     )  # fmt: skip
 
 
+def shows_nothing() -> list[Verdict]:
+    """Return T0 and T3 of a map that has one value everywhere."""
+    text = "The map has one value everywhere: it shows nothing."
+    nothing = Estimate(math.nan)
+    return [
+        Verdict("T0", "fails", nothing, f"below {SAME_IMAGE}", text),
+        Verdict("T3", "fails", nothing, f"below {SAME_TARGET}", text),
+    ]
+
+
 def repeats(difference: float) -> Verdict:
     """Return T1, from the relative difference of two runs."""
     measured, threshold = Estimate(difference), f"at most {NOT_REPEATED:g}"

@@ -17,11 +17,12 @@ from medcam.engine.progress import Tick
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, MedcamWarning, NoMapError
 from medcam.methods import Method
+from medcam.trust.blocks import to_numpy
 from medcam.trust.permuted import permuted_networks
 from medcam.trust.plan import Plan
 from medcam.trust.question import Question
 from medcam.trust.statistics import rank_correlation
-from medcam.trust.subject import MapName, Maps, Subject, of_callable
+from medcam.trust.subject import MapName, Maps, Subject
 
 MapFunction = Callable[[nn.Module, Tensor, TargetLike], object]
 """A function of the user's: the network, the images and the target to maps ``[batch, *space]``."""
@@ -41,6 +42,7 @@ class Measured:
         permuted: The rank correlation with the maps of each network of permuted weights.
         other: The rank correlations with the map of another target, for each image.
         is_mirrored: Whether the map is a magnitude that two opposite logits have in common.
+        is_constant: Whether the map has one value everywhere, in all images.
         noise: The largest relative change under noise, for each image.
     """
 
@@ -50,6 +52,7 @@ class Measured:
     permuted: list[float] = field(default_factory=list)
     other: Float[np.ndarray, " images"] | None = None
     is_mirrored: bool = False
+    is_constant: bool = False
     noise: Float[np.ndarray, " images"] | None = None
 
 
@@ -81,7 +84,12 @@ class Measuring:
         """Return the figures of each map but its faithfulness, and the cells of the layers."""
         question, subject = self.question, self.subject
         first = self.run(subject, question.target)
-        measured = {name: Measured([values]) for name, values in first.values.items()}
+        measured = {
+            name: Measured(
+                [values], is_constant=not np.ptp(values.reshape(len(values), -1), 1).any()
+            )
+            for name, values in first.values.items()
+        }
         again = self.run(subject, question.target)
         for name, item in measured.items():
             item.difference = _relative(again.values[name], item.of_targets[0]).max().item()
@@ -207,3 +215,25 @@ def check_functions(functions: Mapping[str, MapFunction]) -> None:
             raise InputError(
                 f"maps={{{name!r}: ...}}: give functions (model, images, target) by a name."
             )
+
+
+def of_callable(
+    function: Callable[[nn.Module, Tensor, TargetLike], Any], subject: Subject, target: TargetLike
+) -> Float[np.ndarray, "batch *space"]:
+    """Return the maps that a function of the user's makes.
+
+    Raises:
+        InputError: It returns no map for each image.
+    """
+    result = torch.as_tensor(function(subject.model, subject.images, target))
+    images = subject.images
+    if result.ndim == images.ndim and result.shape[1] == 1:
+        result = result[:, 0]
+    if result.shape != (len(images), *images.shape[2:]):
+        raise InputError(
+            f"A function in maps= returned {list(result.shape)}: it has to return one map for each "
+            f"image, [{len(images)}, {', '.join(map(str, images.shape[2:]))}]."
+        )
+    if not result.isfinite().all():
+        raise InputError("A function in maps= returned NaN or infinite values.")
+    return to_numpy(result)

@@ -9,6 +9,9 @@ from medcam.errors import InputError
 
 SETS = 96
 NETWORKS = 5
+FEWEST_SETS = 8
+"""The fewest sets that say anything."""
+
 NOISES = 8
 _STEPS = ((1.0, 1.0), (0.67, 0.8), (0.5, 0.6), (0.34, 0.4), (0.25, 0.4))
 """What a budget leaves of the sets and of the networks, in steps."""
@@ -92,14 +95,16 @@ def within(plan: Plan, budget: int | None) -> Plan:
     if budget is None or plan.cost <= budget:
         return plan
     for share, nets in _STEPS[1:]:
-        sets = max(1, math.ceil(plan.sets * share))
+        sets = min(plan.sets, max(FEWEST_SETS, math.ceil(plan.sets * share)))
         networks = min(plan.networks, max(2, round(plan.networks * nets)))
         cut = (
             f"The budget of {budget:,} forward passes leaves {sets} of {plan.sets} sets and "
             f"{networks} of {plan.networks} networks, and no noise: the bounds of T4 are about "
-            f"{math.sqrt(plan.sets / sets):.1f} times as wide, those of T2 about "
-            f"{math.sqrt(plan.networks / networks):.1f} times, so more verdicts are undecided."
+            f"{math.sqrt(plan.sets / sets):.1f} times as wide"
         )
+        if networks:
+            cut += f", those of T2 about {math.sqrt(plan.networks / networks):.1f} times"
+        cut += ", so more verdicts are undecided."
         smaller = replace(plan, sets=sets, networks=networks, noises=0, cut=cut)
         if smaller.cost <= budget:
             return smaller

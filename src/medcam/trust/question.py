@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medcam import targets
 from medcam.engine.notices import Notices
-from medcam.engine.target.resolution import TargetLike, reads_output, resolve
+from medcam.engine.target.resolution import TargetLike, for_regions, reads_output, resolve
 from medcam.engine.target.scores import TargetScores, two_class_logits
 from medcam.errors import InputError, MedcamWarning, TargetError
 from medcam.trust.blocks import to_numpy
@@ -122,9 +122,9 @@ def _of_classification(logits: Tensor, target: TargetLike, against: TargetLike) 
         others = rest.argmax(1)
     else:
         of_against = _labels(_resolved(against, logits, regions=False))
-        others = labels if of_against is None else of_against
-    single = logits.shape[1] == 1
-    known = logits.shape[1] > 1 or single
+        if of_against is None:
+            raise TargetError("against= is one class of each image here, as target= is.")
+        others = of_against
 
     def score(values: Tensor) -> NDArray[Any]:
         at = two_class_logits(values.flatten(1))
@@ -137,12 +137,12 @@ def _of_classification(logits: Tensor, target: TargetLike, against: TargetLike) 
         "classification",
         labels.tolist(),
         labels.tolist(),
-        others.tolist() if known and bool((others != labels).all()) else None,
+        others.tolist() if bool((others != labels).all()) else None,
         f"class {other_labels[0]}"
         if len(other_labels) == 1
         else "the class with the next highest logit",
         [score],
-        mirrored=single,
+        mirrored=logits.shape[1] == 1,
     )
 
 
@@ -165,10 +165,12 @@ def _of_segmentation(
         first, second = two_parts(predicted)
         masks, rest = [first, second], second
     _require_voxels(masks[0], label)
-    other: TargetLike | None = against
+    other: TargetLike | None = for_regions(against) if regions and against is not None else against
     other_text = "the target given as against="
+    are_parts = False
     if other is None and rest.reshape(len(rest), -1).any(1).all():
         other, other_text = _region(rest, label), "another structure of the same class"
+        are_parts = len(masks) > 1
     elif other is None:
         other_label = 0 if label else 1
         outside = ~(predicted | voxels)
@@ -181,7 +183,7 @@ def _of_segmentation(
         if parts == "whole"
         else ("the largest structures, one by one")
     )
-    tested = masks if not is_part and parts != "whole" else masks[:1]
+    tested = masks if are_parts else masks[:1]  # whose maps are those of target and other
     return Question(
         f"class {label}: {what}", "segmentation", _region(masks[0], label),
         targets.class_score(label) if logits.shape[1] > 1 else targets.class_score(0),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medcam.trust.artefact import PlantedArtefact
 from medcam.trust.plan import Plan
 from medcam.trust.stages import LayerShare
-from medcam.trust.statistics import Estimate
+from medcam.trust.statistics import Estimate, plain_number
 from medcam.trust.verdict import CANNOT_SHOW, CRITERIA, Verdict, Word, overall
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class CheckedMap:
             "layer": self.layer,
             "verdict": self.word,
             "criteria": {key: verdict.to_dict() for key, verdict in self.verdicts.items()},
-            "max_sensitivity": None if self.sensitivity is None else round(self.sensitivity, 4),
+            "max_sensitivity": plain_number(self.sensitivity),
         }
 
 
@@ -156,7 +156,7 @@ class TrustCheck:
         return {
             "target": self.target,
             "maps": [item.to_dict() for item in self.maps],
-            "controls": {name: round(value.value, 4) for name, value in self.controls.items()},
+            "controls": {name: plain_number(value.value) for name, value in self.controls.items()},
             "layers": [share.to_dict() for share in self.layers],
             "recommended": None if recommended is None else vars(recommended),
             "reason": self.reason,

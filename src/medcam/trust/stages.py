@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from medcam.engine.layer_use import silenced
 from medcam.engine.model import isolation
 from medcam.engine.model.layers import get_layers
+from medcam.engine.model.nested import tensors
 from medcam.engine.model.undo import ForwardHooks
 from medcam.engine.target.scores import two_class_logits
 from medcam.trust.question import Question
+from medcam.trust.statistics import plain_number
 from medcam.trust.subject import Subject
 
 _MOST_STAGES = 8
@@ -56,9 +58,9 @@ class LayerShare:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""
-        dice = None if self.dice is None else round(self.dice, 4)
         return {
-            "layer": self.layer, "score_without": round(self.score, 4), "dice_without": dice,
+            "layer": self.layer, "score_without": plain_number(self.score),
+            "dice_without": plain_number(self.dice),
             "is_used": self.is_used,
         }  # fmt: skip
 
@@ -87,25 +89,32 @@ def stages_of(subject: Subject) -> list[str]:
     """
     modules = dict(subject.model.named_modules())
     seen: list[tuple[str, int, tuple[int, ...]]] = []
+    of_output: list[tuple[int, ...]] = []  # not empty after the first window
     images = subject.images
     rank = images.ndim
 
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.is_floating_point() and output.ndim == rank:
+            if of_output or not isinstance(output, Tensor):
+                return
+            if output.is_floating_point() and output.ndim == rank:
                 seen.append((name, output.shape[1], tuple(output.shape[2:])))
 
         return hook
 
+    def end(module: nn.Module, inputs: Any, output: Any) -> None:
+        of_output.extend(tuple(part.shape[2:]) for _, part in tensors(output))
+
     pairs = [(modules[name], hook_for(name)) for name in get_layers(subject.model)]
-    with isolation.kept_state(isolation.modules_of(subject.model)), ForwardHooks(pairs):
-        logits = subject.logits()
+    with (
+        isolation.kept_state(isolation.modules_of(subject.model)),
+        ForwardHooks([*pairs, (subject.model, end)]),
+    ):
+        classes = subject.logits().shape[1]
     layers = []
     for space, run in groupby(seen, key=lambda item: item[2]):
         of_features = [
-            name
-            for name, channels, _ in run
-            if channels > logits.shape[1] or space != tuple(logits.shape[2:])
+            name for name, channels, _ in run if channels > classes or space not in of_output
         ]
         if (
             of_features
@@ -140,8 +149,8 @@ def _share(layer: str, question: Question, before: Tensor, after: Tensor) -> Lay
         both = float((predictions[0] & predictions[1]).sum())
         size = float(predictions[0].sum() + predictions[1].sum())
         dice = 2 * both / size if size else None
-    elif before.ndim == 2:
-        before, after = (two_class_logits(z) for z in (before, after))
+    elif question.task == "classification" and not callable(question.target):
+        before, after = (two_class_logits(z.flatten(1)) for z in (before, after))
         before, after = (z - z.mean(1, keepdim=True) for z in (before, after))
     with_layer, without = (
         np.concatenate([score(logits) for score in question.scores]) for logits in (before, after)

@@ -40,6 +40,16 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
+def plain_number(value: float | None) -> float | None:
+    """Return a number for JSON, with four digits; None for NaN and infinity.
+
+    Example:
+        >>> plain_number(0.123456), plain_number(math.inf), plain_number(None)
+        (0.1235, None, None)
+    """
+    return None if value is None or not math.isfinite(value) else round(value, 4)
+
+
 def estimate(value: float, draws: Float[np.ndarray, " draws"]) -> Estimate:
     """Return a value with the 5 % and 95 % quantiles of its bootstrap samples."""
     finite = draws[np.isfinite(draws)]

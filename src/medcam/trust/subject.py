@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from medcam.engine.request import Request
 from medcam.engine.result import Run
 from medcam.engine.run import run
 from medcam.engine.target.resolution import TargetLike, reads_output
+from medcam.engine.target.scores import score_of_whole_output
 from medcam.engine.windows.ensemble import EnsembleMember
 from medcam.engine.windows.prediction import cut, predict
 from medcam.engine.windows.run import run_windows
@@ -221,7 +222,10 @@ class InWindows:
         member = self._members()[0]
         window = cut(self.windows.pad(self.images), [(0, self.windows.places[0])], member)
         request = Request.of(
-            [_any_layer_method()], layer=list(layers), target=_mean_square, output=self.output
+            [_any_layer_method()],
+            layer=list(layers),
+            target=score_of_whole_output,
+            output=self.output,
         )
         of_window = _cells(run(request, self.model, self.model, (window,), {}))
         place = self.windows.places[0]
@@ -238,11 +242,6 @@ def _any_layer_method() -> Method:
     from medcam.methods import METHODS
 
     return METHODS["hirescam"]
-
-
-def _mean_square(logits: Tensor) -> Tensor:
-    """Return a score that depends on every logit."""
-    return logits.flatten(1).square().mean(1)
 
 
 def _maps(result: Run, images: Tensor) -> Maps:
@@ -278,23 +277,3 @@ def _cells(result: Run) -> dict[str, tuple[float, ...]]:
         for item in result.maps.values()
         if item.layer is not None and item.grid is not None
     }
-
-
-def of_callable(
-    function: Callable[[nn.Module, Tensor, TargetLike], Any], subject: Subject, target: TargetLike
-) -> Float[np.ndarray, "batch *space"]:
-    """Return the maps that a function of the user's makes.
-
-    Raises:
-        InputError: It returns no map for each image.
-    """
-    result = torch.as_tensor(function(subject.model, subject.images, target))
-    images = subject.images
-    if result.ndim == images.ndim and result.shape[1] == 1:
-        result = result[:, 0]
-    if result.shape != (len(images), *images.shape[2:]):
-        raise InputError(
-            f"A function in maps= returned {list(result.shape)}: it has to return one map for each "
-            f"image, [{len(images)}, {', '.join(map(str, images.shape[2:]))}]."
-        )
-    return to_numpy(result)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medcam.trust.statistics import Estimate
+from medcam.trust.statistics import Estimate, plain_number
 
 Word = Literal["passes", "fails", "no better than the image", "undecided", "does not apply"]
 """What a verdict says."""
@@ -114,4 +113,4 @@ def overall(verdicts: Sequence[Verdict]) -> Word:
 
 def _plain(estimate: Estimate) -> dict[str, float | None]:
     values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {name: None if math.isnan(value) else round(value, 4) for name, value in values.items()}
+    return {name: plain_number(value) for name, value in values.items()}

@@ -99,7 +99,8 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
     ]  # fmt: skip
     columns = [Criterion(*(str(criteria[0][key][name]) for name in _OF_CRITERION)) for key in keys]
     layers = [_of_layer(_mapping(share)) for share in check["layers"]]
-    remarks = [*map(str, check["notes"]), *_of_marker(check["artefact"])]
+    cut = [str(check["cut"])] if check["cut"] else []
+    remarks = [*map(str, check["notes"]), *_of_marker(check["artefact"]), *cut]
     return TrustSection(str(check["target"]), str(advice), columns, rows, layers, remarks)
 
 
@@ -129,7 +130,7 @@ def _of_marker(artefact: Any) -> list[str]:
 
 def _of_layer(share: Mapping[str, Any]) -> str:
     """Return a sentence about the prediction without a layer."""
-    score = float(share["score_without"])
+    score = float(share["score_without"] or 0)
     left = "nothing of the score is left"
     if score > 0:
         rises = f"the score even rises to {score:.0%}"
