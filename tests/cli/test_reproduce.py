@@ -292,6 +292,7 @@ def test_a_changed_image_is_named_before_and_the_difference_is_measured(here):
     assert reproduce(record="before/head.json").exit_code == 1
 
 
+@pytest.mark.slow
 def test_the_same_voxels_in_another_file_are_the_same_map(here):
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down")
@@ -305,6 +306,7 @@ def test_the_same_voxels_in_another_file_are_the_same_map(here):
     assert "the model's input" not in done.stdout
 
 
+@pytest.mark.slow
 def test_changed_weights_code_and_layer(here):
     volume("head.nii.gz")
     torch.save(balanced(UNet(3), 3).state_dict(), "w.pt")
@@ -330,6 +332,7 @@ def test_changed_weights_code_and_layer(here):
     assert "changed   layercam: layer: down, now bottleneck" in done.stdout
 
 
+@pytest.mark.slow
 def test_random_weights_are_told(here):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24), np.uint8)).save("a.png")
     explain("-i", "a.png", "--layer", "features.3", model="users_nets:random")
@@ -378,6 +381,7 @@ def test_the_number_of_threads_is_the_recorded_one(here, monkeypatch):
         assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_a_stored_map_that_was_changed_or_is_missing(here):
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down")
@@ -406,6 +410,7 @@ def test_a_stored_map_that_was_changed_or_is_missing(here):
 
 
 @pytest.mark.parametrize("module", ["users_nets.py:unet3", "users_nets:unet3"])
+@pytest.mark.slow
 def test_a_folder_that_was_moved_as_a_whole(here, module, monkeypatch):
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down", model=module)
@@ -434,6 +439,7 @@ def test_files_that_moved_are_looked_for_in_a_folder(here):
     assert "Changed: image" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_maps_are_saved_in_a_new_folder_only(here):
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down")
@@ -474,6 +480,7 @@ def test_the_code_that_a_record_names_runs_with_consent_only(here):
     assert reproduce().exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_model_of_the_users_own_is_consent_to_it_but_not_to_the_records_arguments(here):
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down")
@@ -546,6 +553,7 @@ def test_a_map_that_is_not_finite_now_cannot_be_made(here):
     assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
 
 
+@pytest.mark.slow
 def test_old_records_and_those_of_python_say_what_is_missing(here):
     volume("head.nii.gz")
     explain("-i", "head.nii.gz", "--target", "1", "--layer", "down")
