@@ -71,7 +71,9 @@ def test_faithfulness_correlation_is_that_of_quantus(model, image, size):
         row[indices] = True
     subject = WholeImages(model, (image,), {}, {})
     question = question_of(subject.logits(), 1)
-    bank = fill_bank(subject, question, Blocks((1, 1), (64, 64)), sets, fills=["mean"])
+    bank = fill_bank(
+        subject, question, Blocks((1, 1), (64, 64)), sets, subject.logits(), fills=["mean"]
+    )
     ours, _ = bank.correlations([attention.astype(float)], "mean")
     assert ours[0] == pytest.approx(theirs, abs=2e-5)  # float32 scores
     assert abs(theirs) > 0.05

@@ -10,7 +10,8 @@ from torch import nn
 
 import medcam
 from medcam import demo
-from medcam.trust.artefact import _area, marker_place, with_marker
+from medcam.evaluation.ranking import auroc
+from medcam.trust.artefact import marker_place, with_marker
 
 from .conftest import checked
 
@@ -105,4 +106,4 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn():
     for _ in range(5):
         values = rng.integers(0, 6, (12, 12)).astype(float)
         where = rng.random((12, 12)) < 0.2
-        assert _area(values, where) == pytest.approx(roc_auc_score(where.ravel(), values.ravel()))
+        assert auroc(values, where) == pytest.approx(roc_auc_score(where.ravel(), values.ravel()))

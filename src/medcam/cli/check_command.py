@@ -10,8 +10,21 @@ import typer
 
 from medcam.cli.errors import plain_errors
 from medcam.cli.image_run import ImageOptions, get_ready
-from medcam.cli.model import ArgOption, ModelOption, TrustOption, WeightsOption
-from medcam.cli.options import RegionsOption, methods_of, one_or_several, target_of
+from medcam.cli.model import (
+    ArgOption,
+    DeviceOption,
+    ModelOption,
+    SelectOption,
+    TrustOption,
+    WeightsOption,
+)
+from medcam.cli.options import (
+    RegionsOption,
+    VolumeOption,
+    methods_of,
+    one_or_several,
+    target_of,
+)
 from medcam.cli.output import echo
 from medcam.cli.trust_run import check_ready, images_to_check, print_check
 
@@ -77,10 +90,7 @@ def check(
         typer.Option("--whole", help="Check a segmented class as a whole, not its components."),
     ] = False,
     regions: RegionsOption = False,
-    select: Annotated[
-        str | None,
-        typer.Option("--select", help="Which part of the model's output: an index or a key."),
-    ] = None,
+    select: SelectOption = None,
     roi: Annotated[
         str | None,
         typer.Option("--roi", metavar="X Y [Z]", help="The extents of sliding windows."),
@@ -93,9 +103,7 @@ def check(
         str | None,
         typer.Option("--prepare", metavar="MODULE:FUNCTION", help="Your own preprocessing."),
     ] = None,
-    volume: Annotated[
-        int | None, typer.Option("--volume", help="Which volume of a 4D image, from 0.")
-    ] = None,
+    volume: VolumeOption = None,
     as_channels: Annotated[
         bool | None,
         typer.Option("--channels/--slices", help="What the volumes of a 4D image are."),
@@ -111,9 +119,7 @@ def check(
             help="Teach a copy of the network a planted marker, and say which maps find it.",
         ),
     ] = False,
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, ...; default: the GPU, if any.")
-    ] = None,
+    device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Check whether a model's maps can be trusted, and say which one to use.

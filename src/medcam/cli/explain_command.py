@@ -11,13 +11,21 @@ import typer
 from medcam.cli.check_command import AlsoOption, BudgetOption
 from medcam.cli.errors import plain_errors
 from medcam.cli.image_run import ImageOptions, get_ready
-from medcam.cli.model import ArgOption, ModelOption, TrustOption, WeightsOption
+from medcam.cli.model import (
+    ArgOption,
+    DeviceOption,
+    ModelOption,
+    SelectOption,
+    TrustOption,
+    WeightsOption,
+)
 from medcam.cli.options import (
     MethodOption,
     NameOption,
     OverwriteOption,
     PlacementOption,
     RegionsOption,
+    VolumeOption,
     check_name,
     methods_of,
     note_other_name,
@@ -69,10 +77,7 @@ def explain(
         ),
     ] = "predicted",
     regions: RegionsOption = False,
-    select: Annotated[
-        str | None,
-        typer.Option("--select", help="Which part of the model's output: an index or a key."),
-    ] = None,
+    select: SelectOption = None,
     roi: Annotated[
         str | None,
         typer.Option(
@@ -115,9 +120,7 @@ def explain(
             help="Your own preprocessing: from [channels, *space] to an array on the same grid.",
         ),
     ] = None,
-    volume: Annotated[
-        int | None, typer.Option("--volume", help="Which volume of a 4D image, from 0.")
-    ] = None,
+    volume: VolumeOption = None,
     as_channels: Annotated[
         bool | None,
         typer.Option(
@@ -129,9 +132,7 @@ def explain(
         Path | None,
         typer.Option("--mask", help="The truth, 0/1 on the image's grid: drawn, and scored."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, ...; default: the GPU, if any.")
-    ] = None,
+    device: DeviceOption = None,
     check: Annotated[
         bool,
         typer.Option(

@@ -52,6 +52,17 @@ TrustOption = Annotated[
     ),
 ]
 
+SelectOption = Annotated[
+    str | None,
+    typer.Option("--select", help="Which part of the model's output: an index or a key."),
+]
+"""``--select``."""
+
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, ...; default: the GPU, if any.")
+]
+"""``--device``."""
+
 _WHOLE = (".pt", ".pth", ".pkl", ".ckpt")
 _ONNX = ".onnx"
 

@@ -15,6 +15,7 @@ from medcam.cli.nnunet_command import (
     DeviceOption,
     FolderOption,
     FoldsOption,
+    StepSizeOption,
     TrustOption,
     check_layers,
     folds_of,
@@ -52,9 +53,7 @@ def check(
         bool, typer.Option("--tta/--no-tta", help="Mirroring; multiplies the cost.")
     ] = False,
     checkpoint: CheckpointOption = "checkpoint_final.pth",
-    step_size: Annotated[
-        float, typer.Option("--step-size", help="The tile step size, in windows.")
-    ] = 0.5,
+    step_size: StepSizeOption = 0.5,
     prev_stage: Annotated[
         Path | None,
         typer.Option("--prev-stage", help="Cascades: the previous stage's segmentation."),

@@ -52,6 +52,9 @@ TrustOption = Annotated[
         "nnU-Net's. Such a folder can run any code: only for folders whose origin you know.",
     ),
 ]
+StepSizeOption = Annotated[
+    float, typer.Option("--step-size", help="The tile step size, in windows.")
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: the GPU, if any.")
 ]
@@ -94,9 +97,7 @@ def explain(
         bool, typer.Option("--tta/--no-tta", help="Mirroring, as nnUNetv2_predict does it.")
     ] = True,
     checkpoint: CheckpointOption = "checkpoint_final.pth",
-    step_size: Annotated[
-        float, typer.Option("--step-size", help="The tile step size, in windows.")
-    ] = 0.5,
+    step_size: StepSizeOption = 0.5,
     channel_weights: Annotated[
         str,
         typer.Option(

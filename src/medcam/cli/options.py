@@ -35,6 +35,11 @@ RegionsOption = Annotated[
 ]
 """``--regions``."""
 
+VolumeOption = Annotated[
+    int | None, typer.Option("--volume", help="Which volume of a 4D image, from 0.")
+]
+"""``--volume``."""
+
 PlacementOption = Annotated[
     str,
     typer.Option(

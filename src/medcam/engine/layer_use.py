@@ -25,13 +25,13 @@ from medcam.engine.model.undo import ForwardHooks
 from medcam.engine.target.scores import two_class_logits
 from medcam.errors import warn
 
-_LARGEST_DICE = 0.9
-_LEAST_LOSS = 0.1
+LARGEST_DICE = 0.9
+LEAST_LOSS = 0.1
 """A layer is not used if the prediction without it has a larger Dice coefficient with the
 prediction, or if the score falls by less: a layer without which it rises speaks against the target,
 and positive evidence there says little."""
 
-_DICE_OF_NEXT = 0.5
+DICE_OF_CARRIER = 0.5
 """The Dice coefficient from which on the next layer is taken: it carries half of the prediction."""
 
 
@@ -55,7 +55,7 @@ class LayerUse:
         """Whether the prediction uses the layer."""
         if self.dice is None:  # nothing is predicted that could stay
             return True
-        return self.dice <= _LARGEST_DICE and self.score <= 1 - _LEAST_LOSS
+        return self.dice <= LARGEST_DICE and self.score <= 1 - LEAST_LOSS
 
     @property
     def details(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class Examination:
         tried = [use]
         for layer in earlier:
             tried.append(self._without(layer, weights))
-            if tried[-1].is_used and (tried[-1].dice or 0.0) <= _DICE_OF_NEXT:
+            if tried[-1].is_used and (tried[-1].dice or 0.0) <= DICE_OF_CARRIER:
                 break
         known = [item for item in tried[1:] if item.is_used]
         if not known:

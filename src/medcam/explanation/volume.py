@@ -20,7 +20,7 @@ from medcam.engine.model.undo import undoing
 from medcam.engine.progress import Progress
 from medcam.engine.request import Placement, Request
 from medcam.engine.target.resolution import TargetLike
-from medcam.engine.windows.ensemble import mirrored, mirrorings
+from medcam.engine.windows.ensemble import checked_axes, mirrored, mirrorings
 from medcam.engine.windows.plan import ChannelWeights, check_channel_weights
 from medcam.engine.windows.run import run_windows
 from medcam.engine.windows.tiling import sliding_windows
@@ -157,10 +157,7 @@ def explain_volume(
 
 def _window_axes(mirror_axes: Sequence[int], slice_axis: int | None, rank: int) -> tuple[int, ...]:
     """Return the mirrored axes of the volume as axes of a window."""
-    listed = [mirror_axes] if isinstance(mirror_axes, int) else list(mirror_axes)
-    if any(not -rank <= axis < rank for axis in listed):
-        raise InputError(f"mirror_axes={mirror_axes!r}: the spatial axes are 0 to {rank - 1}.")
-    axes = sorted({axis % rank for axis in listed})
+    axes = checked_axes(mirror_axes, rank)
     if slice_axis is None:
         return tuple(axes)
     removed = slice_axis % rank

@@ -20,12 +20,12 @@ from medcam.engine.model.layers import LayerLike
 from medcam.engine.model.outputs import Selector
 from medcam.engine.model.undo import undoing
 from medcam.engine.target.resolution import TargetLike
-from medcam.engine.windows.ensemble import mirrorings
+from medcam.engine.windows.ensemble import checked_axes, mirrorings
 from medcam.errors import InputError, MedcamWarning
 from medcam.explanation.call import explain
 from medcam.maps import AttentionMap
 from medcam.methods import MethodLike
-from medcam.trust.blocks import to_numpy
+from medcam.trust.blocks import noisy, to_numpy
 from medcam.trust.statistics import rank_correlation
 
 
@@ -106,16 +106,14 @@ def agreement(
     if not networks:
         raise InputError("model is an empty sequence: give a network, or a list of networks.")
     require_images((inputs,), {}, networks[0])
-    rank = inputs.ndim - 2
-    if any(not -rank <= axis < rank for axis in mirror_axes):
-        raise InputError(f"mirror_axes={mirror_axes!r}: the spatial axes are 0 to {rank - 1}.")
-    flips = mirrorings(sorted({axis % rank for axis in mirror_axes}))
+    flips = mirrorings(checked_axes(mirror_axes, inputs.ndim - 2))
     options = {"method": method, "layer": layer, "target": target, "output": output}
     maps: dict[str, AttentionMap] = {}
     for fold, network in enumerate(networks):
         with isolation.in_eval_mode(network):
             for flip, number in itertools.product(flips, range(noises + 1)):
-                images = inputs if not number else _noisy(inputs, noise, seed + number)
+                generator = torch.Generator().manual_seed(seed + number)
+                images = noisy(inputs, noise, generator) if number else inputs
                 for item in _maps(network, images, flip, options):
                     maps[_name(fold, flip, number, item.method)] = item
     if len(maps) < 2:
@@ -150,13 +148,6 @@ def _maps(
         )
         for item in items
     ]  # fmt: skip
-
-
-def _noisy(images: Tensor, noise: float, seed: int) -> Tensor:
-    """Return images with noise of a share of their standard deviation."""
-    generator = torch.Generator().manual_seed(seed)
-    deviation = images.float().std(tuple(range(1, images.ndim)), keepdim=True).to(images)
-    return images + noise * deviation * torch.randn(images.shape, generator=generator).to(images)
 
 
 def _name(fold: int, flip: tuple[int, ...], number: int, method: str) -> str:

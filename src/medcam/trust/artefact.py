@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.target.scores import two_class_logits
 from medcam.errors import InputError
+from medcam.evaluation.ranking import auroc
 from medcam.trust.copies import copy_of
 from medcam.trust.question import Question
 from medcam.trust.subject import MapName, Maps, WholeImages
@@ -247,17 +248,8 @@ def _verdict(
     before: Float[np.ndarray, "batch *space"],
     where: Bool[np.ndarray, "*space"],
 ) -> MarkerVerdict:
-    areas = [float(np.mean([_area(values, where) for values in maps])) for maps in (after, before)]
+    areas = [float(np.mean([auroc(values, where) for values in maps])) for maps in (after, before)]
     if areas[0] < _FOUND:
         return MarkerVerdict("misses the marker", *areas)
     more = areas[0] >= areas[1] + _MORE
     return MarkerVerdict("finds the marker" if more else "marks it in any case", *areas)
-
-
-def _area(values: Float[np.ndarray, "*space"], where: Bool[np.ndarray, "*space"]) -> float:
-    """Return the area under the ROC curve, from ranks; ties count half."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(values.ravel())[where.ravel()]
-    inside, outside = len(ranks), where.size - len(ranks)
-    return float((ranks.sum() - inside * (inside + 1) / 2) / (inside * outside))

@@ -85,9 +85,11 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(isolation.in_eval_mode(subject.model))
         stack.enter_context(isolation.kept_state(isolation.modules_of(subject.model)))
+        logits = subject.logits(options.target)
+        subject = subject.with_known(logits)
         question = question_of(
-            subject.logits(options.target), options.target, against=options.against,
-            parts=options.parts, regions=options.regions,
+            logits, options.target, against=options.against, parts=options.parts,
+            regions=options.regions,
         )  # fmt: skip
         if options.artefact:
             check_question(question)
@@ -106,14 +108,12 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
                 tuple(subject.images.shape[2:]), list(cells.values()), options.spacing
             )
             sets = random_sets(blocks, plan.sets, seed=options.seed)
-            bank = fill_bank(subject, question, blocks, sets, tick=tick)
-        shares = shares_of(subject, question, names)
-        measuring = replace(measuring, tick=lambda _: None)
+            bank = fill_bank(subject, question, blocks, sets, logits, tick=tick)
+        shares = shares_of(subject, question, names, logits)
         marker = None
         if options.artefact and isinstance(subject, WholeImages):
-            marker = plant(
-                subject, question, measuring.run, list(cells.values()), seed=options.seed
-            )
+            run = replace(measuring, tick=lambda _: None).run
+            marker = plant(subject, question, run, list(cells.values()), seed=options.seed)
     titles = {item.name: item.title for item in chosen}
     faithful, controls = _faithfulness(subject.images, question, measured, bank, options.seed)
     alone = mirror_correlation(subject.images) if len(subject.images) == 1 else None

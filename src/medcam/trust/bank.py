@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from medcam.engine.progress import Tick
 from medcam.trust.blocks import FILLS, Blocks
@@ -63,13 +64,24 @@ def fill_bank(
     question: Question,
     blocks: Blocks,
     sets: Bool[np.ndarray, "sets blocks"],
+    before: Tensor,
     *,
     fills: Sequence[str] = tuple(FILLS),
     tick: Tick = lambda _: None,
 ) -> Bank:
-    """Run the network once for each set and fill, on all images at once."""
+    """Run the network once for each set and fill, on all images at once.
+
+    Args:
+        subject: The network and its images.
+        question: What is asked.
+        blocks: The blocks.
+        sets: Which blocks are in each set.
+        before: The logits of the images as they are.
+        fills: What blocks are replaced by.
+        tick: Called after each run, with the number of images.
+    """
     images = subject.images
-    before = _scores(question, subject)
+    scores = _scores(question, before)
     drops = {}
     for fill in fills:
         filled = FILLS[fill](images)
@@ -77,13 +89,12 @@ def fill_bank(
         for chosen in sets:
             mask = blocks.mask(chosen).to(images.device)
             perturbed = subject.with_images(torch.where(mask, filled, images))
-            rows.append(before - _scores(question, perturbed))
+            rows.append(scores - _scores(question, perturbed.logits(question.target)))
             tick(len(images))
         drops[fill] = np.stack(rows)
     return Bank(blocks, sets, drops)
 
 
-def _scores(question: Question, subject: Subject) -> Float[np.ndarray, "targets batch"]:
-    """Return the scores of the subject's images."""
-    logits = subject.logits(question.target)
+def _scores(question: Question, logits: Tensor) -> Float[np.ndarray, "targets batch"]:
+    """Return the scores of each target."""
     return np.stack([score(logits) for score in question.scores])

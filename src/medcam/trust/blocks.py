@@ -1,4 +1,4 @@
-"""Blocks of voxels, random sets of them, and what is put in their place."""
+"""Changes of images: random sets of blocks of voxels, what is put in their place, and noise."""
 
 from __future__ import annotations
 
@@ -119,6 +119,16 @@ def shifted_fill(images: Float[Tensor, "batch channels *space"]) -> Tensor:
     """
     axes = tuple(range(2, images.ndim))
     return images.roll([images.shape[axis] // 2 for axis in axes], axes)
+
+
+def noisy(
+    images: Float[Tensor, "batch channels *space"], share: float, generator: torch.Generator
+) -> Tensor:
+    """Return images with noise whose standard deviation is a share of that of each image."""
+    axes = tuple(range(1, images.ndim))
+    deviation = images.float().std(axes, keepdim=True).to(images)
+    noise = torch.randn(images.shape, generator=generator).to(images)
+    return images + share * deviation * noise
 
 
 FILLS = {"mean": mean_fill, "shifted": shifted_fill}

@@ -15,7 +15,7 @@ from medcam.engine.model.nested import without_subclass
 from medcam.engine.model.outputs import Selector
 from medcam.engine.progress import Progress
 from medcam.engine.target.resolution import TargetLike
-from medcam.engine.windows.ensemble import mirrorings
+from medcam.engine.windows.ensemble import checked_axes, mirrorings
 from medcam.engine.windows.tiling import sliding_windows
 from medcam.errors import InputError
 from medcam.maps import ImageName
@@ -164,14 +164,10 @@ def _in_windows(
         raise InputError("With roi_size= the only input is the volume [batch, channels, *space].")
     volume = without_subclass(images[0].tensor.detach())
     volume = volume.to(torch.promote_types(volume.dtype, torch.float32))
-    axes = [mirror_axes] if isinstance(mirror_axes, int) else list(mirror_axes)
-    rank = volume.ndim - 2
-    if any(not -rank <= axis < rank for axis in axes):
-        raise InputError(f"mirror_axes={mirror_axes!r}: the spatial axes are 0 to {rank - 1}.")
     windows = sliding_windows(
         tuple(volume.shape[2:]), roi_size, overlap=overlap, dtype=volume.dtype
     )
-    flips = mirrorings(sorted({axis % rank for axis in axes}))
+    flips = mirrorings(checked_axes(mirror_axes, volume.ndim - 2))
     return InWindows(network, volume, windows, flips, output, batch_size)
 
 

@@ -17,7 +17,7 @@ from medcam.engine.progress import Tick
 from medcam.engine.target.resolution import TargetLike
 from medcam.errors import InputError, MedcamWarning, NoMapError
 from medcam.methods import Method
-from medcam.trust.blocks import to_numpy
+from medcam.trust.blocks import noisy, to_numpy
 from medcam.trust.permuted import permuted_networks
 from medcam.trust.plan import Plan
 from medcam.trust.question import Question
@@ -98,7 +98,7 @@ class Measuring:
         self._against_unlike(measured, anywhere)
         self._against_permuted(measured, anywhere)
         self._under_noise(measured, first)
-        return measured, first.cells
+        return measured, subject.cells(first)
 
     def run(self, subject: Subject, target: TargetLike) -> Maps:
         """Return the maps of all methods and functions."""
@@ -161,14 +161,10 @@ class Measuring:
 
     def _under_noise(self, measured: Mapping[MapName, Measured], first: Maps) -> None:
         """Compare with the maps of noisy images (T5)."""
-        images = self.subject.images
         generator = torch.Generator().manual_seed(self.seed)
-        axes = tuple(range(1, images.ndim))
-        deviation = images.float().std(axes, keepdim=True).to(images.dtype)
         for _ in range(self.plan.noises):
-            noise = torch.randn(images.shape, generator=generator).to(images)
-            noisy = self.subject.with_images(images + _NOISE * deviation * noise)
-            others = self.run(noisy, self.question.target)
+            images = noisy(self.subject.images, _NOISE, generator)
+            others = self.run(self.subject.with_images(images), self.question.target)
             for name, item in measured.items():
                 change = _relative(others.values[name], first.values[name])
                 item.noise = change if item.noise is None else np.maximum(item.noise, change)

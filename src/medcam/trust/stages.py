@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from medcam.engine.layer_use import silenced
+from medcam.engine.layer_use import DICE_OF_CARRIER, LARGEST_DICE, LEAST_LOSS, silenced
 from medcam.engine.model import isolation
 from medcam.engine.model.layers import get_layers
 from medcam.engine.model.nested import tensors
@@ -21,13 +21,6 @@ from medcam.trust.statistics import plain_number
 from medcam.trust.subject import Subject
 
 _MOST_STAGES = 8
-_USED = 0.9
-"""A layer is used if less than this is left of the score, and of the prediction (Dice), without
-it."""
-
-_CARRIED = 0.5
-"""A layer without which less than this is left of the prediction (Dice) is used, whatever the
-score."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +39,35 @@ class LayerShare:
 
     @property
     def is_used(self) -> bool:
-        """Whether the prediction uses the layer."""
+        """Whether the prediction uses the layer, as `medcam.engine.layer_use` has it.
+
+        One that carries half of a segmentation is used also if the score rises without it.
+        """
+        falls = self.score <= 1 - LEAST_LOSS
         if self.dice is None:
-            return self.score <= _USED
-        return self.dice <= _CARRIED or (self.score <= _USED and self.dice <= _USED)
+            return falls
+        return self.dice <= DICE_OF_CARRIER or (falls and self.dice <= LARGEST_DICE)
 
     def __str__(self) -> str:
         dice = "" if self.dice is None else f", Dice with itself {self.dice:.2f}"
         used = "" if self.is_used else ": the prediction hardly uses it"
         return f"{self.layer} set to zero: {score_left(self.score)}{dice}{used}"
 
+    @property
+    def sentence(self) -> str:
+        """What is left, in a sentence."""
+        dice = ""
+        if self.dice is not None:
+            dice = f", and a Dice coefficient of {self.dice:.2f} with the prediction"
+        used = "" if self.is_used else ": the prediction hardly uses this layer"
+        return f"With {self.layer} set to zero {score_left(self.score)}{dice}{used}."
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""
         return {
             "layer": self.layer, "score_without": plain_number(self.score),
             "dice_without": plain_number(self.dice),
-            "is_used": self.is_used,
+            "is_used": self.is_used, "sentence": self.sentence,
         }  # fmt: skip
 
 
@@ -129,9 +135,17 @@ def stages_of(subject: Subject) -> list[str]:
     return layers
 
 
-def shares_of(subject: Subject, question: Question, layers: Sequence[str]) -> list[LayerShare]:
-    """Return what is left of the prediction without each layer."""
-    before = subject.logits(question.target)
+def shares_of(
+    subject: Subject, question: Question, layers: Sequence[str], before: Tensor
+) -> list[LayerShare]:
+    """Return what is left of the prediction without each layer.
+
+    Args:
+        subject: The network and its images.
+        question: What is asked.
+        layers: The layers.
+        before: The logits with all layers.
+    """
     modules = isolation.modules_of(subject.model)
     shares = []
     for layer in layers:

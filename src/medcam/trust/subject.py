@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -42,7 +42,7 @@ class Maps:
 
     Attributes:
         values: By method and layer, ``[batch, *space]``: where the network looks, without a sign.
-        cells: By layer, the distance of its cells in voxels of the image.
+        cells: By layer, the distance of its cells in voxels of the image; empty for windows.
         signed: By method and layer, the values of each input channel before their reduction,
             ``[batch, channels, *space]``, of maps of the input.
     """
@@ -73,6 +73,9 @@ class Subject(Protocol):
     def with_images(self, images: Float[Tensor, "batch channels *space"]) -> Subject:
         """Return the same network with other images of the same shape."""
 
+    def with_known(self, logits: Float[Tensor, "batch classes *space"]) -> Subject:
+        """Return the same with the prediction, so that it need not be made again for each map."""
+
     def maps(self, methods: Sequence[Method], layers: Sequence[str], target: TargetLike) -> Maps:
         """Return the maps of a target; the layers may be empty for methods of the input."""
 
@@ -81,6 +84,9 @@ class Subject(Protocol):
 
     def resolved_layers(self, target: TargetLike) -> list[str]:
         """Return the layer that "auto" stands for."""
+
+    def cells(self, maps: Maps) -> Mapping[str, tuple[float, ...]]:
+        """Return, by layer of the maps, the distance of its cells in voxels of the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +126,14 @@ class WholeImages:
         )
         return replace(self, args=args, kwargs=kwargs)
 
+    def with_known(self, logits: Float[Tensor, "batch classes *space"]) -> WholeImages:
+        """Return the same: maps of whole images make their prediction in passing."""
+        return self
+
+    def cells(self, maps: Maps) -> Mapping[str, tuple[float, ...]]:
+        """Return the cells of each layer."""
+        return maps.cells
+
     def maps(self, methods: Sequence[Method], layers: Sequence[str], target: TargetLike) -> Maps:
         """Return the maps of a target."""
         return _maps(self._run(methods, list(layers) or "auto", target), self.images)
@@ -158,8 +172,8 @@ class InWindows:
         flips: The mirrorings of a window: for each the spatial axes.
         output: As ``output=`` of `medcam.explain`.
         batch_size: The number of windows that run at once.
-        known: Receives the logits, which all networks and images of a check share: its targets do
-            not depend on the prediction, so that it has to be made only once.
+        known: The prediction that targets are resolved on; None: it is made. A check's targets do
+            not depend on it, so that all networks and images may share one.
     """
 
     model: nn.Module
@@ -168,7 +182,7 @@ class InWindows:
     flips: Sequence[tuple[int, ...]] = ((),)
     output: outputs.Selector = None
     batch_size: int = 1
-    known: dict[str, Tensor] = field(default_factory=dict)
+    known: Float[Tensor, "batch classes *space"] | None = None
 
     @property
     def windows_per_image(self) -> int:
@@ -183,26 +197,28 @@ class InWindows:
         """Return the same network with another volume."""
         return replace(self, images=images)
 
+    def with_known(self, logits: Float[Tensor, "batch classes *space"]) -> InWindows:
+        """Return the same with the prediction."""
+        return replace(self, known=logits)
+
     def maps(self, methods: Sequence[Method], layers: Sequence[str], target: TargetLike) -> Maps:
         """Return the stitched maps of a target."""
         request = Request.of(
             list(methods), layer=list(layers) or "auto", target=target, output=self.output
         )
-        if "logits" not in self.known:
-            self.known["logits"] = self.logits()
         result = run_windows(
             request, self._members, len(self.flips), self.images, self.windows,
-            logits=None if reads_output(target) else self.known["logits"],
+            logits=None if reads_output(target) else self.known,
             batch_size=self.batch_size, device=self.images.device, channel_weights="volume",
         )  # fmt: skip
-        of_window = self._of_window(layers, target) if layers else {}
-        return replace(_maps(result, self.images), cells=of_window)
+        return _maps(result, self.images)
 
     def resolved_layers(self, target: TargetLike) -> list[str]:
         """Return the layer that "auto" stands for."""
         request = Request.of([_any_layer_method()], target=target, output=self.output)
         result = run_windows(
             request, self._members, len(self.flips), self.images, self.windows,
+            logits=None if reads_output(target) else self.known,
             batch_size=self.batch_size, device=self.images.device,
         )  # fmt: skip
         return list(result.layers)
@@ -217,8 +233,11 @@ class InWindows:
     def _members(self) -> list[EnsembleMember]:
         return [EnsembleMember(self.model, flips) for flips in self.flips]
 
-    def _of_window(self, layers: Sequence[str], target: TargetLike) -> dict[str, tuple[float, ...]]:
+    def cells(self, maps: Maps) -> Mapping[str, tuple[float, ...]]:
         """Return the cells of each layer, from the first window."""
+        layers = list(dict.fromkeys(layer for _, layer in maps.values if layer is not None))
+        if not layers:
+            return {}
         member = self._members()[0]
         window = cut(self.windows.pad(self.images), [(0, self.windows.places[0])], member)
         request = Request.of(

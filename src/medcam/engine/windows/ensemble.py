@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medcam.errors import InputError
+
 
 @dataclass(frozen=True, eq=False)
 class EnsembleMember:
@@ -44,6 +46,22 @@ def mirrored(models: Iterable[Any], axes: Sequence[int]) -> Iterator[EnsembleMem
     for number, model in enumerate(models):
         for flips in mirrorings(axes):
             yield EnsembleMember(model, flips, number)
+
+
+def checked_axes(mirror_axes: Sequence[int] | int, rank: int) -> list[int]:
+    """Return the axes of ``mirror_axes=``, each once, counted from the first.
+
+    Raises:
+        InputError: There is no such spatial axis.
+
+    Example:
+        >>> checked_axes([-1, 2, 0], 3)
+        [0, 2]
+    """
+    listed = [mirror_axes] if isinstance(mirror_axes, int) else list(mirror_axes)
+    if any(not -rank <= axis < rank for axis in listed):
+        raise InputError(f"mirror_axes={mirror_axes!r}: the spatial axes are 0 to {rank - 1}.")
+    return sorted({axis % rank for axis in listed})
 
 
 def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -27,6 +27,13 @@ Folds = int | str | Iterable[int | str]
 """``"all"``, a number, several, or ``"fold_all"``."""
 
 
+def loaded(model_folder: str | os.PathLike[str] | TrainedModel, **options: Any) -> TrainedModel:
+    """Return a trained folder as `load` does; the result of `load` as it is."""
+    if isinstance(model_folder, TrainedModel):
+        return model_folder
+    return load(model_folder, **options)
+
+
 def load(
     model_folder: str | os.PathLike[str],
     *,

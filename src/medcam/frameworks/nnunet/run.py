@@ -19,7 +19,7 @@ from medcam.engine.windows.run import run_windows
 from medcam.errors import InputError, InputTypeError, foreign_errors
 from medcam.explanation.explanation import Explanation, explanation_of
 from medcam.frameworks.nnunet.cases import Case, Files, case_from_files
-from medcam.frameworks.nnunet.loading import Folds, load
+from medcam.frameworks.nnunet.loading import Folds, loaded
 from medcam.frameworks.nnunet.prediction import (
     ensemble_members,
     member_count,
@@ -89,13 +89,10 @@ def explain(
             which.
         MissingPackageError: nnunetv2 is not installed.
     """
-    if isinstance(model_folder, TrainedModel):
-        model = model_folder
-    else:
-        model = load(
-            model_folder, folds=folds, checkpoint=checkpoint, device=device, tta=tta,
-            step_size=step_size, trust=trust,
-        )  # fmt: skip
+    model = loaded(
+        model_folder, folds=folds, checkpoint=checkpoint, device=device, tta=tta,
+        step_size=step_size, trust=trust,
+    )  # fmt: skip
     return explain_case(
         model, case_from_files(model, files, previous=prev_stage), label, method=method,
         layer=layer, target=target, channel_weights=channel_weights, placement=placement,

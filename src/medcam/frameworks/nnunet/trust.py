@@ -15,7 +15,7 @@ from medcam.engine.target.resolution import TargetLike
 from medcam.engine.windows.ensemble import mirrorings
 from medcam.errors import InputError, foreign_errors
 from medcam.frameworks.nnunet.cases import Files, case_from_files
-from medcam.frameworks.nnunet.loading import Folds, load
+from medcam.frameworks.nnunet.loading import Folds, loaded
 from medcam.frameworks.nnunet.prediction import nnunet_windows
 from medcam.frameworks.nnunet.preprocessing import prepare
 from medcam.frameworks.nnunet.target import Part, check_part, resolve_fixed
@@ -83,13 +83,10 @@ def check_maps(
         InputError: An argument or a file does not fit; the message says which.
         MissingPackageError: nnunetv2 is not installed.
     """
-    if isinstance(model_folder, TrainedModel):
-        model = model_folder
-    else:
-        model = load(
-            model_folder, folds=folds, checkpoint=checkpoint, device=device, tta=tta,
-            step_size=step_size, trust=trust,
-        )  # fmt: skip
+    model = loaded(
+        model_folder, folds=folds, checkpoint=checkpoint, device=device, tta=tta,
+        step_size=step_size, trust=trust,
+    )  # fmt: skip
     channel = model.channel_of(label)
     check_part(target)
     case = case_from_files(model, files, previous=prev_stage)
@@ -101,7 +98,7 @@ def check_maps(
     subject = InWindows(
         model.with_fold(0), data[None], nnunet_windows(model, data), flips, batch_size=batch_size
     )
-    classes = subject.logits().shape[1]
+    classes = model.label_manager.num_segmentation_heads
     number = channel if classes > 1 else channel + 1  # one channel z is the two classes -z and z
     chosen: TargetLike = number
     if part is not None:

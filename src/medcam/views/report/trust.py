@@ -98,7 +98,7 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
         for item, verdicts in zip(maps, criteria, strict=True)
     ]  # fmt: skip
     columns = [Criterion(*(str(criteria[0][key][name]) for name in _OF_CRITERION)) for key in keys]
-    layers = [_of_layer(_mapping(share)) for share in check["layers"]]
+    layers = [str(_mapping(share)["sentence"]) for share in check["layers"]]
     cut = [str(check["cut"])] if check["cut"] else []
     remarks = [*map(str, check["notes"]), *_of_marker(check["artefact"]), *cut]
     return TrustSection(str(check["target"]), str(advice), columns, rows, layers, remarks)
@@ -126,17 +126,3 @@ def _of_marker(artefact: Any) -> list[str]:
         f"Planted marker: {item['method']} ({item['layer'] or 'input'}). {item['sentence']}"
         for item in maps
     ] or ["The network did not learn the planted marker."]
-
-
-def _of_layer(share: Mapping[str, Any]) -> str:
-    """Return a sentence about the prediction without a layer."""
-    score = float(share["score_without"] or 0)
-    left = "nothing of the score is left"
-    if score > 0:
-        rises = f"the score even rises to {score:.0%}"
-        left = f"{score:.0%} of the score is left" if score <= 1 else rises
-    dice = share["dice_without"]
-    if dice is not None:
-        left += f", and a Dice coefficient of {float(dice):.2f} with the prediction"
-    used = "" if share["is_used"] else ": the prediction hardly uses this layer"
-    return f"With {share['layer']} set to zero {left}{used}."
