@@ -50,7 +50,6 @@ PlacementOption = Annotated[
 ]
 """``--placement``, as every command that explains takes it."""
 
-
 NameOption = Annotated[
     str | None,
     typer.Option(
