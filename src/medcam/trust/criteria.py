@@ -24,10 +24,11 @@ NOT_REPEATED = 1e-3
 """T1: the relative difference of two runs above which a map does not repeat."""
 
 SAME_WEIGHTS = 0.6
-"""T2: the rank correlation with maps of networks of permuted weights above which it fails ..."""
+"""T2: a map fails if its rank correlation with the maps of permuted networks is above this, and
+above that of unlike images by more than `MORE_THAN_UNLIKE`."""
 
 MORE_THAN_UNLIKE = 0.1
-"""T2: ... if it is also above that of unlike images by more than this."""
+"""T2: the part of the rule that spares maps which are alike for unlike images."""
 
 SAME_TARGET = 0.9
 """T3: the rank correlation of the maps of two targets from which on a map does not know them."""
@@ -112,7 +113,10 @@ def knows_weights(with_permuted: Float[np.ndarray, " networks"], unlike: float) 
     count = f"{len(finite)} network{'s' if len(finite) > 1 else ''} with permuted weights"
     if len(finite) < 2 or measured.low <= limit < measured.high:
         word: Word = "undecided"
-        text = "The networks are too few, or differ too much, to tell whether the map knows them"
+        text = (
+            "It cannot be told whether the map depends on the weights (too few networks, or they "
+        )
+        text += "differ too much)"
     elif measured.value > limit:
         word, text = "fails", "The map hardly changes if all that the network learnt is destroyed"
     else:
