@@ -11,8 +11,10 @@ import gzip
 import random
 import re
 import signal
+import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch.multiprocessing
@@ -78,7 +80,8 @@ def failures_of(read, files: dict[str, bytes], folder: Path, seeds: range) -> li
         queue = context.SimpleQueue()
         arguments = (read, files, folder, next_seed, seeds.stop, progress, queue)
         process = context.Process(target=_read_all, args=arguments)
-        process.start()
+        with _importable_tests():
+            process.start()
         process.join()
         while not queue.empty():
             failures.append(queue.get())
@@ -89,6 +92,20 @@ def failures_of(read, files: dict[str, bytes], folder: Path, seeds: range) -> li
         failures.append(f"seed {progress.value}: the process ended with {process.exitcode}")
         next_seed = progress.value + 1
     return failures
+
+
+@contextlib.contextmanager
+def _importable_tests() -> Iterator[None]:
+    """Let a new process find the module of ``read``, as pytest names it: ``tests.files.test_...``.
+
+    Whether the root of the project is on the path depends on how pytest was started.
+    """
+    root = str(Path(__file__).parents[2])
+    sys.path.append(root)
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
 
 
 def _read_all(read, files, folder, start, stop, progress, queue) -> None:
