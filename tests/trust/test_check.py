@@ -218,7 +218,8 @@ def test_a_function_of_the_output_is_checked():
 def test_a_volume_in_windows_is_the_same_as_whole_if_one_window_holds_it():
     torch.manual_seed(1)
     model, volume = Segmenter(2, rank=3).eval(), torch.rand(1, 1, 16, 16, 12)
-    options = {"method": ["hirescam", "saliency"], "layer": "deep.2", "sets": 12, **FEW}
+    asked = ["hirescam", "saliency", medcam.methods.intgrad(steps=3)]
+    options = {"method": asked, "layer": "deep.2", "sets": 12, **FEW}
     whole = checked(model, volume, target=1, **options)
     windows = checked(model, volume, target=1, roi_size=(16, 16, 12), **options)
     for a, b in zip(whole.maps, windows.maps, strict=True):

@@ -18,6 +18,7 @@ from medcam.engine.model.probabilities import (
 )
 from medcam.engine.notices import warn_of_probabilities
 from medcam.engine.prepare import Prepared
+from medcam.engine.request import Request
 from medcam.engine.target import resolution
 from medcam.engine.target.scores import TargetScores
 from medcam.errors import warn
@@ -57,7 +58,7 @@ def score_output(
     if selected is not None:
         detections = resolution.resolve_detections(request.target, *selected, prepared.notices)
         return Explained(detections, None, "")
-    chosen, squashed = _logits(prepared, output, probabilities, batch=batch)
+    chosen, squashed = _logits(request, prepared.image, output, probabilities, batch=batch)
     if squashed is None:
         warn_of_probabilities(chosen)
     elif not request.is_window:
@@ -70,21 +71,30 @@ def score_output(
     return Explained(scores, chosen, function)
 
 
-def logits_of_run(prepared: Prepared, call: Callable[[], Any], *, batch: int) -> Tensor:
-    """Run a model, and return the logits of its output."""
-    probabilities = Probabilities(batch, tuple(prepared.image.shape[2:]))
+def logits_of_run(
+    request: Request, image: Tensor, call: Callable[[], Any], *, batch: int
+) -> Tensor:
+    """Run a model, and return the logits of its output.
+
+    Args:
+        request: The request.
+        image: The image that maps lie on, or another one of its shape.
+        call: Runs the model.
+        batch: The number of samples that it runs on.
+    """
+    probabilities = Probabilities(batch, tuple(image.shape[2:]))
     with ProbabilityWatch(probabilities):
         output = call()
-    return _logits(prepared, output, probabilities, batch=batch)[0]
+    return _logits(request, image, output, probabilities, batch=batch)[0]
 
 
 def _logits(
-    prepared: Prepared, output: Any, probabilities: Probabilities, *, batch: int
+    request: Request, image: Tensor, output: Any, probabilities: Probabilities, *, batch: int
 ) -> tuple[Tensor, Squashed | None]:
     """Return the logits of an output, and what squashed them if they are not the output itself."""
-    request, space = prepared.request, tuple(prepared.image.shape[2:])
+    space = tuple(image.shape[2:])
     chosen = outputs.select(
-        output, request.output, batch=batch, space=space, channels=prepared.image.shape[1]
+        output, request.output, batch=batch, space=space, channels=image.shape[1]
     )
     if callable(request.output) or not request.at_logits:
         return chosen, None

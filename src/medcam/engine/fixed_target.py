@@ -126,13 +126,13 @@ def fix_target(
             for number, column in enumerate(values.unbind(1))
         ]
     values, plain = values.detach(), leaf.detach()
-    if _is_function(request.target, plain):
+    if is_function(request.target, plain):
         is_alike = _treats_alike(score, plain, values)
         return FixedTarget(scores.target, values, plain, function=score, is_alike=is_alike)
     return FixedTarget(scores.target, values, plain, *_linear(grads))
 
 
-def _is_function(target: TargetLike, logits: Tensor) -> bool:
+def is_function(target: TargetLike, logits: Tensor) -> bool:
     """Return whether a target is a user's function that returns scores, not a mask."""
     if not callable(target) or isinstance(target, ClassTarget):
         return False

@@ -118,7 +118,9 @@ def record(
         is_unchanged = versions == _versions(args, kwargs)
         checked = check_layer(
             prepared, recorder, scores, logits,
-            lambda: logits_of_run(prepared, partial(call, *args, **kwargs), batch=batch), output,
+            lambda: logits_of_run(
+                prepared.request, prepared.image, partial(call, *args, **kwargs), batch=batch
+            ), output,
             is_whole=keep_graph or bool(leaves), is_unchanged=is_unchanged,
         )  # fmt: skip
         with isolation.separate_buffers(prepared.modules if keep_graph else ()), _own(norms):

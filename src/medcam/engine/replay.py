@@ -195,7 +195,9 @@ class Replay:
         args, kwargs = self._inputs(images)
         run = partial(self.call, *args, **kwargs)
         with isolation.kept_state(self.prepared.modules), torch.no_grad(), context:
-            logits = logits_of_run(self.prepared, run, batch=len(images))
+            logits = logits_of_run(
+                self.prepared.request, self.prepared.image, run, batch=len(images)
+            )
             return self.target.score(without_subclass(logits), self.sample)
 
     def _inputs(self, images: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -84,7 +84,7 @@ def add_replayed(request: Request, evidence: Evidence, explained: Explained, rer
     )
     checked: set[int] = set()
     for method in request.replayed:
-        _note_options(method, evidence)
+        note_options(method, evidence.details)
         for layer, number in _places(method, evidence):
             if number not in checked:
                 _check_scores(replay, number)
@@ -94,7 +94,13 @@ def add_replayed(request: Request, evidence: Evidence, explained: Explained, rer
             with Reported(request.progress, method.title, count) as reported:
                 item = replace(replay, reported=reported)
                 samples = _samples(item, request, number, activation)
-                maps = [_map_of(method, sample, evidence) for sample in samples]
+                maps = [
+                    values_of(
+                        method, sample.evidence_of(method), target.values.shape[1], sample.sample,
+                        evidence.details,
+                    )
+                    for sample in samples
+                ]  # fmt: skip
             values = torch.stack(maps)
             evidence.replayed[method.name, layer, number] = values
             for column, of_target in enumerate(values.unbind(1)):
@@ -135,12 +141,24 @@ def _samples(
         yield replace(replay, number=number, sample=sample, activation=activation, grid=grid)
 
 
-def _map_of(method: Method, replay: Replay, evidence: Evidence) -> Tensor:
-    """Return the maps of one sample, ``[targets, ...]``, and note how complete they are."""
-    by_name = replay.evidence_of(method)
-    with isolation.full_precision(replay.prepared.image.device.type):
+def values_of(
+    method: Method, by_name: Mapping[str, Any], count: int, sample: int, details: dict[str, Any]
+) -> Tensor:
+    """Return the maps of one sample, ``[targets, ...]``, and note how complete they are.
+
+    Args:
+        method: A method that runs the model again.
+        by_name: The evidence of the sample.
+        count: The number of targets.
+        sample: The number of the sample, for messages.
+        details: Where the record of an explanation is told of it.
+
+    Raises:
+        NoMapError: The method's function does not return a map of each target.
+    """
+    device = by_name["inputs"].device.type
+    with isolation.full_precision(device):
         values = method.of(by_name)
-    count = replay.target.values.shape[1]
     if len(values) != count:
         raise NoMapError(
             f"The method {method.title!r} returned the shape {list(values.shape)}; a method that "
@@ -148,13 +166,13 @@ def _map_of(method: Method, replay: Replay, evidence: Evidence) -> Tensor:
         )
     if method.total is not None:
         names = inspect.signature(method.total).parameters
-        with isolation.full_precision(replay.prepared.image.device.type):
+        with isolation.full_precision(device):
             total = method.total(**{name: by_name[name] for name in names if name in by_name})
-        _note_residual(method, replay.sample, values, total, evidence)
+        _note_residual(method, sample, values, total, details)
     return values
 
 
-def _note_options(method: Method, evidence: Evidence) -> None:
+def note_options(method: Method, details: dict[str, Any]) -> None:
     """Note the options of a method for the record, tensors by their shape."""
     plain = (bool, int, float, str, list, tuple, type(None))
     options = {
@@ -163,18 +181,18 @@ def _note_options(method: Method, evidence: Evidence) -> None:
         if isinstance(value, plain) or hasattr(value, "shape")
     }
     if options:
-        evidence.details.setdefault("method_options", {})[method.name] = options
+        details.setdefault("method_options", {})[method.name] = options
 
 
 def _note_residual(
-    method: Method, sample: int, values: Tensor, total: Tensor, evidence: Evidence
+    method: Method, sample: int, values: Tensor, total: Tensor, details: dict[str, Any]
 ) -> None:
     """Note by how much a complete method's map misses its sum; warn if that is much."""
     flat = values.flatten(1).double()
     size = flat.abs().sum(1).maximum(total.double().abs())
     residual = (flat.sum(1) - total.double()).abs() / size.clamp(min=torch.finfo(size.dtype).tiny)
     largest = float(residual.max())
-    known = evidence.details.setdefault("completeness_residual", {})
+    known = details.setdefault("completeness_residual", {})
     known[method.name] = max(known.get(method.name, 0.0), round(largest, 6))
     if largest > _LARGE_RESIDUAL:
         warn(

@@ -45,8 +45,7 @@ def why_blank(
         return {}
     rest = ~values.flatten(1).any(1)
     if method.replays:
-        is_rectified = (method.repeated or method).rectified
-        return {"negative" if is_rectified else "unchanged": rest}
+        return {why_replayed_blank(method): rest}
     flags: dict[BlankReason, Tensor] = {}
     for reason, name in _ZERO_EVIDENCE:
         if name not in method.evidence:
@@ -69,3 +68,8 @@ def why_blank(
         flags["apart"] = rest & ~torch.stack([*products, rest.logical_not()]).any(0)
         flags["unknown"] = rest & ~flags["apart"]
     return flags
+
+
+def why_replayed_blank(method: Method) -> BlankReason:
+    """Return why the map of a method that runs the model again is zero everywhere."""
+    return "negative" if (method.repeated or method).rectified else "unchanged"

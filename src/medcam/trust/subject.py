@@ -153,7 +153,7 @@ class WholeImages:
         prepared = prepare(request, self.model, self.args, self.kwargs)
         call = partial(self.model, *self.args, **self.kwargs)
         with isolation.eager(prepared.modules):
-            logits = logits_of_run(prepared, call, batch=len(self.images))
+            logits = logits_of_run(request, prepared.image, call, batch=len(self.images))
         return without_subclass(logits)
 
     def _run(self, methods: Sequence[Method], layer: Any, target: TargetLike) -> Run:

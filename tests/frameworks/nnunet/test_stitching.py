@@ -16,6 +16,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 import medcam
 from medcam.frameworks.nnunet.cases import case_from_files
 from medcam.frameworks.nnunet.preprocessing import prepare
+from medcam.frameworks.nnunet.target import resolve_fixed
 from medcam.methods import METHODS, Method
 from support.methods import ONCE
 
@@ -75,6 +76,27 @@ def test_input_gradients_are_those_straight_through_nnunets_prediction(options, 
     ours = found.explanation.map.channels[0, 0]
     assert total.abs().max() > 0
     torch.testing.assert_close(ours, total, rtol=0, atol=1e-5 * float(total.abs().max()))
+
+
+def test_integrated_gradients_are_those_straight_through_nnunets_prediction(trained, case):
+    model = medcam.nnunet.load(trained(mirror=(0,)))
+    region = "point 9,12,8"  # a target that does not depend on the prediction
+    prepared = prepare(model, case_from_files(model, case))
+    data, at = torch.from_numpy(prepared.data), resolve_fixed(prepared, "PZ", region).voxels
+    other = data.flip(1)
+    method = medcam.methods.intgrad(baseline=other, steps=2)
+    found = medcam.nnunet.explain(model, case, "PZ", target=region, method=method)
+    total, patch = 0, model.predictor.configuration_manager.patch_size
+    for network in map(model.with_fold, range(2)):
+        for flips in flips_of(model.mirror_axes):
+            for place in (0.5 - 12**-0.5, 0.5 + 12**-0.5):  # Gauss-Legendre
+                leaf = (other + place * (data - other)).requires_grad_()
+                score = stitched(model, leaf, network, flips, patch)[1][torch.from_numpy(at)].mean()
+                total = total + torch.autograd.grad(score, leaf)[0] / 2 / 4
+    expected = total * (data - other)
+    channels = found.explanation.map.channels[0, 0]
+    torch.testing.assert_close(channels, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert found.map.shape == found.segmentation.shape
 
 
 def test_grad_cam_is_rectified_once_at_the_very_end(trained, case):

@@ -15,7 +15,7 @@ from medcam.engine.windows.plan import StitchingPlan
 from medcam.engine.windows.stitching import Maps
 from medcam.errors import warn
 from medcam.methods import Method
-from medcam.methods.blank import BlankReason
+from medcam.methods.blank import BlankReason, why_replayed_blank
 
 
 def notice_blank_maps(plan: StitchingPlan, maps: Maps, notices: Notices) -> None:
@@ -51,6 +51,8 @@ def warn_of_disagreement(plan: StitchingPlan) -> None:
 
 def _reason(plan: StitchingPlan, method: Method, layer: str | None) -> BlankReason:
     """Return why a method's map of the volume is zero."""
+    if method.replays and plan.touched_places:
+        return why_replayed_blank(method)
     part = layer_part(method)
     title = method.title if part is None else part.title
     counted = plan.runner.blanks.get((title, layer), Counter())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,9 +28,10 @@ from medcam.engine.windows.parts import layer_part
 from medcam.engine.windows.plan import ChannelWeights, StitchingPlan
 from medcam.engine.windows.prediction import cut, predict
 from medcam.engine.windows.remarks import notice_blank_maps, warn_of_disagreement
+from medcam.engine.windows.replays import check_linear, check_replayed, replayed_maps
 from medcam.engine.windows.runner import Runner
 from medcam.engine.windows.score_gradient import ScoreGradient, score_gradient
-from medcam.engine.windows.stitching import stitch, windows_to_explain, zero_maps
+from medcam.engine.windows.stitching import Maps, stitch, windows_to_explain, zero_maps
 from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError, NoMapError, warn
 from medcam.methods import AUTO, Method
@@ -69,7 +71,7 @@ def run_windows(
         InputError: The prediction cannot be stitched, or does not fit the volume.
         NoMapError: No map can be made.
     """
-    _check_methods(request)
+    check_replayed(request)
     notices, function = Notices(), ""
     padded, window_count = windows.pad(volume), len(windows) * len(volume) * count
     kept = None
@@ -84,6 +86,7 @@ def run_windows(
             )  # fmt: skip
     _check_logits(logits, volume)
     if gradient is None:
+        check_linear(request, logits)
         if not reads_output(request.target):
             function = final_function(members, padded, windows, logits, request.output)
         gradient = _score_gradient(request, logits.to(device), function, windows, notices)
@@ -93,12 +96,8 @@ def run_windows(
     plan = StitchingPlan(
         request, members, count, windows, runner, batch_size, device, channel_weights, kept
     )
-    explained_count = len(plan.touched_places) * count
-    if explained_count:
-        with progress_of(progress, "maps", windows_to_explain(plan)) as tick:
-            maps = stitch(dataclasses.replace(plan, tick=tick))
-    else:
-        maps = zero_maps(plan)
+    explained_count, details = len(plan.touched_places) * count, dict[str, Any]()
+    maps = _maps(plan, details, progress) if explained_count else zero_maps(plan)
     notice_blank_maps(plan, maps, notices)
     warn_of_disagreement(plan)
     for item in maps.values():
@@ -127,24 +126,23 @@ def run_windows(
             "channel_weights": channel_weights,
             **({"model_ends_in": function} if function else {}),
             **runner.details,
+            **details,
         },
     )
 
 
-def _check_methods(request: Request) -> None:
-    """Raise for methods that run the model again: a change of the image spans several windows.
-
-    Raises:
-        InputError: There is one.
-    """
-    if request.replayed:
-        titles = ", ".join(method.title for method in request.replayed)
-        raise InputError(
-            f"{titles}: changed images cannot be explained window by window, as a change lies in "
-            "several windows at once. Explain the whole image, or a crop of a window's size, with "
-            "medcam.explain (without --roi), or take a method that runs the model once, such as "
-            "saliency, inputxgradient or layercam."
-        )
+def _maps(plan: StitchingPlan, details: dict[str, Any], progress: Progress) -> Maps:
+    """Return the maps of all methods, in their order, each with its layers."""
+    request = plan.request
+    once = tuple(method for method in request.methods if not method.replays)
+    maps: Maps = {}
+    if once:
+        of_once = dataclasses.replace(plan, request=dataclasses.replace(request, methods=once))
+        with progress_of(progress, "maps", windows_to_explain(of_once)) as tick:
+            maps = stitch(dataclasses.replace(of_once, tick=tick))
+    maps.update(replayed_maps(plan, details, progress))
+    order = [method.name for method in request.methods]
+    return dict(sorted(maps.items(), key=lambda item: order.index(item[0][0])))
 
 
 def kept_activations(
