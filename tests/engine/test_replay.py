@@ -362,10 +362,10 @@ def refused(error, words, *args, **ask):
         medcam.explain(*args, **ask)
 
 
-@pytest.mark.parametrize("method", FAST)
-def test_windows_are_refused(method):
+@pytest.mark.parametrize("method", ["scorecam", "ablationcam"])
+def test_changed_features_of_windows_are_refused(method):
     title = FAST[method].title
-    with pytest.raises(InputError, match=rf"{title}: changed images .* medcam.explain"):
+    with pytest.raises(InputError, match=rf"{title}: changed features .* medcam.explain"):
         medcam.explain_volume(UNet().eval(), image(size=16), 8, method=FAST[method])
 
 

@@ -10,12 +10,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from captum.metrics import sensitivity_max
+from captum.metrics import infidelity, sensitivity_max
 
 import medcam
 from medcam import demo
 from medcam.trust.bank import fill_bank
-from medcam.trust.blocks import Blocks
+from medcam.trust.blocks import Blocks, random_sets
 from medcam.trust.measuring import Measuring
 from medcam.trust.permuted import permuted_networks
 from medcam.trust.plan import Plan
@@ -99,6 +99,34 @@ def test_max_sensitivity_is_that_of_captum(model, image):
     ]
     assert ours == pytest.approx(max(theirs), rel=1e-4)
     assert ours > 0.01
+
+
+def test_infidelity_is_that_of_captum(model, image):
+    """The perturbation is the indicator of a set, so that captum sums the map over the set."""
+    subject = WholeImages(model, (image,), {}, {})
+    question, blocks = question_of(subject.logits(), 1), Blocks((5, 5), (64, 64))
+    sets = random_sets(blocks, 24, seed=5)
+    bank = fill_bank(subject, question, blocks, sets, subject.logits(), fills=["mean"])
+    methods = ["gcam", "gbp", "saliency"]
+    attention = [maps(model, image, method)[:, 0] for method in methods]
+    drawn = iter(sets)
+
+    def perturbed(inputs, baselines=None):
+        mask = torch.stack([blocks.mask(next(drawn)) for _ in inputs])[:, None]
+        return mask.float(), torch.where(mask, image.mean(), inputs)
+
+    ours = bank.infidelity([torch.stack(attention).numpy().astype(float)], "mean")
+    for value, item in zip(ours, attention, strict=True):
+        drawn = iter(sets)
+        with torch.no_grad():
+            theirs = infidelity(
+                lambda x: model(x)[:, 1], perturbed, image, item[:, None], normalize=True,
+                n_perturb_samples=24, max_examples_per_batch=24,
+            )  # fmt: skip
+        share = float(theirs[0]) / float((bank.drops["mean"] ** 2).mean())
+        assert value == pytest.approx(share, abs=1e-4)
+        assert 0.01 < value < 0.9
+    assert len(set(ours.round(3))) == 3
 
 
 def test_rank_correlations_with_permuted_networks_are_those_of_quantus(model, image):

@@ -81,7 +81,12 @@ def test_a_layer_that_the_prediction_hardly_uses_is_told_and_not_recommended():
     assert shares["bottleneck"].dice == pytest.approx(0.97, abs=0.01)
     assert not shares["bottleneck"].is_used
     assert "bottleneck" in str(check)
-    assert "hardly uses" in str(check)
+    row = check.of("layercam", "bottleneck")
+    assert row.is_of_unused_layer
+    lines = [line for line in str(check).splitlines() if line.startswith(f"{row.name} ")]
+    assert lines[0].endswith(f"  {row.word}, but the prediction hardly uses this layer")
+    assert row.to_dict()["layer_is_used"] is False
+    assert check.table()["Layer is used"].tolist() == [False, False]
     assert check.recommended is None
 
 
@@ -306,24 +311,46 @@ def test_the_cost_is_stated_before_anything_runs(capsys, lesions):
     assert "8 sets x 2 fills x 6 images" in printed
 
 
-@pytest.mark.parametrize("images", [1, 3])
-def test_the_cost_is_what_is_run(images, lesions):
-    """Forward passes of single images, counted by a hook of the user's."""
-    model = demo.load_lesion_classifier()
-    count = 0
+def counted_check(images, **options):
+    """Return a check, and its forward passes of single images, counted by a hook of the user's.
 
-    def hook(module, args, output):
-        nonlocal count
-        count += len(args[0])
-
-    handle = model.conv1.register_forward_hook(hook)
-    check = medcam.check(model, lesions[:images], method=["gcam", "gbp"], layer=["relu4", "relu6"],
-                         sets=9, networks=2, noises=3)  # fmt: skip
+    A copy with permuted weights keeps the hook.
+    """
+    model, seen = demo.load_lesion_classifier(), []
+    handle = model.conv1.register_forward_hook(lambda _, args, out: seen.append(len(args[0])))
+    steps = []
+    check = medcam.check(
+        model, images, sets=9, networks=2, noises=3,
+        progress=lambda done, total: steps.append((done, total)), **options,
+    )  # fmt: skip
     handle.remove()
+    assert steps[-1][0] == steps[-1][1]  # the bar ends full
+    return check, sum(seen)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("layer", [["relu4", "relu6"], "stages", "auto"])
+def test_the_cost_is_what_is_run(images, layer, lesions):
+    check, count = counted_check(lesions[:images], method=["gcam", "gbp"], layer=layer)
+    assert count == check.plan.forward_passes + check.plan.map_passes
+
+
+def test_the_cost_counts_the_runs_of_methods_that_run_the_model_again(lesions):
+    again = [medcam.methods.occlusion(size=16), medcam.methods.smoothgrad("gcam", samples=3)]
+    check, count = counted_check(lesions[:2], method=again, layer="relu6")
     plan = check.plan
-    # a copy with permuted weights keeps the hook; one more run looks at the prediction, one is
-    # compared without layers
-    assert count - (plan.forward_passes + plan.map_passes) in range(4 * images)
+    assert plan.replays == (1 + 16) + 3 * 4  # boxes, and noisy images with gradients
+    assert count <= plan.cost
+    assert count > plan.forward_passes + plan.map_passes
+    assert f"up to {plan.replays * plan.map_passes:,} forward passes" in str(plan)
+    with pytest.raises(medcam.errors.InputError, match="too small"):
+        medcam.check(
+            demo.load_lesion_classifier(), lesions[:2], method=again, layer="relu6", budget=400
+        )
+
+
+def test_the_bar_ends_full_without_another_target(lesions):
+    counted_check(lesions[:2], method="gcam", layer="relu6", target=lambda z: z[:, 1] - z[:, 0])
 
 
 def test_a_budget_cuts_sets_and_networks_and_says_so(lesions):

@@ -30,7 +30,9 @@ from medcam.trust.artefact import check_question, plant
 from medcam.trust.bank import Bank, fill_bank
 from medcam.trust.blocks import FILLS, blocks_for, random_sets, to_numpy
 from medcam.trust.controls import NEAR_TARGET, image_controls, near_target
-from medcam.trust.criteria import Faithfulness
+from medcam.trust.costs import replay_cost
+from medcam.trust.faithfulness import Faithfulness, is_faithful, least_width
+from medcam.trust.hiding import held_out_correlation, hiding_map
 from medcam.trust.measuring import (
     MapFunction,
     Measured,
@@ -96,7 +98,7 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
         _check_spacing(options.spacing, subject.images)
         chosen = _methods(options.method, question)
         names = _layers(subject, options.layer, chosen, question)
-        plan = _plan(subject, options, len(chosen), len(names))
+        plan = _plan(subject, options, chosen, len(names))
         if options.progress is True:
             sys.stderr.write(f"cost: {plan}\n")
         with progress_of(options.progress, "checking", plan.steps) as tick:
@@ -114,21 +116,21 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
         if options.artefact and isinstance(subject, WholeImages):
             run = replace(measuring, tick=lambda _: None).run
             marker = plant(subject, question, run, list(cells.values()), seed=options.seed)
-    titles = {item.name: item.title for item in chosen}
     faithful, controls = _faithfulness(subject.images, question, measured, bank, options.seed)
-    alone = mirror_correlation(subject.images) if len(subject.images) == 1 else None
-    checked = tuple(
-        _checked(
-            name, titles.get(name[0], name[0]), item, faithful[name], controls, question, alone
-        )
-        for name, item in measured.items()
-    )
-    recommended, reason = recommend(checked, shares)
-    first_fill = next(iter(FILLS))
+    known = _Known(
+        question, {item.name: item.title for item in chosen},
+        frozenset(share.layer for share in shares if not share.is_used), controls,
+        mirror_correlation(subject.images) if len(subject.images) == 1 else None,
+        has_weights=_has_weights(subject),
+    )  # fmt: skip
+    checked = tuple(_checked(name, item, faithful[name], known) for name, item in measured.items())
+    recommended, reason = recommend(checked)
+    fill = next(iter(FILLS))
     return TrustCheck(
-        question.text, checked, {name: item.bounds(first_fill) for name, item in controls.items()},
+        question.text, checked, {name: item.bounds(fill) for name, item in controls.items()},
         tuple(shares), recommended, reason, plan, options.seed, blocks.edge,
-        tuple(_notes(question, cells)), marker,
+        tuple(_notes(question, cells)), marker, hiding_map(bank, question, fill),
+        held_out_correlation(bank, fill),
     )  # fmt: skip
 
 
@@ -156,13 +158,22 @@ def _notes(question: Question, cells: Mapping[str, Sequence[float]]) -> list[str
     ]
 
 
-def _plan(subject: Subject, options: Options, methods: int, names: int) -> Plan:
+def _has_weights(subject: Subject) -> bool:
+    """Return whether there is anything to permute: a file or a function in a module has nothing."""
+    return next(subject.model.parameters(), None) is not None
+
+
+def _plan(subject: Subject, options: Options, chosen: Sequence[Method], names: int) -> Plan:
     """Return what the check does, within its budget."""
-    is_trained = next(subject.model.parameters(), None) is not None
-    networks = options.networks if is_trained else 0  # without weights nothing is permuted
+    image = subject.images[:1]
+    chooses = isinstance(options.layer, str) and options.layer in ("stages", "auto")
+    replays = sum(
+        replay_cost(method, image) * (names if method.of_layer else 1) for method in chosen
+    )
     plan = Plan(
-        options.sets, len(FILLS), networks, options.noises, len(subject.images),
-        methods + len(options.maps), names, subject.windows_per_image,
+        options.sets, len(FILLS), options.networks if _has_weights(subject) else 0, options.noises,
+        len(subject.images), len(chosen) + len(options.maps), names, subject.windows_per_image,
+        replays, 1 + (chooses and names > 0),
     )  # fmt: skip
     return within(plan, options.budget)
 
@@ -224,13 +235,15 @@ def _faithfulness(
         stacks.append(np.stack(rows))
     if question.masks:
         controls.append(NEAR_TARGET)
-    width = criteria.least_width(len(bank.sets), len(images) * len(question.scores))
+    width = least_width(len(bank.sets), len(images) * len(question.scores))
     results: list[dict[str, Any]] = [
         {"correlation": {}, "draws": {}, "width": width} for _ in (*names, *controls)
     ]
     for fill in bank.drops:
         values, draws = bank.correlations(stacks, fill, seed=seed)
+        left = bank.infidelity(stacks, fill)
         for index, result in enumerate(results):
+            result.setdefault("infidelity", float(left[index]))
             result["correlation"][fill] = float(values[index])
             result["draws"][fill] = draws[:, index]
     faithful = [Faithfulness(**result) for result in results]
@@ -240,28 +253,44 @@ def _faithfulness(
     )
 
 
-def _checked(
-    name: MapName,
-    title: str,
-    item: Measured,
-    faithful: Faithfulness,
-    controls: Mapping[str, Faithfulness],
-    question: Question,
-    alone: float | None,
-) -> CheckedMap:
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is known beside the figures of a map.
+
+    Attributes:
+        question: What was asked.
+        titles: The titles of the methods by name.
+        unused: The layers that the prediction hardly uses.
+        controls: What the bank says of the controls.
+        alone: For a single image its correlation with its mirror image.
+        has_weights: Whether the network has weights to permute.
+    """
+
+    question: Question
+    titles: Mapping[str, str]
+    unused: frozenset[str]
+    controls: Mapping[str, Faithfulness]
+    alone: float | None
+    has_weights: bool
+
+
+def _checked(name: MapName, item: Measured, faithful: Faithfulness, known: _Known) -> CheckedMap:
     """Return the verdicts of one map."""
-    unlike = float(item.unlike.mean())
+    unlike, other = float(item.unlike.mean()), known.question.other_text
     verdicts = [
-        criteria.knows_image(item.unlike, mirrored=alone),
+        criteria.knows_image(item.unlike, mirrored=known.alone),
         criteria.repeats(item.difference),
-        criteria.knows_weights(np.asarray(item.permuted), unlike),
-        criteria.knows_target(item.other, question.other_text, mirrored=item.is_mirrored),
-        criteria.is_faithful(faithful, controls, fills=tuple(FILLS)),
+        criteria.knows_weights(np.asarray(item.permuted), unlike, has_weights=known.has_weights),
+        criteria.knows_target(item.other, other, mirrored=item.is_mirrored),
+        is_faithful(faithful, known.controls, fills=tuple(FILLS)),
     ]
     if item.is_constant:
         replaced = {verdict.criterion: verdict for verdict in criteria.shows_nothing()}
         verdicts = [replaced.get(verdict.criterion, verdict) for verdict in verdicts]
+    method, layer = name
     return CheckedMap(
-        name[0], title, name[1], {verdict.criterion: verdict for verdict in verdicts},
-        None if item.noise is None else float(item.noise.mean()),
+        method, known.titles.get(method, method), layer,
+        {verdict.criterion: verdict for verdict in verdicts},
+        None if item.noise is None else float(item.noise.mean()), faithful.infidelity,
+        layer in known.unused,
     )  # fmt: skip

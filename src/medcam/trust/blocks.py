@@ -54,10 +54,14 @@ class Blocks:
 
     def mask(self, chosen: Bool[np.ndarray, " blocks"]) -> Bool[Tensor, "*space"]:
         """Return which voxels lie in the chosen blocks."""
-        voxels = chosen.reshape(self.grid)
+        return torch.from_numpy(self.spread(chosen.reshape(self.grid)))
+
+    def spread(self, of_blocks: NDArray[Any]) -> NDArray[Any]:
+        """Return the values of a grid of blocks on the voxels of the image."""
+        voxels = of_blocks
         for axis, (n, edge) in enumerate(zip(self.space, self.edge, strict=True)):
             voxels = np.repeat(voxels, edge, axis=axis).take(np.arange(n), axis=axis)
-        return torch.from_numpy(np.ascontiguousarray(voxels))
+        return np.ascontiguousarray(voxels)
 
 
 def blocks_for(

@@ -118,6 +118,7 @@ class Measuring:
         """Compare with the maps of another target (T3)."""
         question = self.question
         if question.other is None:
+            self.tick(len(self.subject.images))
             return
         others = self.run(self.subject, question.other)
         opposite = question.mirrored or _are_opposite(first, others)
@@ -154,6 +155,7 @@ class Measuring:
             try:
                 others = self.run(self.subject.with_model(network), self.question.anywhere)
             except NoMapError:  # values that overflow
+                self.tick(len(self.subject.images))
                 continue
             for name, item in measured.items():
                 correlation = rank_correlation(anywhere.values[name], others.values[name])

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from medcam.errors import InputError
+from medcam.trust.costs import FORWARDS_PER_PASS
 
 SETS = 96
 NETWORKS = 5
@@ -15,9 +16,6 @@ FEWEST_SETS = 8
 NOISES = 8
 _STEPS = ((1.0, 1.0), (0.67, 0.8), (0.5, 0.6), (0.34, 0.4), (0.25, 0.4))
 """What a budget leaves of the sets and of the networks, in steps."""
-
-_FORWARDS_PER_PASS = 4
-"""A pass that makes maps counts as this many forward passes: its own and the backward passes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,10 @@ class Plan:
         methods: The number of methods.
         layers: The number of layers.
         windows: The number of windows that one image is predicted in.
+        replays: What methods that run the model again cost more, for each run and image, in forward
+            passes.
+        predictions: The number of predictions that come first: that to explain, and the one that
+            layers are chosen by.
         cut: What a budget took away, in words; empty if nothing.
     """
 
@@ -44,6 +46,8 @@ class Plan:
     methods: int
     layers: int
     windows: int = 1
+    replays: int = 0
+    predictions: int = 1
     cut: str = ""
 
     @property
@@ -59,7 +63,9 @@ class Plan:
     @property
     def forward_passes(self) -> int:
         """The number of forward passes of one image or window that make no map."""
-        return (self.sets * self.fills + self.layers + 1) * self.images * self.windows
+        return (
+            (self.sets * self.fills + self.layers + self.predictions) * self.images * self.windows
+        )
 
     @property
     def map_passes(self) -> int:
@@ -69,16 +75,22 @@ class Plan:
     @property
     def cost(self) -> int:
         """The cost as a number of forward passes."""
-        return self.forward_passes + _FORWARDS_PER_PASS * self.map_passes
+        return self.forward_passes + (FORWARDS_PER_PASS + self.replays) * self.map_passes
 
     def __str__(self) -> str:
         windows = f" x {self.windows} windows" if self.windows > 1 else ""
         images = f"{self.images} image{'s' if self.images > 1 else ''}{windows}"
+        again = ""
+        if self.replays:
+            again = (
+                f", and up to {self.replays * self.map_passes:,} forward passes of those that run "
+                "the model again"
+            )
         return (
             f"{self.sets} sets x {self.fills} fills x {images}: {self.forward_passes:,} forward "
             f"passes; ({self.runs} runs + {self.networks} networks) x {images}: "
             f"{self.map_passes:,} passes with maps of {self.methods} methods at {self.layers} "
-            f"layer{'s' if self.layers != 1 else ''}"
+            f"layer{'s' if self.layers != 1 else ''}{again}"
         )
 
 

@@ -6,22 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medcam.trust.result import BEST, CheckedMap, Recommendation
-from medcam.trust.stages import LayerShare
 from medcam.trust.verdict import CRITERIA
 
 
-def recommend(
-    maps: Sequence[CheckedMap], shares: Sequence[LayerShare]
-) -> tuple[Recommendation | None, str]:
+def recommend(maps: Sequence[CheckedMap]) -> tuple[Recommendation | None, str]:
     """Return the map that passes every criterion at a layer in use, with the largest gain in T4.
 
     Returns:
         The recommendation, or None with the reason.
     """
-    unused = {share.layer for share in shares if not share.is_used}
-    passing = [item for item in maps if item.word == "passes" and item.layer not in unused]
+    passing = [item for item in maps if item.word == "passes" and not item.is_of_unused_layer]
     if not passing:
-        return None, _reason(maps, unused)
+        return None, _reason(maps)
     best = max(passing, key=_gain)
     verdict = best.verdicts["T4"]
     where = f"at layer {best.layer!r}" if best.layer else "of the input"
@@ -42,10 +38,11 @@ def _gain(item: CheckedMap) -> float:
     return gains[BEST].low if gains else 0.0
 
 
-def _reason(maps: Sequence[CheckedMap], unused: set[str]) -> str:
+def _reason(maps: Sequence[CheckedMap]) -> str:
     """Return why no map is recommended: the commonest verdict that stands against them."""
     if any(item.word == "passes" for item in maps):
-        listed = ", ".join(sorted(unused))
+        unused = (item.layer for item in maps if item.is_of_unused_layer)
+        listed = ", ".join(dict.fromkeys(layer for layer in unused if layer is not None))
         return (
             f"No map is recommended: those that pass are of layers that the prediction hardly uses "
             f"({listed})."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medcam.maps import AttentionMap
 from medcam.trust.artefact import PlantedArtefact
 from medcam.trust.plan import Plan
 from medcam.trust.stages import LayerShare
@@ -26,6 +28,10 @@ class CheckedMap:
         layer: The layer; None for a map of the input.
         verdicts: By criterion, "T0" to "T4".
         sensitivity: T5, the largest relative change under weak noise; None if it was not measured.
+        infidelity: What the map leaves unexplained of the falls of the score (Yeh et al. 2019), 0
+            to 1. No verdict follows: larger sets have larger sums and falls with every map.
+        is_of_unused_layer: Whether the prediction hardly uses the layer, so that the map is not
+            recommended whatever its verdicts.
     """
 
     method: str
@@ -33,6 +39,8 @@ class CheckedMap:
     layer: str | None
     verdicts: Mapping[str, Verdict]
     sensitivity: float | None = None
+    infidelity: float | None = None
+    is_of_unused_layer: bool = False
 
     @property
     def word(self) -> Word:
@@ -44,6 +52,11 @@ class CheckedMap:
         """The method and the layer, for display."""
         return f"{self.title} ({self.layer or 'input'})"
 
+    @property
+    def remark(self) -> str:
+        """What has to be said beside the verdict; empty for most maps."""
+        return ", but the prediction hardly uses this layer" if self.is_of_unused_layer else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""
         return {
@@ -53,6 +66,8 @@ class CheckedMap:
             "verdict": self.word,
             "criteria": {key: verdict.to_dict() for key, verdict in self.verdicts.items()},
             "max_sensitivity": plain_number(self.sensitivity),
+            "infidelity": plain_number(self.infidelity),
+            "layer_is_used": not self.is_of_unused_layer,
         }
 
 
@@ -88,6 +103,9 @@ class TrustCheck:
         edge: The extents of a block in voxels.
         notes: What has to be known to read the verdicts.
         artefact: Which maps find a planted marker; None if that was not asked.
+        hiding: By how much the score falls if each block is hidden, ``[batch, targets, *space]``: a
+            map that the runs of T4 give for free, see `medcam.trust.hiding`.
+        hiding_correlation: How well `hiding` predicts the falls of sets that it was not made from.
     """
 
     target: str
@@ -101,6 +119,8 @@ class TrustCheck:
     edge: tuple[int, ...]
     notes: tuple[str, ...] = ()
     artefact: PlantedArtefact | None = None
+    hiding: AttentionMap | None = None
+    hiding_correlation: float = math.nan
 
     def of(self, method: str, layer: str | None = None) -> CheckedMap:
         """Return what was found of a method.
@@ -147,6 +167,8 @@ class TrustCheck:
                 (None, None) if gain is None else (gain.value, gain.low)
             )
             row["T5 max-sensitivity"] = item.sensitivity
+            row["Infidelity"] = item.infidelity
+            row["Layer is used"] = not item.is_of_unused_layer
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -164,6 +186,7 @@ class TrustCheck:
             "cut": self.plan.cut,
             "seed": self.seed,
             "block": list(self.edge),
+            "hiding_correlation": plain_number(self.hiding_correlation),
             "notes": list(self.notes),
             "artefact": None if self.artefact is None else self.artefact.to_dict(),
             "cannot_show": CANNOT_SHOW,
@@ -172,7 +195,7 @@ class TrustCheck:
     def __str__(self) -> str:
         width = max((len(item.name) for item in self.maps), default=0)
         lines = [f"Can the maps be trusted? {self.target}", ""]
-        lines += [f"{item.name:{width}}  {item.word}" for item in self.maps]
+        lines += [f"{item.name:{width}}  {item.word}{item.remark}" for item in self.maps]
         lines += ["", *(f"layer {share}" for share in self.layers if not share.is_used)]
         if self.recommended is not None:
             lines.append(self.recommended.sentence)

@@ -175,6 +175,14 @@ def test_cases_of_a_folder_and_of_a_table(trained, tmp_path):
         medcam.nnunet.find_cases(model, trained())
 
 
+def test_the_bottleneck_may_be_one_of_several_layers(trained, case):
+    model = medcam.nnunet.load(trained())
+    both = medcam.nnunet.explain(
+        model, case, "PZ", method="layercam", layer=["encoder.stages.1", "bottleneck"]
+    )
+    assert list(both.maps) == [("layercam", "encoder.stages.1"), ("layercam", model.bottleneck)]
+
+
 def test_the_record_says_how_the_maps_were_made(trained, case, tmp_path):
     found = medcam.nnunet.explain(
         trained(), case, "PZ", method=["gcam", "gbp"], layer=["encoder.stages.1", "bottleneck"][:1]

@@ -97,14 +97,17 @@ def test_an_injected_model_and_a_check(net, model):
     expected = medcam.explain(model, images, method="occlusion", target=1).map.values
     assert_same_map(injected.get_explanation().map.values, expected)
     assert_same_map(copy.deepcopy(injected)(images), model(images))
-    checked, expected = (
-        medcam.check(checked, images, method=["occlusion"], target=1, networks=0)
-        for checked in (model, net)
+    of_file, of_network = (
+        medcam.check(checked, images, method=["occlusion"], target=1, networks=networks)
+        for checked, networks in ((model, 5), (net, 0))
     )
-    assert "Occlusion (input)" in str(checked)
-    assert str(checked) == str(expected)
-    permuted = medcam.check(model, images, method=["occlusion"], target=1)  # it has no weights
-    assert str(permuted) == str(expected)
+    assert of_file.of("occlusion").verdicts["T2"].word == "does not apply"  # it has no weights
+    assert "no weights that could be permuted" in of_file.maps[0].verdicts["T2"].sentence
+    assert of_network.of("occlusion").verdicts["T2"].word == "undecided"
+    assert "networks=0" in of_network.of("occlusion").verdicts["T2"].sentence
+    assert of_network.of("occlusion").word in ("undecided", "fails", "no better than the image")
+    for key in ("T0", "T1", "T3", "T4"):
+        assert of_file.maps[0].verdicts[key].word == of_network.maps[0].verdicts[key].word
 
 
 # ------------------------------------------------------------------------- inputs and outputs

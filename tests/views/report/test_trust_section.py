@@ -46,6 +46,16 @@ def test_verdicts_have_a_sign_and_those_against_the_map_are_marked(word):
     assert ("<td data-bad" in text) == (word in ("fails", "no better than the image"))
 
 
+def test_a_map_of_a_layer_that_is_not_used_says_so_beside_its_verdict():
+    record = check()
+    beside = "passes</strong> <small>but the prediction hardly uses this layer</small>"
+    assert beside not in page(record)
+    record["maps"][0]["layer_is_used"] = False
+    assert beside in page(record)
+    del record["maps"][0]["layer_is_used"]  # of an older version
+    assert beside not in page(record)
+
+
 def test_what_the_checks_cannot_show_and_the_layers_are_told():
     text = page(check())
     assert "cannot show" in text

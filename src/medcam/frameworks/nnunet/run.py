@@ -133,9 +133,7 @@ def explain_case(
     """
     check(model, label, target, channel_weights, batch_size)
     layer = layer if isinstance(layer, str) or layer is None else list(layer)
-    request = Request.of(
-        method, layer=model.bottleneck if layer == "bottleneck" else layer, placement=placement
-    )
+    request = Request.of(method, layer=model.named_layers(layer), placement=placement)
     call = call_of(
         label, request.methods, layer, target, channel_weights=channel_weights,
         placement=placement, batch_size=batch_size,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medcam.engine.model.layers import LayerLike
 from medcam.errors import InputError, unknown_name
 from medcam.files.paths import is_file
 from medcam.files.record.digests import sha256_of_file, sha256_of_state
@@ -196,6 +197,12 @@ class TrainedModel:
         """The name of the encoder's deepest stage; "auto" for networks without such stages."""
         stages = getattr(getattr(self.network, "encoder", None), "stages", None)
         return f"encoder.stages.{len(stages) - 1}" if stages is not None else "auto"
+
+    def named_layers(self, layer: LayerLike) -> LayerLike:
+        """Return layers by their names in the network: "bottleneck" has one, alone or in a list."""
+        if isinstance(layer, str) or layer is None:
+            return self.bottleneck if layer == "bottleneck" else layer
+        return [self.bottleneck if name == "bottleneck" else name for name in layer]
 
     @property
     def parameters(self) -> list[dict[str, torch.Tensor]]:

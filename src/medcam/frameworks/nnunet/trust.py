@@ -110,7 +110,7 @@ def check_maps(
     return check_subject(
         subject,
         Options(
-            method, model.bottleneck if layer == "bottleneck" else layer, chosen,
+            method, model.named_layers(layer), chosen,
             regions=model.has_regions, spacing=prepared.grid_spacing, sets=sets, networks=networks,
             noises=noises, budget=budget, seed=seed, progress=progress,
         ),

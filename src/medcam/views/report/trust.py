@@ -35,11 +35,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class TrustRow:
-    """What was found of one map: its name, the verdict, and that of each criterion."""
+    """What was found of one map: its name, the verdict, and that of each criterion.
+
+    The remark says that the prediction hardly uses the map's layer; else it is empty.
+    """
 
     name: str
     verdict: Mark
     criteria: list[Mark]
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
         TrustRow(
             f"{item['title']} ({item['layer'] or 'input'})", _mark(item["verdict"]),
             [_mark(verdicts[key]["verdict"], str(verdicts[key]["sentence"])) for key in keys],
+            "" if item.get("layer_is_used", True) else "but the prediction hardly uses this layer",
         )
         for item, verdicts in zip(maps, criteria, strict=True)
     ]  # fmt: skip
