@@ -14,7 +14,9 @@ from skimage.measure import regionprops
 
 from medcam.errors import InputError, InputTypeError, MaskError
 from medcam.evaluation import METRICS, lesions
+from medcam.evaluation.by_size import size_table
 from medcam.evaluation.evaluator import Evaluator
+from medcam.evaluation.table import ScoreRow
 from medcam.maps import resample_array
 
 from ._replica import REPLICAS, otsu, stretched
@@ -273,16 +275,18 @@ def test_a_callable_gets_whole_arrays_with_neutral_values_on_the_other_lesions(t
         calls.append((attention.tolist(), mask.tolist()))
         return attention[mask].sum()
 
-    attention = [[5.0, -0.5, -4.0], [6.0, 0.0, 0.0], [-2.0, -1.0, 7.0]]
+    attention = [[5.0, -0.5, -6.5], [6.0, 0.0, 0.0], [-2.0, -1.0, 7.0]]
     attention[1][1:] = [-1.5, -2.5]
     mask = [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
     evaluator, score = by_lesion(tmp_path, attention, mask, metric)
-    assert calls[0][0] == [[5.0, -0.5, -4.0], [6.0, -1.5, -2.5], [-2.0, -1.0, -0.5]]
+    assert calls[0][0] == [[5.0, -0.5, -6.5], [6.0, -1.5, -2.5], [-2.0, -1.0, -0.5]]
     assert calls[0][1] == np.array([[1, 0, 0], [1, 0, 0], [0, 0, 0]], bool).tolist()
-    assert calls[1][0] == [[-0.5, -0.5, -4.0], [-0.5, -1.5, -2.5], [-2.0, -1.0, 7.0]]
+    assert calls[1][0] == [[-0.5, -0.5, -6.5], [-0.5, -1.5, -2.5], [-2.0, -1.0, 7.0]]
     assert evaluator.scores["evaluation"].tolist() == [11.0, 7.0]
     assert score == 9.0
-    assert evaluator.scores["hit"].tolist() == [1.0, 1.0]
+    assert evaluator.scores["hit"].tolist() == [0.0, 1.0]  # of magnitudes: 6 < |-6.5| < 7
+    signs = np.array([[3.0, -3.0, 1.0, 1.0, 0.0, 0.0]])  # taken before resampling
+    assert by_lesion(tmp_path, signs, [[1, 0, 0]], metric)[0].scores["hit"].tolist() == [1.0]
 
 
 # -------------------------------------------------------------------------------- the tables
@@ -335,6 +339,22 @@ def test_the_means_by_size(tmp_path):
     means = sized(tmp_path).mean_scores
     assert means["count"].tolist() == [4, 3]  # of lesions
     assert means["mean_score"].tolist() == pytest.approx([3.2 / 4, 1.0])
+
+
+def test_a_size_class_includes_its_lower_edge():
+    diameters = (4.9, 5.0, 5.0 * (1 - 1e-12), 9.9, 10.0, 50.0)
+    rows = [ScoreRow(0.5, lesion=1, diameter_mm=diameter) for diameter in diameters]
+    table = size_table(rows, (5.0, 10.0), with_chance=False)
+    assert table["size"].tolist() == ["< 5 mm", "5 to 10 mm", "≥ 10 mm"]
+    assert table["count"].tolist() == [1, 3, 2]
+
+
+def test_hits_of_maps_without_a_maximum_are_left_out():
+    hits = [(1.0, 0.2), (0.0, 0.4), (math.nan, 0.9)]
+    rows = [ScoreRow(0.5, lesion=1, diameter_mm=1.0, hit=hit, hit_chance=p) for hit, p in hits]
+    table = size_table(rows, (5.0,), with_chance=False)
+    assert table["count"].tolist() == [3, 0]
+    assert table.loc[0, ["hit_share", "hit_chance"]].tolist() == pytest.approx([0.5, 0.3])
 
 
 def test_metrics_without_a_chance_level_keep_that_of_the_hits(tmp_path):

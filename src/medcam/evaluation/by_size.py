@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 HIT_COLUMNS = ("hit_share", "hit_chance")
 
+_ROUNDING = 1 + 1e-9
+"""So that a diameter that equals an edge up to rounding is in the class above it."""
+
 ABOUT_LESIONS = (
     ("scored by", "lesion: each connected component of the mask, without the voxels of the others"),
     ("lesion", "its number in the mask, the largest first; empty: no lesion, or no map"),
@@ -126,7 +129,7 @@ def size_table(
         of_size: list[list[ScoreRow]] = [[] for _ in names]
         for row in members:
             if row.lesion is not None:
-                of_size[bisect_right(edges, row.diameter_mm)].append(row)
+                of_size[bisect_right(edges, row.diameter_mm * _ROUNDING)].append(row)
         for name, lesions in zip(names, of_size, strict=True):
             line = mean_line(lesions, layer, class_label, with_chance=with_chance)
             line.insert(MEAN_COLUMNS.index("class_label") + 1, name)
