@@ -63,7 +63,7 @@ def test_the_map_of_a_check_lies_where_hiding_costs_most():
     inside = hiding.values[..., :8, :8]
     assert float(inside.min()) > float(hiding.values[..., 9:, 9:].max())
     assert float(inside.mean()) > 5 * float(hiding.values[..., 9:, 9:].abs().mean())
-    assert check.hiding_correlation > 0.8
+    assert check.hiding_correlation > 0.5
     assert check.to_dict()["hiding_correlation"] == pytest.approx(
         check.hiding_correlation, abs=1e-3
     )

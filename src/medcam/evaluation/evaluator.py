@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcam.engine.target.arguments import name_of
-from medcam.errors import warn
+from medcam.errors import InputError, warn
+from medcam.evaluation.by_lesion import mean_of_lesions, scores_by_lesion
+from medcam.evaluation.by_size import ABOUT_LESIONS, check_size_edges, lesion_row, size_table
 from medcam.evaluation.chance import below_chance, below_chance_message
 from medcam.evaluation.chart import mean_scores_chart
 from medcam.evaluation.metrics import METRICS, Metric
@@ -47,9 +49,17 @@ class Evaluator:
             their appearance.
         spacing: As in `medcam.compute_score`.
         tolerance_mm: As in `medcam.compute_score`.
+        by_lesion: Whether each connected component of a mask is scored by itself. The voxels of the
+            other lesions are left out then: the map there counts neither for a lesion nor against
+            it, and the chance level is that of the remaining voxels. What surrounds the other
+            lesions counts. A callable metric gets the whole map, with the remaining value nearest
+            to 0 on the other lesions. All means are of lesions.
+        size_edges_mm: The edges in mm of the size classes of `scores_by_size`; used with
+            ``by_lesion`` only. Sizes are diameters of `medcam.evaluation.lesions`: where the
+            spacing is unknown, a voxel counts as 1 mm.
 
     Raises:
-        InputError: A metric, threshold, spacing or tolerance is not allowed.
+        InputError: A metric, threshold, spacing, tolerance or size edge is not allowed.
 
     Example:
         >>> import numpy as np
@@ -70,10 +80,14 @@ class Evaluator:
         *,
         spacing: Sequence[float] | None = None,
         tolerance_mm: float = 0.0,
+        by_lesion: bool = False,
+        size_edges_mm: Sequence[float] = (5, 10, 20),
     ) -> None:
         self.save_path = Path(save_path)
         self.metric = check_metric(metric)
         self.layer_ordering = layer_ordering
+        self.by_lesion = by_lesion
+        self.size_edges_mm = check_size_edges(size_edges_mm)
         self._options = check_options(threshold, spacing, tolerance_mm)
         self._rows: list[ScoreRow] = []
         self._below_chance: set[object] = set()
@@ -106,22 +120,23 @@ class Evaluator:
             spacing: This sample's voxel size in mm; None: the evaluator's.
 
         Returns:
-            The score; NaN where it is undefined. NaN scores are kept, too.
+            The score; NaN where it is undefined. NaN scores are kept, too. With ``by_lesion`` the
+            mean of the lesions' scores, without those that are NaN; NaN if there are none.
         """
         options = self._options
         if spacing is not None:
             options = check_options(options.threshold, spacing, options.tolerance_mm)
-        score = score_and_chance(attention_map, mask, self.metric, options)
+        labels = plain_label(layer), plain_label(class_label), plain_label(name)
+        if self.by_lesion:
+            lesions = scores_by_lesion(attention_map, mask, self.metric, options)
+            score = mean_of_lesions(lesions)
+            rows = [lesion_row(entry, *labels) for entry in lesions]
+            rows = rows or [ScoreRow(math.nan, *labels, math.nan)]  # a sample without a lesion
+        else:
+            score = score_and_chance(attention_map, mask, self.metric, options)
+            rows = [ScoreRow(score.value, *labels, score.chance)]
         self._warn_below_chance(score, layer)
-        self._rows.append(
-            ScoreRow(
-                score.value,
-                plain_label(layer),
-                plain_label(class_label),
-                plain_label(name),
-                score.chance,
-            )
-        )
+        self._rows += rows
         return score.value
 
     def add_missing(
@@ -153,9 +168,12 @@ class Evaluator:
         """All scores: evaluation, layer, class_label, name [, chance, lift].
 
         ``lift`` is the score divided by the chance level on its mask. The two columns exist only if
-        the metric has a chance level.
+        the metric has a chance level. With ``by_lesion`` there is a row for each lesion, and lesion
+        (its number, the largest first), diameter_mm, voxels and hit (the pointing game of the
+        lesion) come before those two. A sample without a lesion, or without a map, has a row with a
+        score of NaN and no lesion.
         """
-        return score_table(self._rows, with_chance=self._with_chance)
+        return score_table(self._rows, with_chance=self._with_chance, with_lesion=self.by_lesion)
 
     @property
     def mean_scores(self) -> pd.DataFrame:
@@ -165,6 +183,21 @@ class Evaluator:
         """
         return self._mean_table(self._rows)
 
+    @property
+    def scores_by_size(self) -> pd.DataFrame:
+        """The means by size class; needs ``by_lesion=True``.
+
+        The columns are mean_score, layer, class_label, size, count, nan_count [, chance, lift],
+        hit_share, hit_chance. The sizes are classes such as "< 5 mm" and "5 to 10 mm", which
+        include their lower edge. ``hit_share`` is the share of the lesions that the map's maximum
+        lies in, without the other lesions, or as near to as ``tolerance_mm``; ``hit_chance`` is
+        that of a map without any knowledge.
+
+        Raises:
+            InputError: The evaluator does not score lesions by themselves.
+        """
+        return self._size_table(self._rows)
+
     def dump(
         self,
         mean_only: bool = False,
@@ -172,6 +205,8 @@ class Evaluator:
         class_label: Hashable = None,
     ) -> Path:
         """Write ``scores.xlsx`` (sheets "Scores", "Mean Scores", "About") and ``mean_scores.png``.
+
+        With ``by_lesion`` there is also the sheet "By Size", with `scores_by_size`.
 
         Both writes are atomic and replace older files of these names, so use one folder and one
         evaluator per metric. The sheet "About" names the metric and its options.
@@ -199,8 +234,14 @@ class Evaluator:
         unit = registered.unit if registered else None
         tables = {"Mean Scores": means}
         if not mean_only:
-            tables = {"Scores": score_table(rows, with_chance=self._with_chance), **tables}
-        tables["About"] = about_table(title, unit, self._options, with_chance=self._with_chance)
+            scores = score_table(rows, with_chance=self._with_chance, with_lesion=self.by_lesion)
+            tables = {"Scores": scores, **tables}
+        if self.by_lesion:
+            tables["By Size"] = self._size_table(rows)
+        tables["About"] = about_table(
+            title, unit, self._options,
+            with_chance=self._with_chance, more=ABOUT_LESIONS if self.by_lesion else (),
+        )  # fmt: skip
         figure = mean_scores_chart(means, title=title, unit=unit)
         path = write_atomically(self.save_path / "scores.xlsx", to_workbook(tables).save)
         write_atomically(self.save_path / "mean_scores.png", lambda file: save_figure(figure, file))
@@ -209,6 +250,19 @@ class Evaluator:
 
     def _mean_table(self, rows: Sequence[ScoreRow]) -> pd.DataFrame:
         return mean_table(rows, with_chance=self._with_chance, layer_ordering=self.layer_ordering)
+
+    def _size_table(self, rows: Sequence[ScoreRow]) -> pd.DataFrame:
+        if not self.by_lesion:
+            raise InputError(
+                "The scores are of whole masks, which have no size: make the evaluator with "
+                "Evaluator(..., by_lesion=True)."
+            )
+        return size_table(
+            rows,
+            self.size_edges_mm,
+            with_chance=self._with_chance,
+            layer_ordering=self.layer_ordering,
+        )
 
     @property
     def _registered(self) -> Metric | None:

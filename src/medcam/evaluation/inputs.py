@@ -39,9 +39,24 @@ def attention_array(attention_map: Any) -> Float[np.ndarray, "*space"]:
             f"{bad} of the {values.size} values of the attention map are NaN or infinite; such a "
             "map cannot be scored. Look for an overflow in the model, e.g. run it in float32."
         )
-    step = min(_rounding_step(attention_map), float(np.finfo(np.float32).eps))
+    return without_rounding(values, rounding_step(attention_map))
+
+
+def without_rounding(
+    values: Float[np.ndarray, "*space"], step: float
+) -> Float[np.ndarray, "*space"]:
+    """Return values, or their first one everywhere if they are constant up to rounding.
+
+    Args:
+        values: The values.
+        step: Their relative rounding step.
+
+    Example:
+        >>> without_rounding(np.array([0.1, 0.1 + 2e-17]), 1e-16), without_rounding(np.eye(1), 0.0)
+        (array([0.1, 0.1]), array([[1.]]))
+    """
     if np.ptp(values) <= _ROUNDING_STEPS * step * np.abs(values).max():
-        values[...] = values.flat[0]
+        return np.full_like(values, values.flat[0])
     return values
 
 
@@ -182,9 +197,18 @@ def _to_numpy(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def _rounding_step(values: Any) -> float:
-    """Return the relative rounding step (machine epsilon) of the values' dtype; 0 for integers."""
+def rounding_step(values: Any) -> float:
+    """Return the relative rounding step of the values' dtype, float32's if that is finer.
+
+    0 for integers.
+
+    Example:
+        >>> rounding_step(torch.ones(2, dtype=torch.bfloat16)) == torch.finfo(torch.float32).eps
+        True
+    """
     if isinstance(values, torch.Tensor):
-        return torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
-    dtype = np.asarray(values).dtype
-    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+        step = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+    else:
+        dtype = np.asarray(values).dtype
+        step = float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+    return min(step, float(np.finfo(np.float32).eps))

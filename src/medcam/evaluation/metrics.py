@@ -64,6 +64,11 @@ class Metric:
         """Whether the score depends on a threshold."""
         return "threshold" in self.options
 
+    @property
+    def is_distance(self) -> bool:
+        """Whether the score is a distance between the attended region and the mask."""
+        return self.unit == "mm"
+
     def score(
         self,
         attention: Float[np.ndarray, "*space"],

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from medcam.errors import InputError, InputTypeError, unknown_name
 from medcam.evaluation.inputs import attention_array, mask_array, match_ranks, resample_to_mask
@@ -89,12 +90,43 @@ def score_and_chance(
         >>> score_and_chance(np.eye(2), np.eye(2), "ioa", Options())
         Score(value=1.0, chance=0.5)
     """
+    attention, truth = on_one_grid(attention_map, mask, metric, options)
+    return score_of_arrays(attention, truth, metric, options)
+
+
+def on_one_grid(
+    attention_map: Any, mask: Any, metric: str | MetricFunction, options: Options
+) -> tuple[Float[np.ndarray, "*space"], Bool[np.ndarray, "*space"]]:
+    """Return the map as its metric takes it and the mask, both on the mask's grid.
+
+    Arguments as in `score_and_chance`.
+
+    Example:
+        >>> on_one_grid(np.array([-1.0, 2.0]), np.array([0, 1]), "auroc", Options())
+        (array([1., 2.]), array([False,  True]))
+    """
     raw, truth = match_ranks(attention_array(attention_map), mask_array(mask), options.spacing)
+    if isinstance(metric, str) and raw.min() < 0:
+        raw = np.abs(raw)
+    return resample_to_mask(raw, truth.shape), truth
+
+
+def score_of_arrays(
+    attention: Float[np.ndarray, "*space"],
+    mask: Bool[np.ndarray, "*space"],
+    metric: str | MetricFunction,
+    options: Options,
+) -> Score:
+    """Return the score of what `on_one_grid` returns, together with its chance level.
+
+    Example:
+        >>> score_of_arrays(np.array([1.0, 3.0]), np.array([False, True]), "auroc", Options())
+        Score(value=1.0, chance=0.5)
+    """
     if not isinstance(metric, str):
-        return Score(_as_number(metric(resample_to_mask(raw, truth.shape), truth)), None)
-    attention = resample_to_mask(np.abs(raw) if raw.min() < 0 else raw, truth.shape)
+        return Score(_as_number(metric(attention, mask)), None)
     entry = METRICS[metric]
-    return Score(entry.score(attention, truth, options), entry.chance_level(truth, options))
+    return Score(entry.score(attention, mask, options), entry.chance_level(mask, options))
 
 
 def check_metric(metric: Any) -> str | MetricFunction:

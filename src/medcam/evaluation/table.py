@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import isnan, nan
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCORE_COLUMNS = ("evaluation", "layer", "class_label", "name")
 MEAN_COLUMNS = ("mean_score", "layer", "class_label", "count", "nan_count")
 CHANCE_COLUMNS = ("chance", "lift")
+LESION_COLUMNS = ("lesion", "diameter_mm", "voxels", "hit")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class ScoreRow:
         class_label: The class.
         name: The sample's name, e.g. the file name of its mask.
         chance: The chance level on this mask; None if the metric has none.
+        lesion: The lesion's number in its mask; None where no lesion is scored by itself.
+        diameter_mm: The lesion's diameter in mm.
+        voxels: The lesion's number of voxels.
+        hit: The pointing game of the lesion.
+        hit_chance: The chance level of ``hit``.
     """
 
     evaluation: float
@@ -39,6 +45,11 @@ class ScoreRow:
     class_label: Hashable = None
     name: Hashable = None
     chance: float | None = None
+    lesion: int | None = None
+    diameter_mm: float = nan
+    voxels: int | None = None
+    hit: float = nan
+    hit_chance: float = nan
 
     @property
     def lift(self) -> float:
@@ -92,16 +103,21 @@ def rows_with(
     return [row for row in rows if getattr(row, field) == value]
 
 
-def score_table(rows: Iterable[ScoreRow], *, with_chance: bool) -> pd.DataFrame:
+def score_table(
+    rows: Iterable[ScoreRow], *, with_chance: bool, with_lesion: bool = False
+) -> pd.DataFrame:
     """Return a table with one row per score: evaluation, layer, class_label, name [, chance, lift].
+
+    With ``with_lesion``, the columns lesion, diameter_mm, voxels and hit come before those two.
 
     Example:
         >>> score_table([ScoreRow(0.5, "layer4", 1, "case 7", 0.25)], with_chance=True)
            evaluation   layer class_label    name  chance  lift
         0         0.5  layer4           1  case 7    0.25   2.0
     """
-    columns = (*SCORE_COLUMNS, *(CHANCE_COLUMNS if with_chance else ()))
-    return _data_frame([[getattr(row, column) for column in columns] for row in rows], columns)
+    columns = (*SCORE_COLUMNS, *(LESION_COLUMNS if with_lesion else ()))
+    columns += CHANCE_COLUMNS if with_chance else ()
+    return data_frame([[getattr(row, column) for column in columns] for row in rows], columns)
 
 
 def mean_table(
@@ -127,27 +143,54 @@ def mean_table(
            mean_score layer class_label  count  nan_count
         0         0.6     a        None      3          1
     """
+    lines = [
+        mean_line(members, layer, class_label, with_chance=with_chance)
+        for layer, class_label, members in grouped(rows, layer_ordering)
+    ]
+    return data_frame(lines, (*MEAN_COLUMNS, *(CHANCE_COLUMNS if with_chance else ())))
+
+
+def grouped(
+    rows: Iterable[ScoreRow], layer_ordering: Sequence[Hashable] | None = None
+) -> Iterator[tuple[Hashable, Hashable, list[ScoreRow]]]:
+    """Yield the rows of each layer and class, in the order of `mean_table`.
+
+    Example:
+        >>> rows = [ScoreRow(0.1, "a", 1), ScoreRow(0.2, "b"), ScoreRow(0.3, "a", 1)]
+        >>> [(layer, label, len(members)) for layer, label, members in grouped(rows, ["b"])]
+        [('b', None, 1), ('a', 1, 2)]
+    """
     groups: dict[Hashable, dict[Hashable, list[ScoreRow]]] = {}
     for row in rows:
         groups.setdefault(row.layer, {}).setdefault(row.class_label, []).append(row)
     ordering = list(dict.fromkeys(layer_ordering or ()))
     layers = [layer for layer in ordering if layer in groups]
     layers += [layer for layer in groups if layer not in ordering]
-    lines: list[list[object]] = []
     for layer in layers:
         for class_label, members in groups[layer].items():
-            defined = [row for row in members if not isnan(row.evaluation)]
-            line = [_mean([row.evaluation for row in defined]), layer, class_label]
-            line += [len(members), len(members) - len(defined)]
-            if with_chance:
-                line.append(_mean([row.chance for row in defined if row.chance is not None]))
-                line.append(_mean([row.lift for row in defined]))
-            lines.append(line)
-    return _data_frame(lines, (*MEAN_COLUMNS, *(CHANCE_COLUMNS if with_chance else ())))
+            yield layer, class_label, members
+
+
+def mean_line(
+    members: Sequence[ScoreRow], layer: Hashable, class_label: Hashable, *, with_chance: bool
+) -> list[object]:
+    """Return a line of `mean_table`: the means of the scores of a layer and class."""
+    defined = [row for row in members if not isnan(row.evaluation)]
+    line: list[object] = [mean([row.evaluation for row in defined]), layer, class_label]
+    line += [len(members), len(members) - len(defined)]
+    if with_chance:
+        line.append(mean([row.chance for row in defined if row.chance is not None]))
+        line.append(mean([row.lift for row in defined]))
+    return line
 
 
 def about_table(
-    metric: str, unit: str | None, options: Options, *, with_chance: bool
+    metric: str,
+    unit: str | None,
+    options: Options,
+    *,
+    with_chance: bool,
+    more: Iterable[tuple[str, str]] = (),
 ) -> pd.DataFrame:
     """Return a table that explains the other sheets: the metric, its options and the columns.
 
@@ -156,6 +199,7 @@ def about_table(
         unit: ``""`` for shares, ``"mm"``, or None where unknown.
         options: The options of the scores.
         with_chance: Whether the metric has a chance level.
+        more: Further lines, before the version.
 
     Example:
         >>> about_table("Dice coefficient", "", Options(), with_chance=True)["value"].tolist()[:2]
@@ -176,8 +220,9 @@ def about_table(
     if with_chance:
         lines.append(("chance", "what a map without any knowledge reaches on this mask"))
         lines.append(("lift", "the score over the chance level: 1 is no better than chance"))
+    lines += more
     lines.append(("medcam", version("m3d-cam")))
-    return _data_frame([list(line) for line in lines], ("what", "value"))
+    return data_frame([list(line) for line in lines], ("what", "value"))
 
 
 def _spacing_text(spacing: Sequence[float] | None) -> str:
@@ -186,16 +231,28 @@ def _spacing_text(spacing: Sequence[float] | None) -> str:
     return " x ".join(f"{size:g}" for size in spacing)
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Return the mean; NaN for no values."""
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; NaN for no values.
+
+    Example:
+        >>> mean([1.0, 2.0]), mean([])
+        (1.5, nan)
+    """
     return sum(values) / len(values) if values else nan
 
 
-def _data_frame(lines: list[list[object]], columns: Sequence[str]) -> pd.DataFrame:
-    """Return lines as a table: float64 scores, int64 counts, and all other columns as objects."""
+def data_frame(lines: list[list[object]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return lines as a table: float64 scores, int64 counts, and all other columns as objects.
+
+    Example:
+        >>> data_frame([[0.5, "layer4"]], ("mean_score", "layer"))
+           mean_score   layer
+        0         0.5  layer4
+    """
     import pandas as pd  # costly to import
 
     dtypes = dict.fromkeys(("evaluation", "mean_score", *CHANCE_COLUMNS), "float64")
+    dtypes |= dict.fromkeys(("diameter_mm", "hit", "hit_share", "hit_chance"), "float64")
     dtypes |= dict.fromkeys(("count", "nan_count"), "int64")
     values = list(zip(*lines, strict=True)) or [()] * len(columns)
     return pd.DataFrame(

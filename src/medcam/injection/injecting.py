@@ -59,6 +59,7 @@ def inject(
     layout: InputLayout = "auto",
     raw_input_order: Literal["rgb", "bgr"] = "rgb",
     on_error: OnError = "warn",
+    by_lesion: bool = False,
 ) -> Any:
     """Return a model that also makes attention maps in every call.
 
@@ -119,6 +120,8 @@ def inject(
             have no map: their values are NaN, and no file is written. "raise" raises the error, as
             ``replace=True`` and wrong arguments (a mask of another shape, a class that does not
             exist) always do.
+        by_lesion: Whether each connected component of a mask is scored by itself, as in
+            `medcam.Evaluator`; ``scores.xlsx`` then has the means by lesion size.
 
     Raises:
         InputError: An option does not exist or does not fit; the message says what is allowed.
@@ -162,6 +165,7 @@ def inject(
         evaluate=evaluate,
         metric=metric,
         threshold=threshold,
+        by_lesion=by_lesion,
         return_score=return_score,
         replace=replace,
         return_attention=return_attention,

@@ -222,17 +222,18 @@ class Recording:
     def _spacings(
         self, maps: Collection[AttentionMap], arguments: CallArguments
     ) -> list[tuple[float, ...] | None] | None:
-        """Return the voxel size of the mask of each sample, as the metric may need it."""
+        """Return the voxel size of the mask of each sample, as metrics and sizes may need it."""
         from medcam.evaluation.metrics import METRICS
 
         metric = self._settings.metric
         known = METRICS.get(metric) if isinstance(metric, str) else None
+        counts = self._settings.by_lesion or (known is not None and "spacing" in known.options)
         grids = {arguments.space, *(tuple(item.values.shape[2:]) for item in maps)}
         batch = 0 if arguments.image is None else len(arguments.image)
         return [
             self._references.spacing(
                 arguments, sample, np.shape(arguments.mask)[-3:], grids,
-                counts=known is not None and "spacing" in known.options,
+                counts=counts,
             )
             for sample in range(batch)
         ] or None  # fmt: skip
@@ -246,6 +247,7 @@ class Recording:
                 self._files.output().path,
                 metric=self._settings.metric,
                 threshold=self._settings.threshold,
+                by_lesion=self._settings.by_lesion,
                 layer_ordering=self._layer_ordering,
             )
         return self._evaluator

@@ -34,6 +34,7 @@ class Settings:
     evaluate: bool = False
     metric: str | Callable[..., float] = "wioa"
     threshold: Literal["otsu"] | float = "otsu"
+    by_lesion: bool = False
     return_score: bool = False
     replace: bool = False
     return_attention: bool = False
