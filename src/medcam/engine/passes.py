@@ -116,11 +116,10 @@ def record(
         warn_of_parts(request, scores.target)
         recorder.note_task(scores.target.task, is_bag=is_bag)
         is_unchanged = versions == _versions(args, kwargs)
-        again = partial(call, *args, **kwargs)
+        again = partial(logits_of_run, request, prepared.image, batch=batch)
         checked = check_layer(
-            prepared, recorder, scores, logits,
-            lambda: logits_of_run(prepared.request, prepared.image, again, batch=batch), output,
-            is_whole=keep_graph or bool(leaves), is_unchanged=is_unchanged,
+            prepared, recorder, scores, logits, partial(again, partial(call, *args, **kwargs)),
+            output, is_whole=keep_graph or bool(leaves), is_unchanged=is_unchanged,
         )  # fmt: skip
         with isolation.separate_buffers(prepared.modules if keep_graph else ()), _own(norms):
             evidence = gather(request, recorder, scores.values, leaves, keep_graph)
