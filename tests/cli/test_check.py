@@ -33,7 +33,7 @@ def test_it_prints_a_table_the_cost_and_the_map_to_use(images):
     result = run("check", *MODEL, "-i", images[0], "--also", images[1], "--also", images[2],
                  "--layer", "relu6", "--target", "1", "--sets", "24")  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert "cost: 24 sets x 2 fills x 3 images" in result.stderr
+    assert "cost: 24 sets x 2 fills + 1 prediction + 1 layer left out, each of 3" in result.stderr
     for text in ("Grad-CAM (relu6)", "knows the weights", "is faithful", "fails", "passes"):
         assert text in result.stdout
     assert "Use " in result.stdout
@@ -106,3 +106,67 @@ def test_what_cannot_be_checked_is_refused_before_the_model_runs(
     result = run("explain", *MODEL, "-i", images[0], "-o", "out", "--check", *options)
     assert result.exit_code == 2, result.output
     assert "check" in result.stderr
+
+
+NUCLEI = ["--model", "medcam.demo:load_nuclei_segmenter", "--channels", "--target", "1"]
+
+
+@pytest.fixture(scope="module")
+def tile(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiles") / "tile.npy"
+    np.save(path, demo.load_nuclei().images[0].numpy())
+    return str(path)
+
+
+def test_the_method_that_is_written_is_the_one_that_is_checked(tile, tmp_path):
+    """By default that is LayerCAM for a class, though parts are checked one by one."""
+    result = run("explain", *NUCLEI, "-i", tile, "-o", str(tmp_path), "--check", "--layer",
+                 "decoder2", "--budget", "400")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((tmp_path / "tile.json").read_text())
+    written = [item["method"] for item in record["maps"]]
+    checked = record["extra"]["check"]
+    assert [item["method"] for item in checked["maps"]] == written == ["layercam"]
+    assert checked["files"] == ["tile.npy"]
+    assert checked["images"] == 1
+    assert "checked: class 1: the largest structures, one by one; 1 image\n" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "explain"])
+def test_a_model_that_does_not_run_is_told_in_one_line(command, tmp_path):
+    np.save(tmp_path / "odd.npy", np.random.default_rng(0).random((1, 61, 67), np.float32))
+    options = ["-o", str(tmp_path / "out")] if command == "explain" else FEW
+    result = run(command, *NUCLEI, "-i", str(tmp_path / "odd.npy"), *options)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert "Error: The model does not run on an input of shape [1, 1, 61, 67]" in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2  # there is a warning without --weights
+
+
+def test_a_check_that_fails_loses_no_map(tile, tmp_path):
+    result = run("explain", *NUCLEI, "-i", tile, "-o", str(tmp_path), "--check", "--layer",
+                 "decoder2", "--budget", "3")  # fmt: skip
+    assert result.exit_code == 2
+    assert "The maps are written, but could not be checked: budget=3" in result.stderr
+    assert (tmp_path / "tile_layercam.tif").exists()
+    assert (tmp_path / "tile.html").exists()
+    assert "check" not in json.loads((tmp_path / "tile.json").read_text())["extra"]
+
+
+def test_ctrl_c_during_the_check_loses_no_map(tile, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medcam.trust.assessment.fill_bank", stop)
+    result = run("explain", *NUCLEI, "-i", tile, "-o", str(tmp_path), "--check", "--layer",
+                 "decoder2", "--budget", "400")  # fmt: skip
+    assert result.exit_code == 130
+    assert (tmp_path / "tile_layercam.tif").exists()
+
+
+def test_the_reason_of_a_failure_is_printed(images):
+    result = run("check", *MODEL, "-i", images[0], "--also", images[1], "--also", images[2],
+                 "--method", "gcam", "--layer", "relu4", "--target", "1")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "Grad-CAM (relu4): Hiding what the map marks lowers the score" in result.stdout
+    assert "checked: class 1; 3 images\n" in result.stdout

@@ -11,6 +11,7 @@ from torch import nn
 
 import medcam
 from medcam import demo, targets
+from medcam.errors import InputError
 from medcam.trust import CheckedMap, TrustCheck, Verdict
 from medcam.trust.plan import Plan, within
 from medcam.trust.statistics import Estimate
@@ -84,7 +85,8 @@ def test_a_layer_that_the_prediction_hardly_uses_is_told_and_not_recommended():
     row = check.of("layercam", "bottleneck")
     assert row.is_of_unused_layer
     lines = [line for line in str(check).splitlines() if line.startswith(f"{row.name} ")]
-    assert lines[0].endswith(f"  {row.word}, but the prediction hardly uses this layer")
+    assert lines[0].endswith(", but the prediction hardly uses this layer")
+    assert f"  {row.word} ('knows the weights')" in lines[0]  # there is one network only
     assert row.to_dict()["layer_is_used"] is False
     assert check.table()["Layer is used"].tolist() == [False, False]
     assert check.recommended is None
@@ -113,9 +115,9 @@ def test_maps_of_other_libraries_are_checked_too(segmenter):
 
     check = checked(segmenter, torch.rand(2, 1, 32, 32), method="gcam", maps={"own": own}, **FEW)
     assert check.of("own").layer is None
-    with pytest.raises(medcam.errors.InputError, match=r"returned \[2\].*\[2, 32, 32\]"):
+    with pytest.raises(InputError, match=r"returned \[2\].*\[2, 32, 32\]"):
         checked(segmenter, torch.rand(2, 1, 32, 32), maps={"own": lambda *_: torch.zeros(2)}, **FEW)
-    with pytest.raises(medcam.errors.InputError, match="functions"):
+    with pytest.raises(InputError, match="functions"):
         checked(segmenter, torch.rand(2, 1, 32, 32), maps={"own": torch.zeros(2)}, **FEW)
 
 
@@ -154,11 +156,74 @@ def test_a_single_component_is_cut_into_halves():
 
     mask = torch.zeros(1, 30, 12, dtype=torch.bool)
     mask[0, 3:23, 4:8] = True
-    first, second = two_parts(mask.numpy())
+    first, second, words = two_parts(mask.numpy())
+    assert words == "the other half of the same structure"
     assert (first | second == mask.numpy()).all()
     assert not (first & second).any()
     assert first.sum() == second.sum() == 40
     assert first[0, 3:13].any(1).all()
+    whole, other = mask.clone(), torch.zeros_like(mask)
+    other[0, 3:9, 2:8] = other[0, 20:25, 2:8] = True
+    assert two_parts(other.numpy()).words == "another structure of the same class"
+    both = two_parts(torch.cat([whole, other]).numpy()).words
+    assert both == "another structure of the same class, or its other half"
+
+
+def test_halves_of_an_only_structure_are_called_that():
+    images = torch.zeros(1, 1, 32, 32)
+    images[:, :, 8:20, 10:20] = 1
+
+    class Bright(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 1)
+            nn.init.zeros_(self.conv.bias)
+            with torch.no_grad():
+                self.conv.weight[:, 0, 0, 0] = torch.tensor([-1.0, 1.0])
+                self.conv.bias[0] = 0.5
+
+        def forward(self, x):
+            return self.conv(x)
+
+    check = checked(Bright().eval(), images, method="gcam", layer="conv", target=1, **FEW)
+    assert check.target == "class 1: the halves of its only structure"
+    sentence = check.of("gcam").verdicts["T3"].sentence
+    assert "the other half of the same structure" in sentence
+    assert "another structure" not in sentence
+
+
+def test_without_a_target_several_images_have_a_class_in_common(segmenter):
+    """The class with the most voxels of those in every image, not that of each image."""
+
+    class Grey(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):  # class 1 where the image is 1, class 2 where it is 2
+            return torch.cat([-((x - k) ** 2) for k in range(3)], 1) * self.scale
+
+    images = torch.zeros(2, 1, 24, 24)
+    images[0, :, 2:14, 2:14], images[0, :, 16:20, 16:20] = 2, 1
+    images[1, :, 4:12, 4:12] = 1
+    check = checked(Grey().eval(), images, method="saliency", **FEW)
+    assert check.target.startswith("class 1:")
+    images[1] = 0
+    images[1, :, 2:9, 2:9] = 2
+    images[0, :, 2:14, 2:14] = 0
+    with pytest.raises(InputError, match=r"No class but the background .* in every sample"):
+        checked(Grey().eval(), images, method="saliency", **FEW)
+
+
+def test_the_same_image_twice_is_refused(lesions):
+    model = demo.load_lesion_classifier()
+    with pytest.raises(InputError, match="Images 0 and 1 are the same"):
+        checked(model, torch.cat([lesions[:1], lesions[:1]]), target=1, **FEW)
+
+
+def test_the_target_cannot_be_told_from_itself(lesions):
+    with pytest.raises(medcam.errors.TargetError, match="against= is the target itself in sample"):
+        checked(demo.load_lesion_classifier(), lesions[:2], target=1, against=1, **FEW)
 
 
 def test_a_target_smaller_than_a_cell_is_noted():
@@ -196,7 +261,7 @@ def test_a_class_that_is_nowhere_predicted_is_an_error(segmenter):
     if absent is None:
         segmenter.head.bias.data[2] -= 1e3
         absent = 2
-    with pytest.raises(medcam.errors.InputError, match=rf"Class {absent} is predicted nowhere"):
+    with pytest.raises(InputError, match=rf"Class {absent} is predicted nowhere"):
         checked(segmenter, images, target=absent, **FEW)
 
 
@@ -270,8 +335,8 @@ def test_one_image_that_is_its_own_mirror_image_is_undecided():
 
 def test_blocks_are_boxes_in_millimetres():
     model, volume = Segmenter(2, rank=3).eval(), torch.rand(1, 1, 48, 48, 12)
-    check = checked(model, volume, method="gcam", layer="down.1",
-                    spacing=(1, 1, 4), **FEW)  # fmt: skip
+    check = checked(model, volume, method="gcam", layer="down.1", spacing=(1, 1, 4),
+                    target=0, **FEW)  # fmt: skip
     assert check.edge == (4, 4, 1)
 
 
@@ -308,7 +373,10 @@ def test_the_cost_is_stated_before_anything_runs(capsys, lesions):
                          noises=0, progress=True)  # fmt: skip
     printed = capsys.readouterr().err
     assert printed.startswith(f"cost: {check.plan}")
-    assert "8 sets x 2 fills x 6 images" in printed
+    assert "8 sets x 2 fills + 1 prediction + 1 layer left out, each of 6 images: 108 " in printed
+    assert (8 * 2 + 1 + 1) * 6 == check.plan.forward_passes == 108
+    assert f"passes that count as 4 each: {check.plan.cost} in all" in printed
+    assert check.plan.cost == 108 + 4 * check.plan.map_passes
 
 
 def counted_check(images, **options):
@@ -343,7 +411,7 @@ def test_the_cost_counts_the_runs_of_methods_that_run_the_model_again(lesions):
     assert count <= plan.cost
     assert count > plan.forward_passes + plan.map_passes
     assert f"up to {plan.replays * plan.map_passes:,} forward passes" in str(plan)
-    with pytest.raises(medcam.errors.InputError, match="too small"):
+    with pytest.raises(InputError, match="too small"):
         medcam.check(
             demo.load_lesion_classifier(), lesions[:2], method=again, layer="relu6", budget=400
         )
@@ -384,9 +452,11 @@ def test_the_worst_verdict_counts(words, expected):
 
 
 def test_what_was_not_checked_is_named(lesion_check):
-    with pytest.raises(KeyError, match="gcam"):
+    with pytest.raises(InputError, match="several layers: name one with 'relu4', 'relu6'"):
         lesion_check.of("gcam")
-    with pytest.raises(KeyError, match="nonsense"):
+    with pytest.raises(medcam.errors.UnknownNameError, match="'nonsense' does not exist"):
         lesion_check.of("nonsense")
+    with pytest.raises(medcam.errors.UnknownNameError, match="Did you mean 'gcam at relu6'"):
+        lesion_check.of("gcam", "relu5")
     assert isinstance(lesion_check, TrustCheck)
     assert isinstance(lesion_check.maps[0], CheckedMap)

@@ -27,13 +27,12 @@ from medcam.cli.options import (
     RegionsOption,
     VolumeOption,
     check_name,
-    methods_of,
     note_other_name,
     read_mask_on,
 )
 from medcam.cli.output import echo
 from medcam.cli.prediction import segmentation_of
-from medcam.cli.trust_run import check_ready, images_to_check, print_check
+from medcam.cli.trust_run import check_written, images_to_check, print_check
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,13 +178,14 @@ def explain(
     }  # fmt: skip
     settings = {option: value for option, value in settings.items() if value is not None}
     extra: dict[str, Any] = {"options": settings}
-    checked = None
+    checked, failure = None, None
     if check:
-        checked = check_ready(
-            ready, images, progress=not as_json, method=methods_of(method),
-            layer=explanation.layer or "auto", regions=regions, budget=budget,
-        )  # fmt: skip
-        extra["check"] = checked.to_dict()
+        checked, failure = check_written(
+            ready, images, explanation, progress=not as_json, regions=regions, budget=budget
+        )
+    if checked is not None:
+        seen = [path.name for path in [*image, *(also or [])]]
+        extra["check"] = {**checked.to_dict(), "files": seen}
     recipe = recipe_of(options, output, trust=trust)
     with claimed_prefix(output, image, name=name, overwrite=overwrite) as prefix:
         note_other_name(prefix, name or stem_of(image[0]))
@@ -195,6 +195,8 @@ def explain(
             extra={**extra, "recipe": recipe},
         )  # fmt: skip
     _print(explanation, prefix.name, image, files, checked, as_json=as_json)
+    if failure is not None:
+        raise failure
 
 
 def _print(

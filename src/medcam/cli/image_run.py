@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,10 +100,20 @@ class ReadyImage:
         Raises:
             InputError: The model does not run on the image.
         """
+        with self.model_errors():
+            return self._explain(progress)
+
+    @contextmanager
+    def model_errors(self) -> Iterator[None]:
+        """Raise what the user's model raises as one line that says what may be wrong.
+
+        Raises:
+            InputError: The model does not run on the image.
+        """
         from medcam.errors import InputError, MedcamError, MedcamWarning
 
         try:
-            return self._explain(progress)
+            yield
         except (MedcamError, MedcamWarning):
             raise
         except SystemExit as error:

@@ -41,6 +41,7 @@ from medcam.trust.measuring import (
     mirror_correlation,
 )
 from medcam.trust.plan import FEWEST_SETS, NETWORKS, NOISES, SETS, Plan, within
+from medcam.trust.preconditions import check_images, check_spacing
 from medcam.trust.question import Parts, Question, question_of
 from medcam.trust.recommending import recommend
 from medcam.trust.result import CheckedMap, TrustCheck
@@ -95,7 +96,8 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
         )  # fmt: skip
         if options.artefact:
             check_question(question)
-        _check_spacing(options.spacing, subject.images)
+        check_spacing(options.spacing, subject.images)
+        check_images(subject.images)
         chosen = _methods(options.method, question)
         names = _layers(subject, options.layer, chosen, question)
         plan = _plan(subject, options, chosen, len(names))
@@ -132,17 +134,6 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
         tuple(_notes(question, cells)), marker, hiding_map(bank, question, fill),
         held_out_correlation(bank, fill),
     )  # fmt: skip
-
-
-def _check_spacing(spacing: Sequence[float] | None, images: Tensor) -> None:
-    """Raise unless there is one positive length for each spatial axis."""
-    if spacing is None:
-        return
-    if len(spacing) != images.ndim - 2 or not all(0 < size < math.inf for size in spacing):
-        raise InputError(
-            f"spacing={tuple(spacing)}: give the size of a voxel in mm for each of the "
-            f"{images.ndim - 2} spatial axes."
-        )
 
 
 def _notes(question: Question, cells: Mapping[str, Sequence[float]]) -> list[str]:

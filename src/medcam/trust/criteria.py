@@ -11,7 +11,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from medcam.trust.statistics import Estimate
+from medcam.trust.statistics import Estimate, two_digits
 from medcam.trust.verdict import Verdict, Word
 
 SAME_IMAGE = 0.95
@@ -41,24 +41,25 @@ def knows_image(between: Float[np.ndarray, " pairs"], *, mirrored: float | None 
     """
     measured = _with_range(between)
     what = "maps of different images" if mirrored is None else "the map of the mirrored image"
-    threshold = f"below {SAME_IMAGE}"
+    threshold = below = f"below {SAME_IMAGE}"
+    figure = two_digits(measured.value)
     if measured.value < SAME_IMAGE:
         change = "with the image" if mirrored is None else "if the image is mirrored"
         return Verdict(
             "T0", "passes", measured, threshold,
-            f"The map changes {change}: its rank correlation with {what} is "
-            f"{measured.value:.2f}.",
+            f"The map changes {change}: its rank correlation with {what} is {figure}, {below}.",
         )  # fmt: skip
     if mirrored is not None and mirrored > SAME_TARGET:
         return Verdict(
             "T0", "undecided", measured, threshold,
             f"There is one image, which equals its mirror image nearly (correlation "
-            f"{mirrored:.2f}): give images of other patients to see whether the map knows them.",
+            f"{two_digits(mirrored)}): give images of other patients to see whether the map knows "
+            "them.",
         )  # fmt: skip
     return Verdict(
         "T0", "fails", measured, threshold,
         f"The map is nearly the same whatever the image shows: its rank correlation with {what} is "
-        f"{measured.value:.2f}.",
+        f"{figure}, not {below}.",
     )  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def knows_weights(
         has_weights: Whether the network has weights to permute.
     """
     limit = max(SAME_WEIGHTS, unlike + MORE_THAN_UNLIKE)
-    threshold = f"at most {limit:.2f}"
+    threshold = f"at most {SAME_WEIGHTS}, or {MORE_THAN_UNLIKE} more than with unlike images"
     if not has_weights:
         return Verdict(
             "T2", "does not apply", Estimate(math.nan), threshold,
@@ -109,21 +110,38 @@ def knows_weights(
             "whether the map depends on the weights is not known.",
         )  # fmt: skip
     measured = _with_error(finite)
+    word, text = _of_weights(measured, limit, unlike, len(finite))
     count = f"{len(finite)} network{'s' if len(finite) > 1 else ''} with permuted weights"
-    if len(finite) < 2 or measured.low <= limit < measured.high:
-        word: Word = "undecided"
-        text = (
-            "It cannot be told whether the map depends on the weights (too few networks, or they "
-        )
-        text += "differ too much)"
-    elif measured.value > limit:
-        word, text = "fails", "The map hardly changes if all that the network learnt is destroyed"
-    else:
-        word, text = "passes", "The map changes if all that the network learnt is destroyed"
     return Verdict(
         "T2", word, measured, threshold,
-        f"{text}: its rank correlation with the maps of {count} is {measured.value:.2f}.",
+        f"{text}: its rank correlation with the maps of {count} is {measured}.",
     )  # fmt: skip
+
+
+def _of_weights(measured: Estimate, limit: float, unlike: float, count: int) -> tuple[Word, str]:
+    """Return the verdict of T2 with the start of its sentence."""
+    alike = f"maps of unlike images have {two_digits(unlike)}"
+    if count < 2:
+        return "undecided", "Too few networks tell whether the map depends on the weights"
+    if measured.low > limit:
+        return "fails", (
+            f"The map hardly changes if all that the network learnt is destroyed (the limit is "
+            f"{two_digits(limit)})"
+        )
+    if measured.high <= SAME_WEIGHTS:
+        return "passes", (
+            f"The map changes if all that the network learnt is destroyed (the limit is "
+            f"{two_digits(limit)})"
+        )
+    if measured.low > SAME_WEIGHTS and measured.value <= limit:
+        return "does not apply", (
+            f"Maps of this kind are alike whatever the network sees ({alike}), so this says "
+            "nothing of the weights"
+        )
+    return "undecided", (
+        f"It cannot be told whether the map depends on the weights (the limit is "
+        f"{two_digits(limit)}; {alike})"
+    )
 
 
 def knows_target(
@@ -147,8 +165,9 @@ def knows_target(
     if mirrored and measured.value >= SAME_TARGET:
         return Verdict(
             "T3", "does not apply", measured, threshold,
-            f"The map shows magnitudes, and the two logits are each other's negative: the map is "
-            f"the same for both classes by construction (rank correlation {measured.value:.2f}).",
+            "What speaks for one of the two targets speaks against the other, nearly everywhere: "
+            "the strength of the evidence, which this map shows, is the same for both (rank "
+            f"correlation {two_digits(measured.value)}), which is no fault of the map.",
         )  # fmt: skip
     word: Word = "passes"
     text = "The map tells this target from another one"
@@ -156,7 +175,8 @@ def knows_target(
         word, text = "fails", "The map is nearly the same for another target"
     return Verdict(
         "T3", word, measured, threshold,
-        f"{text} ({other}): the rank correlation of the two maps is {measured.value:.2f}.",
+        f"{text} ({other}): the rank correlation of the two maps is {two_digits(measured.value)}, "
+        f"{'not ' * (word == 'fails')}{threshold}.",
     )  # fmt: skip
 
 

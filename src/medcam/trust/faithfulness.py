@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from medcam.trust.controls import IMAGE_CONTROLS
-from medcam.trust.statistics import Estimate, estimate
+from medcam.trust.statistics import Estimate, estimate, two_digits
 from medcam.trust.verdict import Verdict, Word
 
 FAITHFUL = 0.5
@@ -111,31 +111,41 @@ def _word(rho: Estimate, gain: Estimate) -> Word:
     return "no better than the image" if gain.value <= GAIN else "undecided"
 
 
+def _than_the_rest(correlation: float) -> str:
+    """Return in words how a correlation below the threshold compares with none."""
+    if abs(correlation) < _NONE:
+        return "no more than"
+    return "little more than" if correlation > 0 else "less than"
+
+
+_NONE = 0.1
+
+
 def _sentence(
     word: Word, rho: Estimate, gain: Estimate, best: str, value: float, second: Estimate | None
 ) -> str:
     """Return T4 in one sentence."""
     beside = ""
     if second is not None:
-        beside = f"; {second.value:.2f} if other parts of the image fill the gap"
+        beside = f"; {two_digits(second.value)} if other parts of the image fill the gap"
     figures = f"(correlation {rho}{beside})"
     if word == "passes":
         return (
-            f"Hiding what the map marks lowers the score most {figures}: {gain.value:.2f} more "
-            f"than with the best map of the image alone ({best}: {value:.2f})."
+            f"Hiding what the map marks lowers the score most {figures}: {two_digits(gain.value)} "
+            f"more than with the best map of the image alone ({best}: {two_digits(value)})."
         )
     if word == "fails":
         return (
-            f"Hiding what the map marks lowers the score little more than hiding the rest "
-            f"{figures}: at least {FAITHFUL} is asked for."
+            f"Hiding what the map marks lowers the score {_than_the_rest(rho.value)} hiding the "
+            f"rest {figures}: at least {FAITHFUL} is asked for."
         )
     if word == "no better than the image":
         return (
             f"Hiding what the map marks lowers the score {figures}, but so does hiding what a map "
-            f"marks that knows nothing of the network ({best}: {value:.2f})."
+            f"marks that knows nothing of the network ({best}: {two_digits(value)})."
         )
     return (
         f"It cannot be told whether hiding what the map marks lowers the score enough {figures}; "
-        f"for the best map of the image alone it is {value:.2f} ({best}). At least {FAITHFUL}, and "
-        f"{GAIN} more than that, is asked for: more images or sets may decide."
+        f"for the best map of the image alone it is {two_digits(value)} ({best}). At least "
+        f"{FAITHFUL}, and {GAIN} more than that, is asked for: more images or sets may decide."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,32 @@ from numpy.typing import NDArray
 _FEWEST_VOXELS = 4
 
 
-def two_parts(predicted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+class TwoParts(NamedTuple):
+    """Two parts of a class in each sample, ``[batch, *space]``, and what the second is, in words.
+
+    The words are those of a verdict: "another structure of the same class", or the other half of
+    the only one.
+    """
+
+    first: NDArray[Any]
+    second: NDArray[Any]
+    words: str
+
+
+def two_parts(predicted: NDArray[Any]) -> TwoParts:
     """Return the two largest components of each sample; a single one is cut into halves."""
     first, second = largest_components(predicted, 2)
+    cut = 0
     for number, (largest, next_one) in enumerate(zip(first, second, strict=True)):
         if not next_one.any() and largest.any():
             first[number], second[number] = _halves(largest)
-    return first, second
+            cut += 1
+    words = OTHER_STRUCTURE if cut < len(predicted) else OTHER_HALF
+    return TwoParts(first, second, f"{words}, or its other half" if 0 < cut < len(first) else words)
+
+
+OTHER_STRUCTURE = "another structure of the same class"
+OTHER_HALF = "the other half of the same structure"
 
 
 def largest_components(masks: NDArray[Any], count: int) -> list[NDArray[Any]]:

@@ -78,20 +78,32 @@ class Plan:
         return self.forward_passes + (FORWARDS_PER_PASS + self.replays) * self.map_passes
 
     def __str__(self) -> str:
-        windows = f" x {self.windows} windows" if self.windows > 1 else ""
-        images = f"{self.images} image{'s' if self.images > 1 else ''}{windows}"
+        images = _counted(self.images, "image")
+        if self.windows > 1:
+            images += f" in {self.windows} windows"
+        single = [f"{self.sets} sets x {self.fills} fills"]
+        single.append(_counted(self.predictions, "prediction"))
+        maps = _counted(self.methods, "method")
+        if self.layers:
+            single.append(f"{_counted(self.layers, 'layer')} left out")
+            maps += f" at {_counted(self.layers, 'layer')}"
         again = ""
         if self.replays:
             again = (
-                f", and up to {self.replays * self.map_passes:,} forward passes of those that run "
-                "the model again"
+                f", and up to {self.replays * self.map_passes:,} forward passes of the methods "
+                "that run the model again"
             )
         return (
-            f"{self.sets} sets x {self.fills} fills x {images}: {self.forward_passes:,} forward "
-            f"passes; ({self.runs} runs + {self.networks} networks) x {images}: "
-            f"{self.map_passes:,} passes with maps of {self.methods} methods at {self.layers} "
-            f"layer{'s' if self.layers != 1 else ''}{again}"
+            f"{' + '.join(single)}, each of {images}: {self.forward_passes:,} forward passes; "
+            f"{self.runs} runs + {_counted(self.networks, 'network')} with permuted weights, each "
+            f"with the maps of {maps}: {self.map_passes:,} passes that count as "
+            f"{FORWARDS_PER_PASS} each{again}: {self.cost:,} in all"
         )
+
+
+def _counted(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def within(plan: Plan, budget: int | None) -> Plan:
@@ -122,5 +134,5 @@ def within(plan: Plan, budget: int | None) -> Plan:
             return smaller
     raise InputError(
         f"budget={budget:,} forward passes is too small: the least check costs {smaller.cost:,}. "
-        "Check fewer images, methods or layers, or in fewer windows."
+        "Check fewer images, in fewer windows, or fewer methods that run the model again."
     )

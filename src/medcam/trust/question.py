@@ -19,7 +19,7 @@ from medcam.engine.target.resolution import TargetLike, for_regions, reads_outpu
 from medcam.engine.target.scores import TargetScores, two_class_logits
 from medcam.errors import InputError, MedcamWarning, TargetError
 from medcam.trust.blocks import to_numpy
-from medcam.trust.parts import largest_components, two_parts
+from medcam.trust.parts import OTHER_HALF, OTHER_STRUCTURE, largest_components, two_parts
 
 Parts = Literal["auto", "whole"]
 """What ``parts=`` takes: components of a segmented class, or the whole of it."""
@@ -125,6 +125,12 @@ def _of_classification(logits: Tensor, target: TargetLike, against: TargetLike) 
         if of_against is None:
             raise TargetError("against= is one class of each image here, as target= is.")
         others = of_against
+        same = (others == labels).nonzero()[:, 0].tolist()
+        if same:
+            raise TargetError(
+                f"against= is the target itself in sample(s) {', '.join(map(str, same))}: name the "
+                "class to tell it from."
+            )
 
     def score(values: Tensor) -> NDArray[Any]:
         at = two_class_logits(values.flatten(1))
@@ -150,26 +156,28 @@ def _of_segmentation(
     logits: Tensor, target: TargetLike, against: TargetLike, parts: Parts, regions: bool
 ) -> Question:
     """Return the question for parts of a class, or for the region that a target names."""
-    chosen = "best" if target is None else target
+    chosen: TargetLike = "best" if target is None else target
+    if isinstance(chosen, str) and chosen == "best" and logits.shape[1] > 1:
+        chosen = _common_class(logits, regions)
     voxels, label, is_region = _linear(chosen, logits, regions)
     predicted = _predicted(two_class_logits(logits), label, regions)
     is_part = is_region or bool((voxels != predicted).any())
     if not is_region:
         _require_voxels(predicted, label)
     if is_part:  # a region, a voxel, a whole channel: not the class as predicted
-        masks = [voxels]
+        masks, words = [voxels], OTHER_STRUCTURE
         rest = largest_components(predicted & ~voxels, 1)[0]
     elif parts == "whole":
-        masks, rest = [voxels], np.zeros_like(voxels)
+        masks, rest, words = [voxels], np.zeros_like(voxels), ""
     else:
-        first, second = two_parts(predicted)
-        masks, rest = [first, second], second
+        first, rest, words = two_parts(predicted)
+        masks = [first, rest]
     _require_voxels(masks[0], label)
     other: TargetLike | None = for_regions(against) if regions and against is not None else against
     other_text = "the target given as against="
     are_parts = False
     if other is None and rest.reshape(len(rest), -1).any(1).all():
-        other, other_text = _region(rest, label), "another structure of the same class"
+        other, other_text = _region(rest, label), words
         are_parts = len(masks) > 1
     elif other is None:
         other_label = 0 if label else 1
@@ -181,7 +189,9 @@ def _of_segmentation(
         if is_part
         else "all that is predicted"
         if parts == "whole"
-        else ("the largest structures, one by one")
+        else "the halves of its only structure"
+        if words == OTHER_HALF
+        else "the largest structures, one by one"
     )
     tested = masks if are_parts else masks[:1]  # whose maps are those of target and other
     return Question(
@@ -190,6 +200,27 @@ def _of_segmentation(
         other, other_text, [_mean_in(mask, label) for mask in tested], tested,
         label=label, regions=regions,
     )  # fmt: skip
+
+
+def _common_class(logits: Tensor, regions: bool) -> TargetLike:
+    """Return the foreground class with the most predicted voxels, of those in every sample.
+
+    Raises:
+        InputError: No class is predicted in every sample.
+    """
+    classes = range(0 if regions else 1, logits.shape[1])
+    sizes = {
+        label: _predicted(logits, label, regions).reshape(len(logits), -1).sum(1)
+        for label in classes
+    }
+    common = {label: int(size.sum()) for label, size in sizes.items() if size.all()}
+    if not common:
+        raise InputError(
+            "No class but the background is predicted in every sample: name one with target=, or "
+            "leave out the samples without it."
+        )
+    label = max(common, key=lambda label: common[label])
+    return targets.region_class(label) if regions else label
 
 
 def _require_voxels(masks: NDArray[Any], label: int) -> None:

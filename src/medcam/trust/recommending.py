@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from medcam.trust.faithfulness import GAIN
 from medcam.trust.result import BEST, CheckedMap, Recommendation
 from medcam.trust.verdict import CRITERIA
 
@@ -21,14 +22,18 @@ def recommend(maps: Sequence[CheckedMap]) -> tuple[Recommendation | None, str]:
     best = max(passing, key=_gain)
     verdict = best.verdicts["T4"]
     where = f"at layer {best.layer!r}" if best.layer else "of the input"
-    others = len(passing) - 1
-    beside = f" {others} other map{'s' * (others != 1)} pass{'es' * (others == 1)}, too." * bool(
-        others
-    )
+    figure = f"correlation {verdict.estimate}"
+    if len(passing) == 1:
+        sentence = f"Use {best.title} {where}, the only map that passes every criterion ({figure})."
+        return Recommendation(best.method, best.layer, sentence), ""
+    lead = "" if not verdict.gains else f", by {verdict.gains[BEST]}"
     sentence = (
-        f"Use {best.title} {where}: of the maps that pass every criterion it is furthest ahead of "
-        f"maps of the image alone (correlation {verdict.estimate}).{beside}"
+        f"Use {best.title} {where}: of the {len(passing)} maps that pass every criterion it is "
+        f"furthest ahead of the best map of the image alone{lead} ({figure})."
     )
+    near = sum(_gain(best) - _gain(item) < GAIN for item in passing) - 1
+    if near:
+        sentence += f" {near} of the others {'are' if near > 1 else 'is'} about as good."
     return Recommendation(best.method, best.layer, sentence), ""
 
 
@@ -55,8 +60,16 @@ def _reason(maps: Sequence[CheckedMap]) -> str:
     )
     if not counts:
         return "No map is recommended: no criterion applies."
-    (criterion, word), count = counts.most_common(1)[0]
-    return (
-        f"No map is recommended: none passes every criterion. Most often: {criterion} "
-        f"({CRITERIA[criterion]}) {word}, {count} of {len(maps)} maps."
+    listed = ", ".join(
+        f"{count} {_STANDS[word]} {CRITERIA[criterion]!r}"
+        for (criterion, word), count in counts.most_common()
     )
+    return f"No map is recommended: of {len(maps)}, none passes every criterion ({listed})."
+
+
+_STANDS = {
+    "fails": "failed in",
+    "undecided": "undecided in",
+    "no better than the image": "no better than the image in",
+}
+"""What stands against a map, before the name of a criterion."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medcam.errors import InputError, unknown_name
 from medcam.maps import AttentionMap
 from medcam.trust.artefact import PlantedArtefact
 from medcam.trust.plan import Plan
@@ -51,6 +52,14 @@ class CheckedMap:
     def name(self) -> str:
         """The method and the layer, for display."""
         return f"{self.title} ({self.layer or 'input'})"
+
+    @property
+    def why(self) -> str:
+        """The criteria that the verdict comes from, for display; empty for a map that passes."""
+        if self.word in ("passes", "does not apply"):
+            return ""
+        titles = [v.title for v in self.verdicts.values() if v.word == self.word]
+        return f" ({', '.join(map(repr, titles))})"
 
     @property
     def remark(self) -> str:
@@ -130,14 +139,19 @@ class TrustCheck:
             layer: The layer; None: the method's only one.
 
         Raises:
-            KeyError: The method was not checked there.
+            UnknownNameError: The method was not checked there.
+            InputError: It was checked at several layers, and none is named.
         """
         matching = [
             item for item in self.maps if item.method == method and layer in (None, item.layer)
         ]
-        if len(matching) != 1:
-            listed = ", ".join(f"({item.method!r}, {item.layer!r})" for item in self.maps)
-            raise KeyError(f"There are {len(matching)} maps of {method!r} at {layer!r} in {listed}")
+        if not matching:
+            asked = method if layer is None else f"{method} at {layer}"
+            known = (f"{item.method} at {item.layer or 'the input'}" for item in self.maps)
+            raise unknown_name("Checked map", asked, known)
+        if len(matching) > 1:
+            layers = ", ".join(repr(item.layer) for item in matching)
+            raise InputError(f"{method!r} was checked at several layers: name one with {layers}.")
         return matching[0]
 
     @property
@@ -177,6 +191,7 @@ class TrustCheck:
         recommended = self.recommended
         return {
             "target": self.target,
+            "images": self.plan.images,
             "maps": [item.to_dict() for item in self.maps],
             "controls": {name: plain_number(value.value) for name, value in self.controls.items()},
             "layers": [share.to_dict() for share in self.layers],
@@ -194,15 +209,22 @@ class TrustCheck:
 
     def __str__(self) -> str:
         width = max((len(item.name) for item in self.maps), default=0)
-        lines = [f"Can the maps be trusted? {self.target}", ""]
-        lines += [f"{item.name:{width}}  {item.word}{item.remark}" for item in self.maps]
+        lines = [f"Can the maps be trusted? {self.checked}", ""]
+        lines += [f"{item.name:{width}}  {item.word}{item.why}{item.remark}" for item in self.maps]
         lines += ["", *(f"layer {share}" for share in self.layers if not share.is_used)]
-        if self.recommended is not None:
-            lines.append(self.recommended.sentence)
-        else:
-            lines.append(self.reason)
+        lines.append(self.advice)
         lines += self.remarks
         return "\n".join(lines)
+
+    @property
+    def checked(self) -> str:
+        """What was checked: the target and the number of images, in words."""
+        return f"{self.target}; {self.plan.images} image{'s' * (self.plan.images > 1)}"
+
+    @property
+    def advice(self) -> str:
+        """The map to use, or why none is recommended, in a sentence."""
+        return self.reason if self.recommended is None else self.recommended.sentence
 
 
 BEST = "best of the image"

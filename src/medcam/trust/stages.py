@@ -49,18 +49,27 @@ class LayerShare:
         return self.dice <= DICE_OF_CARRIER or (falls and self.dice <= LARGEST_DICE)
 
     def __str__(self) -> str:
-        dice = "" if self.dice is None else f", Dice with itself {self.dice:.2f}"
-        used = "" if self.is_used else ": the prediction hardly uses it"
-        return f"{self.layer} set to zero: {score_left(self.score)}{dice}{used}"
+        return f"{self.layer} set to zero: {self._left}{self._unused}"
 
     @property
     def sentence(self) -> str:
         """What is left, in a sentence."""
+        return f"With {self.layer} set to zero {self._left}{self._unused}."
+
+    @property
+    def _left(self) -> str:
         dice = ""
         if self.dice is not None:
             dice = f", and a Dice coefficient of {self.dice:.2f} with the prediction"
-        used = "" if self.is_used else ": the prediction hardly uses this layer"
-        return f"With {self.layer} set to zero {score_left(self.score)}{dice}{used}."
+        return f"{score_left(self.score)}{dice}"
+
+    @property
+    def _unused(self) -> str:
+        """Why the layer counts as hardly used: the prediction stays, or its score does."""
+        if self.is_used:
+            return ""
+        stays = "prediction" if self.dice is not None and self.dice > LARGEST_DICE else "score"
+        return f": the {stays} stays nearly the same, so the prediction hardly uses this layer"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""

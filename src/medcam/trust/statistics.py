@@ -36,8 +36,19 @@ class Estimate:
 
     def __str__(self) -> str:
         if math.isnan(self.low):
-            return f"{self.value:.2f}"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+            return two_digits(self.value)
+        return f"{two_digits(self.value)} [{two_digits(self.low)}, {two_digits(self.high)}]"
+
+
+def two_digits(value: float) -> str:
+    """Return a number with two digits after the point; zero has no sign.
+
+    Example:
+        >>> two_digits(-0.004), two_digits(0.128)
+        ('0.00', '0.13')
+    """
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text
 
 
 def plain_number(value: float | None) -> float | None:

@@ -1,0 +1,36 @@
+"""What the images of a check have to be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medcam.errors import InputError
+
+
+def check_images(images: Tensor) -> None:
+    """Raise if two images are the same: their maps would be, too.
+
+    Raises:
+        InputError: They are.
+    """
+    for number in range(1, len(images)):
+        if torch.equal(images[number], images[number - 1]):
+            raise InputError(
+                f"Images {number - 1} and {number} are the same: give images of different "
+                "patients, since the check compares their maps."
+            )
+
+
+def check_spacing(spacing: Sequence[float] | None, images: Tensor) -> None:
+    """Raise unless there is one positive length for each spatial axis."""
+    if spacing is None:
+        return
+    if len(spacing) != images.ndim - 2 or not all(0 < size < math.inf for size in spacing):
+        raise InputError(
+            f"spacing={tuple(spacing)}: give the size of a voxel in mm for each of the "
+            f"{images.ndim - 2} spatial axes."
+        )
