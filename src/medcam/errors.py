@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _MAX_REASON = 300  # letters
+_SAME_DEPTH = 0.1  # by how much a name with as many dots is more alike
 
 
 class MedcamError(Exception):
@@ -118,7 +119,7 @@ def unknown_name(
     names = list(known)
     by_folded = {known_name.casefold(): known_name for known_name in names}
     same = by_folded.get(str(name).casefold())
-    near = [same] if same else difflib.get_close_matches(str(name)[:200], names, n=3, cutoff=0.5)
+    near = [same] if same else _nearest(str(name)[:200], names)
     if near:
         hint = f"Did you mean {' or '.join(map(repr, near))}?"
     elif not names:
@@ -129,6 +130,23 @@ def unknown_name(
         hint = f"{len(names)} names are known, among them {', '.join(names[:6])}."
     shown = repr(name) if len(str(name)) <= _MAX_REASON else f"{str(name)[:_MAX_REASON]!r}..."
     return UnknownNameError(f"{kind} {shown} does not exist. {hint} {more}".rstrip())
+
+
+def _nearest(name: str, names: list[str]) -> list[str]:
+    """Return the three most similar names; ones with as many dots count as nearer.
+
+    Example:
+        >>> _nearest("stage4", ["stage1", "stage2", "stage3", "stage2.4", "stage3.4"])
+        ['stage3', 'stage2', 'stage1']
+    """
+    close = difflib.get_close_matches(name, names, n=max(len(names), 1), cutoff=0.5)
+    matcher = difflib.SequenceMatcher(b=name)
+
+    def likeness(other: str) -> float:
+        matcher.set_seq1(other)
+        return matcher.ratio() + _SAME_DEPTH * (other.count(".") == name.count("."))
+
+    return sorted(close, key=likeness, reverse=True)[:3]
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from contextlib import nullcontext
 
 import pytest
@@ -112,6 +112,24 @@ def test_unknown_layers(given, said):
     with pytest.raises(UnknownNameError) as error:
         find(Classifier(), given)
     assert all(words in str(error.value) for words in said)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "suggested"),
+    [
+        ("stage4", "'stage3' or 'stage2' or 'stage1'"),  # not stage3.4, which holds every letter
+        ("stage3.5", "'stage3.4' or "),
+        ("stage34", "'stage3' or 'stage3.4' or "),  # a dot that was left out
+    ],
+)
+def test_layers_of_the_same_depth_are_suggested_first(wanted, suggested):
+    def stage():
+        return nn.Sequential(*[nn.Conv2d(1, 1, 1) for _ in range(5)])
+
+    net = nn.Sequential(OrderedDict((f"stage{number}", stage()) for number in (1, 2, 3)))
+    with pytest.raises(UnknownNameError) as error:
+        find(net, wanted)
+    assert f"Did you mean {suggested}" in str(error.value)
 
 
 def test_a_large_model_does_not_list_all_its_layers():
