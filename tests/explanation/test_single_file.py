@@ -13,6 +13,7 @@ from skimage import io
 import medcam
 from medcam.errors import InputError, InputTypeError, MedcamWarning, SaveError
 from medcam.explanation.single_file import save
+from medcam.files import read_image
 
 RNG = np.random.default_rng(0)
 PLANE = RNG.uniform(0, 3, (17, 23)).astype(np.float32)
@@ -42,6 +43,32 @@ def test_a_plane_over_its_image_has_the_images_size(tmp_path):
     assert 8 <= rows.mean() < 16
     assert 48 <= columns.mean() < 56
     assert change[20:].sum() == change[:, :44].sum() == 0
+
+
+@pytest.mark.parametrize("name", ["map.tif", "map.TIFF", "map.npy", "a/layer4.0.tif"])
+def test_the_raw_values_of_a_plane(tmp_path, name):
+    """As `explanation.save` writes them: no colours, no image, whatever the options of a picture.
+
+    The image is larger than the map, which is not resampled.
+    """
+    values = PLANE - 1
+    path = save(values[None], tmp_path / name, True, np.zeros((34, 46)), colormap="jet")
+    assert path == tmp_path / name
+    read = np.load(path) if name.endswith(".npy") else io.imread(path)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, values)
+    assert np.array_equal(read_image(path).array[0], values)
+
+
+def test_raw_values_on_a_layers_grid_are_not_resampled(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 4, stride=4), torch.nn.AdaptiveMaxPool2d(1))
+    net.append(torch.nn.Flatten())
+    x = torch.rand(1, 1, 16, 24)
+    item = medcam.explain(net.eval(), x, layer="0", target=1, method="hirescam", shape=None).map
+    for ending in ("tif", "npy"):
+        path = save(item, tmp_path / f"raw.{ending}", raw_input=x[0])
+        np.testing.assert_array_equal(read_image(path).array[0], item.values[0, 0])
+    assert io.imread(save(item, tmp_path / "drawn.png", raw_input=x[0])).shape[:2] == (16, 24)
 
 
 def test_without_heatmap_a_positive_map_is_black_to_white(tmp_path):
@@ -118,7 +145,7 @@ def test_a_raw_input_with_another_grid_gives_no_affine(tmp_path, image):
 @pytest.mark.parametrize(
     ("values", "name", "message"),
     [
-        (PLANE, "a.jpg", r"2D map is saved as \.png, not '\.jpg'"),
+        (PLANE, "a.jpg", r"2D map is saved as \.png, \.tif, \.tiff or \.npy, not '\.jpg'"),
         (PLANE, "a.nii.gz", r"2D map is saved as \.png"),
         (VOLUME, "a.png", r"3D map is saved as \.nii\.gz or \.nii, not '\.png'"),
         (VOLUME, "a.mha", r"\.nii\.gz or \.nii"),

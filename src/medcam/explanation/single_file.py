@@ -16,6 +16,7 @@ from medcam.files.arrays import to_map
 from medcam.files.atomic import write_atomically
 from medcam.files.formats.nifti import reference_for_layer, save_nifti
 from medcam.files.formats.npy import save_npy
+from medcam.files.formats.pictures import save_tiff
 from medcam.files.formats.png import save_png
 from medcam.maps import AttentionMap, resample_array
 from medcam.views.figures import save_figure
@@ -25,9 +26,10 @@ from medcam.views.scene.maps import scene_maps
 from medcam.views.scene.values import Scene, SceneMap
 from medcam.views.signals.drawing import draw_curves
 
-_PICTURE_ENDINGS = (".png",)
+_PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".npy")
 _VOLUME_ENDINGS = (".nii.gz", ".nii")
 _SIGNAL_ENDINGS = (".png", ".npy")
+_RAW_ENDINGS = (".tif", ".tiff", ".npy")  # of pictures and signals: values that are not drawn
 _VOLUME_AXES = 3
 # Endings of file formats, which are refused unless they are one of the above. Any other text after
 # a dot is part of the name, as in 'layer4.0'.
@@ -51,7 +53,9 @@ def save(
 ) -> Path:
     """Save one map: a 2D map as a PNG picture, a 3D map as float32 NIfTI with its raw values.
 
-    A map of a 1D signal is saved as a PNG curve, or with its raw values as ``.npy``.
+    A map of a 1D signal is saved as a PNG curve. The raw values of a 2D map are saved as ``.tif``
+    (float32, as by `medcam.Explanation.save`) or ``.npy``, those of a 1D map as ``.npy``. Arguments
+    that say how a map is drawn have no effect on them.
 
     Args:
         attention_map: ``[H, W]``, ``[X, Y, Z]`` or ``[time]``, or an `AttentionMap` of one sample
@@ -77,8 +81,8 @@ def save(
 
     Raises:
         InputError: The map has another number of axes or NaN, the filename has another ending than
-            ``.png`` (2D), ``.nii.gz``, ``.nii`` (3D) or ``.png``, ``.npy`` (1D), or the reference
-            has another shape.
+            ``.png``, ``.tif``, ``.tiff``, ``.npy`` (2D), ``.nii.gz``, ``.nii`` (3D) or ``.png``,
+            ``.npy`` (1D), or the reference has another shape.
         SaveError: The file could not be written.
 
     Example:
@@ -90,6 +94,9 @@ def save(
     path = Path(filename)
     if raw_input is None and not isinstance(heatmap, bool | int | np.bool_):
         heatmap, raw_input = True, heatmap
+    is_raw = path.suffix.lower() in _RAW_ENDINGS
+    if is_raw:
+        raw_input = None
     source = attention_map
     if isinstance(attention_map, Explanation):
         raise InputTypeError(
@@ -106,11 +113,13 @@ def save(
         values = values[0]
     if values.ndim == 1:
         path = _with_ending(path, _SIGNAL_ENDINGS, "1D")
-        if path.suffix.lower() == ".npy":
+        if is_raw:
             return save_npy(path, values)
         return _save_curve(path, _named_map(source, values, signed), raw_input, colormap)
     if values.ndim == 2:
         path = _with_ending(path, _PICTURE_ENDINGS, "2D")
+        if is_raw:
+            return (save_npy if path.suffix.lower() == ".npy" else save_tiff)(path, values)
         if heatmap:
             picture = overlay(
                 values, raw_input, signed=signed, colormap=colormap,
@@ -153,7 +162,7 @@ def _with_ending(path: Path, allowed: tuple[str, ...], kind: str) -> Path:
         return path
     if path.suffix.lower() in _FORMATS:
         raise InputError(
-            f"'{path.name}': a {kind} map is saved as {' or '.join(allowed)}, "
+            f"'{path.name}': a {kind} map is saved as {', '.join(allowed[:-1])} or {allowed[-1]}, "
             f"not '{path.suffix}'. Name it so, or leave the ending out."
         )
     return path.with_name(path.name + allowed[0])
