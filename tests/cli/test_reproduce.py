@@ -288,6 +288,8 @@ def test_a_changed_image_is_named_before_and_the_difference_is_measured(here):
     assert item["relative"] == item["difference"] / np.abs(stored).max()
     expected = spearmanr(stored, again, axis=None).statistic
     assert item["correlation"] == pytest.approx(expected, abs=1e-9)
+    share = f"({item['relative']:.3g} times the recorded map's maximum)"
+    assert f"largest difference {item['difference']:.3g} {share}, rank correlation" in done.stdout
     assert reproduce().exit_code == 0
     assert reproduce(record="before/head.json").exit_code == 1
 

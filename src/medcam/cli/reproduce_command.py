@@ -160,9 +160,8 @@ def _verdict(comparison: MapComparison) -> str:
         parts.append("no values to compare with")
     else:
         relative, correlation = comparison.relative, comparison.correlation
-        parts.append(f"largest difference {comparison.difference:.3g}")
-        if relative is not None:
-            parts.append(f"relative to the map's maximum {relative:.3g}")
+        share = "" if relative is None else f" ({relative:.3g} times the recorded map's maximum)"
+        parts.append(f"largest difference {comparison.difference:.3g}{share}")
         if correlation is not None:
             parts.append(f"rank correlation {correlation:.6g}")
     if comparison.file is None:
