@@ -85,6 +85,29 @@ def test_noise_is_a_share_of_the_deviation_and_repeats(images):
     assert torch.equal(again.spread.values, weak.spread.values)
 
 
+@pytest.mark.parametrize(
+    ("options", "begin"),
+    [
+        (
+            {"noises": 4, "mirror_axes": [0, 1]},
+            "20 maps: 1 network x 4 orientations (1 unmirrored, 3 mirrored) x 5 copies of each "
+            "image (1 unchanged, 4 noisy); mean rank correlation of each sample: ",
+        ),
+        ({"method": ["saliency", "gcam"], "layer": "1"}, "2 maps: 1 network x 2 methods; mean "),
+        (
+            {"folds": 3, "noises": 1},
+            "6 maps: 3 networks x 2 copies of each image (1 unchanged, 1 noisy); mean ",
+        ),
+        ({"folds": 2}, "2 maps: 2 networks; mean "),
+    ],
+)
+def test_how_the_number_of_maps_comes_about_is_said(options, begin):
+    folds = [network(seed) for seed in range(options.pop("folds", 1))]
+    options = {"method": "saliency", "target": 1, **options}
+    said = str(medcam.agreement(folds, torch.rand(2, 1, 12, 12), **options))
+    assert said.startswith(begin)
+
+
 def test_importance_of_modalities():
     model, x = network(channels=3), torch.rand(2, 3, 12, 12)
     model[0].weight.data[:, 1] *= 100

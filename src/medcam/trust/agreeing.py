@@ -44,6 +44,8 @@ class Agreement:
         pairs: The rank correlation of each pair of maps, as the mean over the samples.
         importance: Of maps of the input, each channel's share of the magnitude, by sample, as the
             mean over the maps ``[batch, channels]``; None for maps of a layer.
+        made_of: How the number of maps comes about, such as ``"1 network x 2 orientations (1
+            unmirrored, 1 mirrored) x 5 copies of each image (1 unchanged, 4 noisy)"``.
     """
 
     mean: AttentionMap
@@ -52,10 +54,12 @@ class Agreement:
     correlation: Float[np.ndarray, " batch"]
     pairs: Mapping[tuple[str, str], float]
     importance: Float[np.ndarray, "batch channels"] | None
+    made_of: str = ""
 
     def __str__(self) -> str:
         values = ", ".join(f"{value:.2f}" for value in self.correlation)
-        return f"{len(self.maps)} maps, mean rank correlation of each sample: {values}"
+        maps = f"{len(self.maps)} maps" + (f": {self.made_of}" if self.made_of else "")
+        return f"{maps}; mean rank correlation of each sample: {values}"
 
 
 @undoing
@@ -120,7 +124,7 @@ def agreement(
         raise InputError(
             "There is one map only: give several networks or methods, mirror_axes=, or noises=."
         )
-    return _of_maps(maps)
+    return replace(_of_maps(maps), made_of=_made_of(len(networks), len(flips), noises, len(maps)))
 
 
 def _maps(
@@ -154,6 +158,24 @@ def _name(fold: int, flip: tuple[int, ...], number: int, method: str) -> str:
     mirrored = f", mirrored {' '.join(map(str, flip))}" if flip else ""
     noise = f", noise {number}" if number else ""
     return f"fold {fold}{mirrored}{noise}, {method}"
+
+
+def _made_of(networks: int, orientations: int, noises: int, maps: int) -> str:
+    """Return how the number of maps comes about.
+
+    Example:
+        >>> _made_of(3, 1, 0, 6)
+        '3 networks x 2 methods'
+    """
+    factors = [f"{networks} network{'s' * (networks > 1)}"]
+    if orientations > 1:
+        factors.append(f"{orientations} orientations (1 unmirrored, {orientations - 1} mirrored)")
+    if noises:
+        factors.append(f"{noises + 1} copies of each image (1 unchanged, {noises} noisy)")
+    methods = maps // (networks * orientations * (noises + 1))
+    if methods > 1:
+        factors.append(f"{methods} methods")
+    return " x ".join(factors)
 
 
 def _of_maps(maps: Mapping[str, AttentionMap]) -> Agreement:
