@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from medcam.views.report import IndexEntry, index_entry, render_report, write_index, write_report
+from support.checks import check_record, checked_map
 from support.scenes import RAS, SHAPE, map_of, scene_2d, scene_3d, volume
 from support.viewing import Viewer
 
@@ -113,7 +115,7 @@ def test_without_scripts_the_pictures_are_there(visit: Visit, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["volume", "picture", "index"])
+@pytest.mark.parametrize("kind", ["volume", "picture", "checked", "index"])
 def test_text_stands_out_from_its_ground(
     visit: Visit, tmp_path: Path, scheme: str, kind: str
 ) -> None:
@@ -124,10 +126,15 @@ def test_text_stands_out_from_its_ground(
         ]
         path = write_index(tmp_path / "index.html", entries)
     else:
-        path = write_report(tmp_path / "a.html", scene_3d() if kind == "volume" else scene_2d())
+        scene = scene_2d() if kind == "picture" else scene_3d()
+        if kind == "checked":
+            check = check_record(checked_map("Grad-CAM", "layer4", "fails", used=False))
+            scene = dataclasses.replace(scene, check=check)
+        path = write_report(tmp_path / "a.html", scene)
     viewer = visit(path, color_scheme=scheme)
     for fold in viewer.page.locator("summary").all():
         fold.click()
+    assert viewer.page.locator("#verdict[data-bad]").count() == (kind == "checked")
     measured = viewer.page.evaluate(_CONTRASTS)
     assert len(measured) > 10
     assert [text for text, contrast in measured if contrast < 4.5] == []

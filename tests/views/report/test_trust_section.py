@@ -6,27 +6,16 @@ import numpy as np
 import pytest
 
 from medcam.explanation.case import reading
-from medcam.trust.plan import Plan
-from medcam.trust.result import CheckedMap, TrustCheck
-from medcam.trust.stages import LayerShare
-from medcam.trust.statistics import Estimate
-from medcam.trust.verdict import CRITERIA, Verdict
 from medcam.views.report.page import render_report
 from medcam.views.report.trust import trust_section
 from medcam.views.scene.values import Scene
+from support.checks import check_record, checked_map
 
 HOSTILE = "<script>alert(1)</script>"
 
 
-def check(word="passes", title="Grad-CAM", reason="No map is recommended."):
-    verdicts = {
-        key: Verdict(key, word, Estimate(0.5, 0.4, 0.6), "below 0.9", f"{title} of {key}.")
-        for key in CRITERIA
-    }
-    return TrustCheck(
-        "class 1", (CheckedMap("gcam", title, "layer", verdicts),), {},
-        (LayerShare("l", 0.97, 0.96),), None, reason, Plan(8, 2, 1, 0, 1, 1, 1), 0, (4, 4),
-    ).to_dict()  # fmt: skip
+def check(word="passes", title="Grad-CAM", **entries):
+    return check_record(checked_map(title, word=word), **entries)
 
 
 def page(record, **options):
@@ -52,6 +41,9 @@ def test_a_map_of_a_layer_that_is_not_used_says_so_beside_its_verdict():
     assert beside not in page(record)
     record["maps"][0]["layer_is_used"] = False
     assert beside in page(record)
+    record["maps"][0]["verdict"] = "fails"  # no "but": both speak against the map
+    assert "fails</strong> <small>the prediction hardly uses this layer</small>" in page(record)
+    record["maps"][0]["verdict"] = "passes"
     del record["maps"][0]["layer_is_used"]  # of an older version
     assert beside not in page(record)
 
@@ -62,6 +54,27 @@ def test_what_the_checks_cannot_show_and_the_layers_are_told():
     assert "Dice coefficient of 0.96" in text
     assert "hardly uses this layer" in text
     assert "Necessary, not sufficient" in text
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"images": 3}, "class 1; 3 images"),
+        ({"images": 1}, "class 1; 1 image"),
+        ({"target": "class 2: whole", "images": None}, "class 2: whole"),
+    ],
+)
+@pytest.mark.parametrize("is_signal", [False, True])
+def test_what_was_checked_stands_above_the_table(entries, said, is_signal):
+    record = check(**entries)
+    if entries["images"] is None:
+        del record["images"]  # of an older version
+    text = render_report(Scene("case", np.zeros((2, 50)), is_signal=is_signal, check=record))
+    before, table = text.split('<table class="trust">')
+    section = before[before.index('id="title-trust"') :]
+    assert f"<p class=\"checked\">Checked: {said}.</p>" in section
+    assert "<details" not in section
+    assert "Checked:" not in table
 
 
 def test_a_page_of_a_signal_has_it_too():
@@ -80,6 +93,8 @@ def test_without_a_check_there_is_no_section():
         [1], "x", {"maps": 3}, {"maps": [3]}, {"maps": [{"criteria": {}}]},
         {**check(), "layers": [{"layer": "a", "score_without": "b"}]},
         {**check(), "recommended": 1},
+        {**check(), "recommended": {"sentence": "Use it."}},
+        {**check(), "images": "3"},
         {**check(), "maps": [{"criteria": {"T0": {}}, "title": "a", "layer": None, "verdict": 0}]},
     ],
 )  # fmt: skip

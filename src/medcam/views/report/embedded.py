@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcam.views import colors
+from medcam.views.report.opening import first_map, verdicts
 from medcam.views.report.packing import Packed, pack
 from medcam.views.report.pictures import lookup_table
 from medcam.views.scene.grey_windows import grey_windows, is_ct
@@ -43,9 +44,12 @@ def embed(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
         "planes": [vars(plane) for plane in grid.planes],
         "start": start_voxel(scene, grid),
         "image": _embed_image(scene, grid, blobs),
+        "first": first_map(scene),
         "maps": [
-            _embed_map(scene_map, grid, f"map-{number}", blobs)
-            for number, scene_map in enumerate(scene.maps)
+            {**_embed_map(scene_map, grid, f"map-{number}", blobs), "verdict": verdict}
+            for number, (scene_map, verdict) in enumerate(
+                zip(scene.maps, verdicts(scene), strict=True)
+            )
         ],
         "colours": {
             name: base64.b64encode(lookup_table(signed=signed).tobytes()).decode()
@@ -60,11 +64,12 @@ def embed(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def start_voxel(scene: Scene, grid: Grid) -> tuple[int, int, int]:
-    """Return the first position of the crosshair: the first map's maximum, or the centre."""
-    if not scene.maps or not scene.maps[0].values.any():
+    """Return the first position of the crosshair: the shown map's maximum, or the centre."""
+    shown = scene.maps[first_map(scene)] if scene.maps else None
+    if shown is None or not shown.values.any():
         x, y, z = (extent // 2 for extent in grid.shape)
         return x, y, z
-    values = np.abs(grid.arrange(scene.maps[0].values))
+    values = np.abs(grid.arrange(shown.values))
     x, y, z = (int(index) for index in np.unravel_index(int(values.argmax()), grid.shape))
     return x, y, z
 

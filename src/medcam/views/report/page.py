@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from medcam.files.formats.nifti import voxel_sizes
 from medcam.views.figures import to_data_uri
 from medcam.views.report import pictures, tables
 from medcam.views.report.embedded import embed, is_large, start_voxel
+from medcam.views.report.opening import first_map
 from medcam.views.report.template import embedded_json, render_template, write_page
 from medcam.views.report.trust import trust_section
 from medcam.views.scene.grey_windows import grey_windows
@@ -91,19 +93,21 @@ def write_report(path: str | PathLike[str], scene: Scene) -> Path:
 def previews_of(scene: Scene, *, side: int) -> list[str]:
     """Return the pictures that a page shows first, one data URI for each plane of the grid.
 
+    They show the map that the page opens on.
+
     Args:
         scene: The scene.
         side: The longer side of each picture, in pixels.
     """
+    shown = scene.maps[first_map(scene)] if scene.maps else None
     if scene.is_signal:
-        return [to_data_uri(thumbnail(scene))]
+        return [to_data_uri(thumbnail(replace(scene, maps=[shown] if shown else [])))]
     grid = scene.grid
     start = start_voxel(scene, grid)
     window = grey_windows(scene.image, modality=scene.modality)[0]
-    first_map = scene.maps[0] if scene.maps else None
     return [
         pictures.to_png(
-            pictures.draw_slice(plane, grid, start, scene.image, window, first_map),
+            pictures.draw_slice(plane, grid, start, scene.image, window, shown),
             aspect=grid.spacing[plane.down] / grid.spacing[plane.across],
             side=side,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +38,26 @@ class Mark:
 class TrustRow:
     """What was found of one map: its name, the verdict, and that of each criterion.
 
-    The remark says that the prediction hardly uses the map's layer; else it is empty.
+    Attributes:
+        title: The method's name for display.
+        layer: The layer; None for a map of the input.
+        verdict: The verdict.
+        criteria: That of each criterion.
+        remark: That the prediction hardly uses the map's layer; else empty.
+        is_recommended: Whether it is the map to use.
     """
 
-    name: str
+    title: str
+    layer: str | None
     verdict: Mark
     criteria: list[Mark]
     remark: str = ""
+    is_recommended: bool = False
+
+    @property
+    def name(self) -> str:
+        """The method and the layer, for display."""
+        return f"{self.title} ({self.layer or 'input'})"
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class TrustSection:
 
     Attributes:
         target: What was explained.
+        checked: The target and the number of images, if it is known.
         advice: The recommended map, or why none is.
         columns: The criteria.
         rows: The maps.
@@ -70,11 +85,28 @@ class TrustSection:
     """
 
     target: str
+    checked: str
     advice: str
     columns: list[Criterion]
     rows: list[TrustRow]
     layers: list[str]
     remarks: list[str]
+
+    def row_of(self, title: str, layer: str | None, target: str) -> TrustRow | None:
+        """Return what was found of a map; None if it was not checked.
+
+        A map of another class than the checked one was not checked.
+
+        Args:
+            title: The method's name for display.
+            layer: The layer; None for a map of the input.
+            target: What the map explains, in words.
+        """
+        wanted, checked = (set(_CLASS.findall(text)) for text in (target, self.target))
+        if wanted and checked and wanted != checked:
+            return None
+        rows = (row for row in self.rows if (row.title, row.layer) == (title, layer))
+        return next(rows, None)
 
 
 def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
@@ -94,11 +126,14 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
     keys = list(criteria[0]) if criteria else []
     recommended = check["recommended"]
     advice = check["reason"] if recommended is None else _mapping(recommended)["sentence"]
+    best = None if recommended is None else (recommended["method"], recommended["layer"])
     rows = [
         TrustRow(
-            f"{item['title']} ({item['layer'] or 'input'})", _mark(item["verdict"]),
+            str(item["title"]), None if item["layer"] is None else str(item["layer"]),
+            _mark(item["verdict"]),
             [_mark(verdicts[key]["verdict"], str(verdicts[key]["sentence"])) for key in keys],
-            "" if item.get("layer_is_used", True) else "but the prediction hardly uses this layer",
+            "" if item.get("layer_is_used", True) else _of_unused_layer(item["verdict"]),
+            (item["method"], item["layer"]) == best,
         )
         for item, verdicts in zip(maps, criteria, strict=True)
     ]  # fmt: skip
@@ -106,9 +141,12 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
     layers = [str(_mapping(share)["sentence"]) for share in check["layers"]]
     cut = [str(check["cut"])] if check["cut"] else []
     remarks = [*map(str, check["notes"]), *_of_marker(check["artefact"]), *cut]
-    return TrustSection(str(check["target"]), str(advice), columns, rows, layers, remarks)
+    target = str(check["target"])
+    checked = _with_images(target, check.get("images"))
+    return TrustSection(target, checked, str(advice), columns, rows, layers, remarks)
 
 
+_CLASS = re.compile(r"\bclass (\d+)")
 _OF_CRITERION = ("title", "threshold", "cannot_show", "source")
 
 
@@ -116,6 +154,20 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"the record of a check holds a {type(value).__name__}")
     return value
+
+
+def _of_unused_layer(word: Any) -> str:
+    """Return what is said beside a verdict on a map of a layer that is not used."""
+    return "but " * (word == "passes") + "the prediction hardly uses this layer"
+
+
+def _with_images(target: str, images: Any) -> str:
+    """Return the target with the number of images, which older records lack."""
+    if images is None:
+        return target
+    if not isinstance(images, int):
+        raise TypeError(f"the number of images of a check is a {type(images).__name__}")
+    return f"{target}; {images} image{'s' * (images != 1)}"
 
 
 def _mark(word: Any, sentence: str = "") -> Mark:

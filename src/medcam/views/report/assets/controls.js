@@ -117,6 +117,7 @@ function bindMapChoice(viewer) {
       left = having(left, key, nameOf(state.map, key));
     }
     byId("threshold").value = "0";
+    writeVerdict(state.map);
     writeScale(viewer);
   }
   for (const key of keys) {
@@ -131,6 +132,16 @@ function bindMapChoice(viewer) {
     });
   }
   write();
+}
+
+/** Write what the check says of a map, if there is a check. @param {MapInfo} map */
+function writeVerdict({ verdict }) {
+  if (!byId("verdict")) return;
+  const { sign, word, bad, remark } = verdict
+    ?? { sign: "", word: "not checked", bad: false, remark: "" };
+  byId("verdict").toggleAttribute("data-bad", bad);
+  const texts = { "verdict-sign": sign, "verdict-word": word, "verdict-remark": remark };
+  for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
 }
 
 /**

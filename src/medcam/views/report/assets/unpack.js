@@ -10,13 +10,14 @@
  * @typedef {{name: string, low: number, high: number}} GreyWindow
  * @typedef {Packing & {channels: 1|3, units: string, windows: GreyWindow[],
  *   range: number[]}} ImageInfo
+ * @typedef {{sign: string, word: string, bad: boolean, remark: string}} Verdict
  * @typedef {Packing & {factor: 1|2, method: string, layer: ?string, target: string,
- *   signed: boolean, units: string, top: number, scale: string}} MapInfo
+ *   signed: boolean, units: string, top: number, scale: string, verdict: ?Verdict}} MapInfo
  * @typedef {{name: string, across: number, down: number, through: number, mirrored: boolean,
  *   raised: boolean, shows: "overlay"|"image"|"map"}} Plane
  * @typedef {{volume: boolean, shape: number[], spacing: number[], order: number[],
  *   flipped: boolean[], affine: ?number[][], normals: ?number[][], oblique: boolean,
- *   ends: ?string[][], planes: Plane[], start: number[], image: ImageInfo, maps: MapInfo[],
+ *   ends: ?string[][], planes: Plane[], start: number[], image: ImageInfo, first: number, maps: MapInfo[],
  *   colours: {positive: string, signed: string}, mask: ?Packing, segmentation: ?Packing,
  *   exponent: number, opacity: number}} SceneData
  * A plane on the page. The canvas of the slice has one pixel per voxel, that of the marks (outlines

@@ -9,7 +9,7 @@
 function createViewer(scene) {
   const { shape, image } = scene;
   const state = {
-    at: [...scene.start], map: scene.maps[0] ?? null, low: image.windows[0].low,
+    at: [...scene.start], map: scene.maps[scene.first] ?? null, low: image.windows[0].low,
     high: image.windows[0].high, opacity: scene.opacity, threshold: 0, showMap: true,
     showMask: true, showSegmentation: true, crosshair: true, neurological: false,
   };
