@@ -90,8 +90,10 @@ def test_noise_is_a_share_of_the_deviation_and_repeats(images):
     [
         (
             {"noises": 4, "mirror_axes": [0, 1]},
-            "20 maps: 1 network x 4 orientations (1 unmirrored, 3 mirrored) x 5 copies of each "
-            "image (1 unchanged, 4 noisy); mean rank correlation of each sample: ",
+            (
+                "20 maps: 1 network x 4 orientations (1 unmirrored, 3 mirrored) x 5 copies of each "
+                "image (1 unchanged, 4 noisy); mean rank correlation of each sample: "
+            ),
         ),
         ({"method": ["saliency", "gcam"], "layer": "1"}, "2 maps: 1 network x 2 methods; mean "),
         (

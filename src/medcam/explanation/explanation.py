@@ -155,7 +155,8 @@ class Explanation:
             report: Whether to write the report.
             extra: Further entries of the record. A "modality" such as "CT" sets the units of the
                 image, a "sampling_rate" in Hz makes the time axis of a signal one of seconds, and a
-                "check", from ``medcam.check(...).to_dict()``, is shown as a table.
+                "check", from ``medcam.check(...).to_dict()``, is shown as a table; the page opens
+                on the map that it recommends.
 
         Returns:
             The paths of the files, the record last.

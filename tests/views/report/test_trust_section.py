@@ -72,7 +72,7 @@ def test_what_was_checked_stands_above_the_table(entries, said, is_signal):
     text = render_report(Scene("case", np.zeros((2, 50)), is_signal=is_signal, check=record))
     before, table = text.split('<table class="trust">')
     section = before[before.index('id="title-trust"') :]
-    assert f"<p class=\"checked\">Checked: {said}.</p>" in section
+    assert f'<p class="checked">Checked: {said}.</p>' in section
     assert "<details" not in section
     assert "Checked:" not in table
 

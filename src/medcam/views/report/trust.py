@@ -158,7 +158,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _of_unused_layer(word: Any) -> str:
     """Return what is said beside a verdict on a map of a layer that is not used."""
-    return "but " * (word == "passes") + "the prediction hardly uses this layer"
+    remark = "the prediction hardly uses this layer"
+    return f"but {remark}" if word == "passes" else remark
 
 
 def _with_images(target: str, images: Any) -> str:
