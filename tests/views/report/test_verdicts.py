@@ -135,7 +135,7 @@ def test_a_screen_reader_says_the_verdict_when_another_map_is_chosen(show: Show)
 
 def test_the_verdict_leads_to_the_section(show: Show) -> None:
     viewer = show(scene_3d(maps=maps(), check=record("fails", "passes")))
-    link = viewer.page.get_by_role("link", name="Details: the verdicts on all maps")
+    link = viewer.page.get_by_role("link", name="Verdict: those on all maps")
     assert link.get_attribute("href") == "#title-trust"
     link.click()
     viewer.page.wait_for_function("scrollY > 0")
