@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from medcam.trust.faithfulness import GAIN
 from medcam.trust.result import BEST, CheckedMap, Recommendation
-from medcam.trust.verdict import CRITERIA
 
 
 def recommend(maps: Sequence[CheckedMap]) -> tuple[Recommendation | None, str]:
@@ -23,12 +22,15 @@ def recommend(maps: Sequence[CheckedMap]) -> tuple[Recommendation | None, str]:
     verdict = best.verdicts["T4"]
     where = f"at layer {best.layer!r}" if best.layer else "of the input"
     figure = f"correlation {verdict.estimate}"
+    every = "every criterion"
+    if any(item.word == "passes" and item.is_of_unused_layer for item in maps):
+        every += " at a layer that the prediction uses"
     if len(passing) == 1:
-        sentence = f"Use {best.title} {where}, the only map that passes every criterion ({figure})."
+        sentence = f"Use {best.title} {where}, the only map that passes {every} ({figure})."
         return Recommendation(best.method, best.layer, sentence), ""
     lead = "" if not verdict.gains else f", by {verdict.gains[BEST]}"
     sentence = (
-        f"Use {best.title} {where}: of the {len(passing)} maps that pass every criterion it is "
+        f"Use {best.title} {where}: of the {len(passing)} maps that pass {every} it is "
         f"furthest ahead of the best map of the image alone{lead} ({figure})."
     )
     near = sum(_gain(best) - _gain(item) < GAIN for item in passing) - 1
@@ -53,23 +55,16 @@ def _reason(maps: Sequence[CheckedMap]) -> str:
             f"({listed})."
         )
     counts = Counter(
-        (verdict.criterion, verdict.word)
+        verdict.short
         for item in maps
         for verdict in item.verdicts.values()
         if verdict.word not in ("passes", "does not apply")
     )
     if not counts:
         return "No map is recommended: no criterion applies."
-    listed = ", ".join(
-        f"{count} {_STANDS[word]} {CRITERIA[criterion]!r}"
-        for (criterion, word), count in counts.most_common()
+    listed = ", ".join(f"{count} x {words}" for words, count in counts.most_common())
+    return (
+        f"No map is recommended: none of {len(maps)} passes every criterion ({listed})."
+        if len(maps) > 1
+        else f"No map is recommended: the only one does not pass every criterion ({listed})."
     )
-    return f"No map is recommended: of {len(maps)}, none passes every criterion ({listed})."
-
-
-_STANDS = {
-    "fails": "failed in",
-    "undecided": "undecided in",
-    "no better than the image": "no better than the image in",
-}
-"""What stands against a map, before the name of a criterion."""
