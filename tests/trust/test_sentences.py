@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from medcam.trust import criteria
+from medcam.trust import MarkerVerdict, PlantedArtefact, criteria
 from medcam.trust.controls import IMAGE_CONTROLS
 from medcam.trust.faithfulness import Faithfulness, is_faithful
 from medcam.trust.recommending import recommend
@@ -95,6 +95,28 @@ def test_the_recommendation_says_how_many_others_are_as_good():
     assert "the only map that passes every criterion at a layer that the prediction uses" in (
         beside.sentence
     )
+
+
+def test_with_a_planted_marker_a_map_that_finds_it_is_recommended():
+    def marker(**words):
+        maps = {
+            (method, "a"): MarkerVerdict(f"{word} the marker", 0.3, 0.1, 0.02, 1.0)
+            for method, word in words.items()
+        }
+        return PlantedArtefact(maps, 1.0, 9, 4)
+
+    rows = [row(gain=0.4), row("b", gain=0.2)]
+    best, _ = recommend(rows, marker(gcam="misses", b="finds"))
+    assert best.method == "b"
+    assert "passes every criterion and finds the planted marker" in best.sentence
+    both, _ = recommend(rows, marker(gcam="finds", b="finds"))
+    assert both.method == "gcam"
+    assert "maps that pass every criterion and find the planted marker" in both.sentence
+    none, _ = recommend(rows, marker(gcam="misses", b="misses"))
+    assert none.method == "gcam"
+    assert "No map that passes finds the planted marker" in none.sentence
+    unlearnt, _ = recommend(rows, PlantedArtefact({}, 0.7, 200, 4))
+    assert "marker" not in unlearnt.sentence
 
 
 def test_why_no_map_is_recommended_counts_every_reason():
