@@ -43,9 +43,10 @@ def recommend(
         sentence += _MISSES * misses
         return Recommendation(best.method, best.layer, sentence), ""
     lead = "" if not verdict.gains else f", by {verdict.gains[BEST]}"
+    every = every.replace("finds", "find")
     sentence = (
-        f"Use {best.title} {where}: of the {len(passing)} maps that pass {every.replace('finds', 'find')} it is "
-        f"furthest ahead of the best map of the image alone{lead} ({figure})."
+        f"Use {best.title} {where}: of the {len(passing)} maps that pass {every} it is furthest "
+        f"ahead of the best map of the image alone{lead} ({figure})."
     )
     near = sum(_gain(best) - _gain(item) < GAIN for item in passing) - 1
     if near:
