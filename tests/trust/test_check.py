@@ -85,8 +85,8 @@ def test_a_layer_that_the_prediction_hardly_uses_is_told_and_not_recommended():
     row = check.of("layercam", "bottleneck")
     assert row.is_of_unused_layer
     lines = [line for line in str(check).splitlines() if line.startswith(f"{row.name} ")]
-    assert lines[0].endswith(", but the prediction hardly uses this layer")
-    assert f"  {row.word} ('knows the weights')" in lines[0]  # there is one network only
+    assert lines[0].endswith("; the prediction hardly uses this layer")
+    assert "  undecided whether it knows the weights; the" in lines[0]  # of one network
     assert row.to_dict()["layer_is_used"] is False
     assert check.table()["Layer is used"].tolist() == [False, False]
     assert check.recommended is None

@@ -9,7 +9,7 @@ correlation"; Sun, Koch and Baumgartner, MICCAI 2023).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from medcam.engine.target.resolution import TargetLike
 from medcam.engine.target.scores import two_class_logits
 from medcam.errors import InputError
-from medcam.evaluation.ranking import auroc
+from medcam.methods.registry import title_of
 from medcam.trust.copies import copy_of
+from medcam.trust.marker import boxes_below, marker_place, share_in, with_marker
 from medcam.trust.question import Question
 from medcam.trust.subject import MapName, Maps, WholeImages
 
@@ -35,10 +36,12 @@ _RATES = (1e-3, 1e-4)
 """The learning rates that are tried, each from the user's own weights."""
 
 _LEARNT = 0.2
-_FOUND = 0.9
-_MORE = 0.1
-_SIDE = 8
-"""The marker's side is this part of the shortest axis, or a layer's cell if that is more."""
+
+_BOXES = 0.9
+"""A map finds the marker if its box has more of the map than this share of the other boxes."""
+
+_MORE = 1.5
+"""The box has to have this many times its share by chance, and its share before."""
 
 
 @dataclass(frozen=True)
@@ -47,29 +50,55 @@ class MarkerVerdict:
 
     Attributes:
         word: The verdict.
-        area: The area under the ROC curve of the map for the marker's voxels: 1 if all of these
-            have higher values than all others, 0.5 by chance.
-        before: The same of the network that never learnt the marker.
+        share: The share of the map that lies in the marker's box.
+        chance: The box's share of the image, which is that of a map of one value.
+        before: `share` with the network that never learnt the marker.
+        boxes_below: The share of the other boxes of this size with less of the map; 0.5 by chance.
+        is_constant: Whether the map has one value everywhere, in all images.
     """
 
     word: Literal["finds the marker", "misses the marker", "marks it in any case"]
-    area: float
+    share: float
+    chance: float
     before: float
+    boxes_below: float
+    is_constant: bool = False
+
+    @property
+    def text(self) -> str:
+        """The verdict with its figures, which follows the name of a map."""
+        if self.is_constant:
+            return f"{self.word}: it has one value everywhere."
+        others = f"{int(100 * self.boxes_below)}% of the other boxes of this size do"
+        if self.boxes_below == 1:
+            others = "any other box of this size"
+        return (
+            f"{self.word}: its box holds {_percent(self.share)} of the map "
+            f"({_percent(self.before)} before the network learnt it), more than {others}."
+        )
+
+    @property
+    def threshold(self) -> str:
+        """What it takes to find the marker, in words."""
+        return (
+            f"The marker is {_percent(self.chance)} of the image. A map finds it if its box holds "
+            f"more than {_BOXES:.0%} of the other boxes do, at least "
+            f"{_percent(_MORE * self.chance)} of the map, and {_MORE} times what it held before."
+        )
 
     @property
     def sentence(self) -> str:
-        """The verdict in one sentence."""
-        return (
-            f"The map {self.word} (area under the curve {self.area:.2f}, and {self.before:.2f} "
-            "with the network that did not learn the marker)."
-        )
+        """The verdict in words, with its threshold."""
+        return f"The map {self.text} {self.threshold}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""
+        figures = ("share", "chance", "before", "boxes_below")
         return {
-            "verdict": self.word, "area": round(self.area, 4), "before": round(self.before, 4),
+            "verdict": self.word,
+            **{name: round(getattr(self, name), 4) for name in figures},
             "sentence": self.sentence,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +110,18 @@ class PlantedArtefact:
         accuracy: The share of the images with and without the marker that the copy tells apart.
         steps: The number of steps that it was taught.
         side: The side of the marker in voxels.
+        titles: The titles of methods that are not registered, by name.
     """
 
     maps: Mapping[MapName, MarkerVerdict]
     accuracy: float
     steps: int
     side: int
+    titles: Mapping[str, str] = field(default_factory=dict)
+
+    def title(self, method: str) -> str:
+        """Return the title of a method by its name."""
+        return self.titles.get(method, title_of(method))
 
     def __str__(self) -> str:
         if not self.maps:
@@ -95,10 +130,11 @@ class PlantedArtefact:
                 f"{self.accuracy:.0%}), so nothing can be said about maps of it."
             )
         lines = [
-            f"{method} ({layer or 'input'}) {verdict.word} ({verdict.area:.2f})"
+            f"{self.title(method)} ({layer or 'input'}) {verdict.text}"
             for (method, layer), verdict in self.maps.items()
         ]
-        return "\n".join(["Planted marker:", *lines])
+        threshold = next(iter(self.maps.values())).threshold
+        return "\n".join([f"Planted marker: {threshold}", *lines])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""
@@ -107,8 +143,8 @@ class PlantedArtefact:
             "steps": self.steps,
             "side": self.side,
             "maps": [
-                {"method": method, "layer": layer, **verdict.to_dict()}
-                for (method, layer), verdict in self.maps.items()
+                {"method": method, "title": self.title(method), "layer": layer, **item.to_dict()}
+                for (method, layer), item in self.maps.items()
             ],
         }
 
@@ -133,6 +169,7 @@ def plant(
     cells: Sequence[Sequence[float]],
     *,
     seed: int,
+    titles: Mapping[str, str] | None = None,
 ) -> PlantedArtefact:
     """Teach a copy of the network a marker, and see which maps find it.
 
@@ -142,7 +179,7 @@ def plant(
         run: Function of a subject and a target that returns the `Maps` of all methods.
         cells: The cells of the layers, in voxels.
         seed: Of the marker's place.
-
+        titles: The titles of methods that are not registered, by name.
     """
     images = subject.images
     where = marker_place(tuple(images.shape[2:]), cells, seed=seed)
@@ -157,47 +194,14 @@ def plant(
             break
     side = round(float(where.sum()) ** (1 / where.ndim))
     if accuracy < 1:
-        return PlantedArtefact({}, accuracy, steps, side)
+        return PlantedArtefact({}, accuracy, steps, side, titles or {})
     after: Maps = run(marked.with_model(twin), question.target)
     before: Maps = run(marked, question.target)
     verdicts = {
-        name: _verdict(values, before.values[name], where.numpy())
+        name: verdict_of(values, before.values[name], where.numpy())
         for name, values in after.values.items()
     }
-    return PlantedArtefact(verdicts, accuracy, steps, side)
-
-
-def marker_place(
-    space: Sequence[int], cells: Sequence[Sequence[float]], *, seed: int = 0
-) -> Bool[Tensor, "*space"]:
-    """Return where the marker lies: a box at a corner, off the border by half its side.
-
-    Example:
-        >>> marker_place((32, 32), []).sum().item()
-        16
-    """
-    rng = np.random.default_rng(seed)
-    mask = torch.zeros(tuple(space), dtype=torch.bool)
-    side = max(2, min(space) // _SIDE, *(round(max(cell)) for cell in cells), 0)
-    index = []
-    for n in space:
-        own = min(side, max(1, n // 2))
-        gap = min(own // 2, n - own)
-        start = gap if rng.random() < 0.5 else n - own - gap
-        index.append(slice(start, start + own))
-    mask[tuple(index)] = True
-    return mask
-
-
-def with_marker(
-    images: Float[Tensor, "batch channels *space"], where: Bool[Tensor, "*space"]
-) -> Float[Tensor, "batch channels *space"]:
-    """Return images with a chequered box of each channel's lowest and highest value."""
-    axes = tuple(range(2, images.ndim))
-    low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
-    grid = torch.meshgrid(*(torch.arange(n) // 2 for n in where.shape), indexing="ij")
-    bright = (torch.stack(grid).sum(0) % 2 == 0).to(images.device)
-    return torch.where(where.to(images.device), torch.where(bright, high, low), images)
+    return PlantedArtefact(verdicts, accuracy, steps, side, titles or {})
 
 
 def _teach(
@@ -243,13 +247,27 @@ def _teach(
     return accuracy, STEPS
 
 
-def _verdict(
+def verdict_of(
     after: Float[np.ndarray, "batch *space"],
     before: Float[np.ndarray, "batch *space"],
     where: Bool[np.ndarray, "*space"],
 ) -> MarkerVerdict:
-    areas = [float(np.mean([auroc(values, where) for values in maps])) for maps in (after, before)]
-    if areas[0] < _FOUND:
-        return MarkerVerdict("misses the marker", *areas)
-    more = areas[0] >= areas[1] + _MORE
-    return MarkerVerdict("finds the marker" if more else "marks it in any case", *areas)
+    """Return what maps of the network that learnt the marker, and of the one before, say of it."""
+    chance = float(where.mean())
+    shares = [
+        float(np.mean([share_in(values, where) for values in maps])) for maps in (after, before)
+    ]
+    below = float(np.mean([boxes_below(values, where) for values in after]))
+    word: Literal["finds the marker", "misses the marker", "marks it in any case"]
+    if below < _BOXES or shares[0] < _MORE * chance:
+        word = "misses the marker"
+    else:
+        more = shares[0] >= _MORE * shares[1]
+        word = "finds the marker" if more else "marks it in any case"
+    constant = not np.ptp(after.reshape(len(after), -1), 1).any()
+    return MarkerVerdict(word, shares[0], chance, shares[1], below, constant)
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, with a decimal below 10 %."""
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"

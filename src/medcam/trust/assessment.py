@@ -117,7 +117,10 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
         marker = None
         if options.artefact and isinstance(subject, WholeImages):
             run = replace(measuring, tick=lambda _: None).run
-            marker = plant(subject, question, run, list(cells.values()), seed=options.seed)
+            marker = plant(
+                subject, question, run, list(cells.values()), seed=options.seed,
+                titles={item.name: item.title for item in chosen},
+            )  # fmt: skip
     faithful, controls = _faithfulness(subject.images, question, measured, bank, options.seed)
     known = _Known(
         question, {item.name: item.title for item in chosen},
@@ -126,7 +129,7 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
         has_weights=_has_weights(subject),
     )  # fmt: skip
     checked = tuple(_checked(name, item, faithful[name], known) for name, item in measured.items())
-    recommended, reason = recommend(checked)
+    recommended, reason = recommend(checked, marker)
     fill = next(iter(FILLS))
     return TrustCheck(
         question.text, checked, {name: item.bounds(fill) for name, item in controls.items()},

@@ -55,16 +55,21 @@ class CheckedMap:
 
     @property
     def why(self) -> str:
-        """The criteria that the verdict comes from, for display; empty for a map that passes."""
-        if self.word in ("passes", "does not apply"):
+        """Where a failure or doubt comes from, for display; empty for other verdicts."""
+        if self.word not in ("fails", "undecided"):
             return ""
-        titles = [v.title for v in self.verdicts.values() if v.word == self.word]
-        return f" ({', '.join(map(repr, titles))})"
+        listed = [verdict for verdict in self.verdicts.values() if verdict.word == self.word]
+        if self.word == "fails":
+            return f": {', '.join(verdict.short for verdict in listed)}"
+        return f" whether it {' and '.join(verdict.title for verdict in listed)}"
 
     @property
     def remark(self) -> str:
         """What has to be said beside the verdict; empty for most maps."""
-        return ", but the prediction hardly uses this layer" if self.is_of_unused_layer else ""
+        if not self.is_of_unused_layer:
+            return ""
+        start = ", but" if self.word == "passes" else ";"
+        return f"{start} the prediction hardly uses this layer"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""

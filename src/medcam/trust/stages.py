@@ -60,7 +60,7 @@ class LayerShare:
     def _left(self) -> str:
         dice = ""
         if self.dice is not None:
-            dice = f", and a Dice coefficient of {self.dice:.2f} with the prediction"
+            dice = f", and the Dice coefficient with the prediction is {self.dice:.2f}"
         return f"{score_left(self.score)}{dice}"
 
     @property
@@ -68,8 +68,9 @@ class LayerShare:
         """Why the layer counts as hardly used: the prediction stays, or its score does."""
         if self.is_used:
             return ""
-        stays = "prediction" if self.dice is not None and self.dice > LARGEST_DICE else "score"
-        return f": the {stays} stays nearly the same, so the prediction hardly uses this layer"
+        if self.dice is not None and self.dice > LARGEST_DICE:
+            return ": the prediction stays nearly the same, so it hardly uses this layer"
+        return ": the score stays nearly the same, so the prediction hardly uses this layer"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values, for JSON."""

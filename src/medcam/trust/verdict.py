@@ -20,6 +20,15 @@ CRITERIA = {
 }
 """The criteria that decide, by number."""
 
+FAILURES = {
+    "T0": "does not know the image",
+    "T1": "does not repeat",
+    "T2": "does not know the weights",
+    "T3": "does not know the target",
+    "T4": "is not faithful",
+}
+"""What a map does that fails a criterion, by number."""
+
 CANNOT_SHOW = {
     "T0": "A map can depend on the image and still miss what the prediction needs.",
     "T1": "A map can repeat exactly and be wrong.",
@@ -66,6 +75,13 @@ class Verdict:
     sentence: str
     gains: dict[str, Estimate] | None = None
     second: Estimate | None = None
+
+    @property
+    def short(self) -> str:
+        """The verdict in a few words, with the criterion, e.g. "is not faithful"."""
+        if self.word == "fails":
+            return FAILURES[self.criterion]
+        return f"undecided whether it {self.title}" if self.word == "undecided" else self.word
 
     @property
     def title(self) -> str:

@@ -51,7 +51,7 @@ def test_a_map_of_a_layer_that_is_not_used_says_so_beside_its_verdict():
 def test_what_the_checks_cannot_show_and_the_layers_are_told():
     text = page(check())
     assert "cannot show" in text
-    assert "Dice coefficient of 0.96" in text
+    assert "Dice coefficient with the prediction is 0.96" in text
     assert "hardly uses this layer" in text
     assert "Necessary, not sufficient" in text
 
