@@ -181,6 +181,7 @@ def _of_marker(artefact: Any) -> list[str]:
         return []
     maps = [_mapping(item) for item in _mapping(artefact)["maps"]]
     return [
-        f"Planted marker: {item.get('title', item['method'])} ({item['layer'] or 'input'}). {item['sentence']}"
+        f"Planted marker: {item.get('title', item['method'])} ({item['layer'] or 'input'}). "
+        f"{item['sentence']}"
         for item in maps
     ] or ["The network did not learn the planted marker."]
