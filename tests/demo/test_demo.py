@@ -16,6 +16,8 @@ import medcam
 from medcam import demo, methods
 from medcam.demo.tasks import load_tasks
 
+pytestmark = pytest.mark.slow  # networks on whole volumes
+
 METHODS = ["gbp", "gcam", "ggcam", "gcampp"]
 TITLES = ["2D classification", "2D segmentation", "3D segmentation"]
 README_PICTURE = Path(__file__).parents[2] / "docs" / "images" / "gallery.png"

@@ -39,6 +39,7 @@ def resident() -> int:
     return pages * 4096
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")  # as for a user; and checks of types take half the time
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_thousand_calls(name):

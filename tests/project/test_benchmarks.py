@@ -98,6 +98,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten())
 
 
+@pytest.mark.slow
 def test_a_cell_is_measured_beside_the_floor(monkeypatch):
     cases, libraries, measure = map(importlib.import_module, ("cases", "libraries", "measure"))
     case = cases.Case(net, (2, 1, 32, 32), "0")

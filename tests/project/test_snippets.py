@@ -35,7 +35,18 @@ def _registry():
     METHODS.update(registered)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if SNIPPET.search(p.read_text())], ids=_name)
+SLOW = ("README.md", "docs/how-to/trust.md", "docs/volumes.md", "docs/monai.md")
+"""Pages whose snippets take more than ten seconds."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=_name(page), marks=[pytest.mark.slow] * (_name(page) in SLOW))
+        for page in PAGES
+        if SNIPPET.search(page.read_text())
+    ],
+)
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {

@@ -59,7 +59,7 @@ def stages(count: int, *, decoder: bool = True) -> list[str]:
 
 
 CASES = {
-    "resnet18": (tv.resnet18, (3, 512, 512), ["layer1", "layer2", "layer3", "layer4"]),
+    "resnet18": (tv.resnet18, (3, 320, 320), ["layer1", "layer2", "layer3", "layer4"]),
     "densenet121": (
         tv.densenet121, (3, 256, 256),
         ["features.denseblock1", "features.denseblock2", "features.denseblock3", "features"],
@@ -110,7 +110,13 @@ def centroids(net: nn.Module, image: Tensor, layer: str, item) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("name", CASES)
+BIG = ("resnet18", "densenet121", "convnext", "swin")
+"""Networks of full size in double precision."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in BIG)) for name in CASES]
+)
 def test_features_lie_where_their_gradients_are_centred(name):
     build, shape, layers = CASES[name]
     torch.manual_seed(0)

@@ -113,6 +113,7 @@ def run(bundle, configs, *options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_bundle_run_saves_maps_on_the_sources_grid_beside_the_same_segmentation(bundle):
     done = run(bundle, ["configs/inference.json"], "--output_dir", "plain")
     assert done.returncode == 0, done.stderr
