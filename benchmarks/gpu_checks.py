@@ -77,7 +77,7 @@ def volume_and_net() -> tuple[nn.Module, Tensor]:
 
 
 def maps_of_images(device: str) -> list[Line]:
-    """Compare the maps of every method on the classifier, and on the segmenter."""
+    """Compare the maps of every method on the classifier."""
     lines = []
     net, images = tissue()
     on_device = copy.deepcopy(net).to(device)
@@ -92,7 +92,7 @@ def maps_of_images(device: str) -> list[Line]:
 
 
 def maps_of_volumes(device: str) -> list[Line]:
-    """Compare maps in windows, with the volume on the CPU and on the device."""
+    """Compare maps in windows, with the volume on either device and the sums on the CPU."""
     lines = []
     net, volume = volume_and_net()
     on_device = copy.deepcopy(net).to(device)
@@ -110,7 +110,7 @@ def maps_of_volumes(device: str) -> list[Line]:
         }  # fmt: skip
         here = medcam.explain_volume(net, volume, **options).map
         for place, moved in (("volume on the CPU", volume), ("volume there", volume.to(device))):
-            there = medcam.explain_volume(on_device, moved, **options).map
+            there = medcam.explain_volume(on_device, moved, **options, device="cpu").map
             far = difference(here.values, there.values)
             lines.append((f"windows, {name}, {place}", f"{far:.1e}", far < 2e-3))
     return lines

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, autocast
+from torch import Tensor
 
 from medcam.engine.activation import Activation
 from medcam.engine.assemble import Assembled, on_image
@@ -24,7 +24,6 @@ from medcam.engine.evidence import Evidence
 from medcam.engine.explained import logits_of_run
 from medcam.engine.fixed_target import FixedTarget
 from medcam.engine.model import isolation
-from medcam.engine.model.devices import autocast_dtype
 from medcam.engine.model.inputs import find_images
 from medcam.engine.model.layers import LayerChoice
 from medcam.engine.model.nested import map_tensors, without_subclass
@@ -32,10 +31,10 @@ from medcam.engine.model.silencing import without_channels
 from medcam.engine.notices import SilentNotices
 from medcam.engine.own_input import UnusedError
 from medcam.engine.prepare import Prepared
-from medcam.engine.replay_progress import Reported, ReportedFunction
+from medcam.engine.replay_progress import Reported, functions_of
 from medcam.errors import NoMapError
 from medcam.maps import LayerGrid
-from medcam.methods import METHODS, Method
+from medcam.methods import Method
 from medcam.methods.changes import MOST_VALUES
 
 
@@ -92,20 +91,14 @@ class Replay:
 
         The model runs under the caller's autocast, also if the method does not.
         """
-        functions: dict[str, Callable[..., Tensor]] = {
+        scores = {
             "score_of": self.score_of,
-            "input_gradient_at": partial(self.map_at, method=METHODS["saliency"]),
             "score_of_masked": self.score_of_masked,
             "score_without": self.score_without,
         }
-        if method.repeated is not None:
-            functions["map_at"] = partial(self.map_at, method=method.repeated)
-        by_name: dict[str, Any] = {"inputs": self.image}
         device = self.prepared.image.device.type
-        dtype = autocast_dtype(device)
-        for name, function in functions.items():
-            function = function if dtype is None else autocast(device, dtype)(function)
-            by_name[name] = ReportedFunction(name, function, self.reported)
+        by_name = functions_of(method, self.map_at, scores, self.reported, device)
+        by_name["inputs"] = self.image
         if "activations" in method.evidence and self.activation is not None:
             values = self.activation.values
             by_name["activations"] = values[self.sample : self.sample + 1]

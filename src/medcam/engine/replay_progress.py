@@ -1,15 +1,19 @@
-"""Progress of methods that run the model again: of each, how many changed images have run."""
+"""The functions that run the model again for a method, and their progress: how many images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from medcam.engine.model.devices import autocast_dtype
 from medcam.engine.progress import Progress, Tick, progress_of
+from medcam.methods import METHODS, Method
 
 
 @dataclass(eq=False)
@@ -81,3 +85,34 @@ class ReportedFunction:
         if self._is_announced:
             self.reported.note(self.name, len(changed))
         return result
+
+
+def functions_of(
+    method: Method,
+    map_at: Callable[..., Tensor],
+    scores: Mapping[str, Callable[..., Tensor]],
+    reported: Reported,
+    device: str,
+) -> dict[str, Any]:
+    """Return the functions that a method may take as evidence, by name.
+
+    They run the model under the caller's autocast, also if the method does not.
+
+    Args:
+        method: The method.
+        map_at: Function of changed images and of a method that returns its maps of these.
+        scores: Functions that return scores, by name.
+        reported: Where progress is reported.
+        device: The type of the model's device.
+    """
+    functions: dict[str, Callable[..., Tensor]] = dict(scores)
+    functions["input_gradient_at"] = partial(map_at, method=METHODS["saliency"])
+    if method.repeated is not None:
+        functions["map_at"] = partial(map_at, method=method.repeated)
+    dtype = autocast_dtype(device)
+    if dtype is not None:
+        wrap = torch.autocast(device, dtype)
+        functions = {name: wrap(function) for name, function in functions.items()}
+    return {
+        name: ReportedFunction(name, function, reported) for name, function in functions.items()
+    }

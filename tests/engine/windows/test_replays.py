@@ -10,6 +10,7 @@ from torch import nn
 
 import medcam
 from medcam import methods, targets
+from medcam.engine.windows.tiling import Windows
 from medcam.errors import InputError, MedcamWarning, NoMapError
 from support.stitched import Sliding, net
 
@@ -169,13 +170,16 @@ def test_completeness_and_options_are_in_the_details():
     assert many.details["method_options"]["intgrad"]["steps"] == 64
 
 
-def test_a_sample_without_a_voxel_of_the_target_has_a_map_of_zeros():
+@pytest.mark.filterwarnings("ignore:.*cannot explain a part", "ignore:.*misses the change")
+@pytest.mark.parametrize("name", [*OF_INPUT, "smoothgrad of gcam", "smoothgrad of ggcam"])
+def test_a_sample_without_a_voxel_of_the_target_has_a_map_of_zeros(name):
     model, x = case(2, (19, 13))
+    method = OF_INPUT.get(name) or methods.smoothgrad(name.split()[-1], samples=2)
     inside = torch.zeros(2, 19, 13, dtype=torch.bool)
     inside[0, 3:6, 3:6] = True
     with pytest.warns(MedcamWarning, match="The target is empty for sample"):
         item = medcam.explain_volume(
-            model, x, (8, 6), target=targets.region(inside, 1), method=OF_INPUT["occlusion"]
+            model, x, (8, 6), target=targets.region(inside, 1), method=method, layer="fine"
         ).map
     assert bool(item.values[0].any())
     assert not bool(item.values[1].any())
@@ -210,3 +214,67 @@ def test_what_is_refused():
     by_class = medcam.explain_volume(model, x, (8, 6), method="occlusion", target=1).map
     share = by_mask.values[by_class.values.abs() > 0] / by_class.values[by_class.values.abs() > 0]
     close(share, share[:1].expand_as(share))  # a mask is summed, a class averaged
+
+
+class Dropping(nn.Module):
+    """A network that draws random numbers in evaluation mode, too."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(nn.functional.dropout(x, 0.5, training=True))
+
+
+def test_windows_with_another_score_than_the_prediction_are_an_error():
+    model, x = case(2, (19, 13), batch=1)
+    inside = torch.ones(1, 19, 13, dtype=torch.bool)
+    options = {"method": OF_INPUT["occlusion"], "target": targets.region(inside, 1)}
+    with pytest.raises(NoMapError, match=r"another score than the prediction \(by .*model.eval"):
+        medcam.explain_volume(Dropping(model).eval(), x, (8, 6), **options)
+    other = torch.randn(1, 3, 19, 13, dtype=torch.float64)
+    with pytest.raises(NoMapError, match="with logits=, give the prediction of this network"):
+        medcam.explain_volume(model, x, (8, 6), logits=other, **options)
+
+
+@pytest.mark.parametrize("name", ["intgrad", "smoothgrad"])
+def test_the_callers_autocast_holds_for_changed_volumes(name):
+    model, x = case(2, (19, 13), batch=1)
+    model, x = model.float(), x.float()
+    dtypes = []
+    model.head.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        medcam.explain_volume(model, x, (8, 6), method=OF_INPUT[name], target=1)
+    assert set(dtypes) == {torch.bfloat16}
+
+
+def test_a_volume_in_half_precision_under_autocast():
+    model, x = case(2, (19, 13), batch=1)
+    inside = torch.ones(1, 19, 13, dtype=torch.bool)
+    options = {"method": OF_INPUT["occlusion"], "target": targets.region(inside, 1)}
+    exact = medcam.explain_volume(model.float(), x.float(), (8, 6), **options).map.values
+    with torch.autocast("cpu", torch.bfloat16):
+        half = medcam.explain_volume(model, x.bfloat16(), (8, 6), **options).map.values
+    assert torch.corrcoef(torch.stack([exact.flatten(), half.float().flatten()]))[0, 1] > 0.9
+
+
+def test_what_does_not_change_is_computed_once(monkeypatch):
+    """The sums of weights and the windows of the target, of a volume that is changed 20 times."""
+    model, x = case(2, (19, 13), batch=1)
+    calls = []
+    sums = Windows.sums
+
+    def counted(self, **options):
+        calls.append(1)
+        return sums(self, **options)
+
+    monkeypatch.setattr(Windows, "sums", counted)
+    numbers = []
+    for masks in (5, 25):
+        calls.clear()
+        medcam.explain_volume(
+            model, x, (8, 6), method=methods.get("rise", masks=masks, cells=3), target=1
+        )
+        numbers.append(len(calls))
+    assert numbers[0] == numbers[1]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,15 +24,16 @@ from medcam.engine.fixed_target import is_function
 from medcam.engine.model import isolation
 from medcam.engine.progress import Progress
 from medcam.engine.replay_maps import note_options, values_of
-from medcam.engine.replay_progress import Reported, ReportedFunction
+from medcam.engine.replay_progress import Reported, functions_of
 from medcam.engine.request import Request
 from medcam.engine.windows.ensemble import EnsembleMember
 from medcam.engine.windows.plan import StitchingPlan
 from medcam.engine.windows.prediction import SamplePlace, check_stitchable, cut, groups
 from medcam.engine.windows.runner import Runner
+from medcam.engine.windows.score_gradient import ScoreGradient
 from medcam.engine.windows.stitching import Maps, stitch
 from medcam.errors import InputError, MedcamWarning, NoMapError
-from medcam.methods import METHODS, Method
+from medcam.methods import Method
 
 
 def check_replayed(request: Request) -> None:
@@ -67,30 +68,36 @@ def check_linear(request: Request, logits: Tensor) -> None:
         )
 
 
-def replayed_maps(plan: StitchingPlan, details: dict[str, Any], progress: Progress) -> Maps:
+def replayed_maps(
+    plan: StitchingPlan, logits: Tensor | None, details: dict[str, Any], progress: Progress
+) -> Maps:
     """Return the maps of a plan's methods that run the model again.
 
     Args:
         plan: The plan; its automatic layer is chosen if it was not yet.
+        logits: The stitched logits, whose score the windows have to have again; None for a network
+            whose prediction holds no logits.
         details: What the methods tell of their maps is added.
         progress: As in `medcam.explain_volume`.
+
+    Raises:
+        NoMapError: The windows, run again, have another score.
     """
     maps: Maps = {}
     runner, batch = plan.runner, len(plan.runner.volume)
+    samples = [VolumeReplay(plan, number) for number in range(batch)]
+    if logits is not None and plan.request.replayed:
+        for sample in samples:
+            sample.check_score(logits)
     for method in plan.request.replayed:
         note_options(method, details)
         for layer in _layers(plan, method):
             with Reported(progress, method.title, batch) as reported:
-                samples = [VolumeReplay(plan, number, layer, reported) for number in range(batch)]
-                values = torch.stack(
-                    [
-                        values_of(
-                            method, sample.evidence_of(method), len(runner.gradient),
-                            sample.number, details,
-                        )
-                        for sample in samples
-                    ]
-                )  # fmt: skip
+                of_layer = [
+                    dataclasses.replace(sample, layer=layer, reported=reported)
+                    for sample in samples
+                ]
+                values = torch.stack([sample.map_of(method, details) for sample in of_layer])
             channels = None
             if method.of_input:
                 values, channels = method.reduced(values)
@@ -103,9 +110,20 @@ def _layers(plan: StitchingPlan, method: Method) -> list[str | None]:
     """Return the layers that a method has maps of; None for a map of the input."""
     if not method.of_layer or method.repeated is None:
         return [None]
+    named = plan.request.layer
+    if isinstance(named, str) and named not in ("auto", "full"):
+        return [named]
     request = dataclasses.replace(plan.request, methods=(method.repeated,))
-    maps = stitch(dataclasses.replace(plan, request=request, tick=lambda _: None))
+    runner = Runner(plan.runner.volume, plan.runner.gradient, plan.runner.layers)
+    maps = stitch(dataclasses.replace(plan, request=request, runner=runner, tick=lambda _: None))
+    if not plan.runner.layers:
+        plan.runner.layers, plan.runner.details = runner.layers, runner.details
     return list(dict.fromkeys(item.layer for item in maps.values()))
+
+
+_SAME = 0.05
+"""The relative difference up to which the score of windows that run again is the same: a prediction
+may have been stored in half precision."""
 
 
 @dataclass(eq=False)
@@ -117,7 +135,7 @@ class VolumeReplay:
         number: The number of the sample.
         layer: The layer of the map; None for a map of the input.
         reported: Where progress is reported.
-        plain: By network, the windows' scores of the volume as it is.
+        plain: By network and mirroring, the windows' scores of the volume as it is.
     """
 
     plan: StitchingPlan
@@ -126,18 +144,54 @@ class VolumeReplay:
     reported: Reported = field(default_factory=Reported)
     plain: dict[int, list[Tensor]] = field(default_factory=dict)
 
-    def evidence_of(self, method: Method) -> dict[str, Any]:
-        """Return the evidence that a method takes, by name."""
-        functions: dict[str, Callable[..., Tensor]] = {
-            "score_of": self.score_of,
-            "input_gradient_at": partial(self.map_at, method=METHODS["saliency"]),
-        }
-        if method.repeated is not None:
-            functions["map_at"] = partial(self.map_at, method=method.repeated)
-        by_name: dict[str, Any] = {"inputs": self.plan.windows.crop(self._padded)}
-        for name, function in functions.items():
-            by_name[name] = ReportedFunction(name, function, self.reported)
-        return by_name
+    @cached_property
+    def image(self) -> Float[Tensor, "1 channels *space"]:
+        """The volume of the sample."""
+        return self.plan.windows.crop(self._padded)
+
+    def map_of(self, method: Method, details: dict[str, Any]) -> Float[Tensor, "targets ..."]:
+        """Return a method's map of the sample; zeros if no window holds a voxel of the target.
+
+        Args:
+            method: The method.
+            details: What the method tells of its map is added.
+        """
+        count, space = len(self.plan.runner.gradient), tuple(self.image.shape[2:])
+        if not self._places:
+            of_channels = bool(method.evidence & {"input_gradient_at", "map_at"})
+            channels = (self.image.shape[1] if of_channels else 1,) if method.of_input else ()
+            return torch.zeros(count, *channels, *space, device=self.plan.device)
+        device = next(iter(self.plan.members())).device(self.image.device).type
+        scores = {"score_of": self.score_of}
+        by_name = functions_of(method, self.map_at, scores, self.reported, device)
+        by_name["inputs"] = self.image
+        return values_of(method, by_name, count, self.number, details).to(self.plan.device)
+
+    def check_score(self, logits: Tensor) -> None:
+        """Check that the windows, run again, have the score that the prediction has.
+
+        Args:
+            logits: The stitched logits of all samples.
+
+        Raises:
+            NoMapError: They have another one.
+        """
+        score, crop = self.score_of(self.image)[0], self.plan.windows.crop
+        of_sample = logits[self.number].to(score)
+        for value, channels, gradient in zip(
+            score, self._gradient.channels, self._gradient.values, strict=True
+        ):
+            used = of_sample[channels.to(of_sample.device)]
+            expected = (used * crop(gradient)[0].to(used)).sum()
+            size = max(float(expected.abs()), float(used.abs().mean()), 1e-30)
+            difference = float((value - expected).abs()) / size
+            if difference > _SAME:
+                raise NoMapError(
+                    f"The windows of sample {self.number}, run again, have another score than the "
+                    f"prediction (by {difference:.1%}), so maps of changed volumes would not be "
+                    "about it. Does the network draw random numbers or keep values of earlier "
+                    "calls? Call model.eval(); with logits=, give the prediction of this network."
+                )
 
     def score_of(
         self, images: Float[Tensor, "images channels *space"]
@@ -150,7 +204,7 @@ class VolumeReplay:
             for of_image, image in zip(rows, images, strict=True):
                 of_image += self._scores_of(member, image[None], self.plain[number])
         targets, dtype = len(self.plan.runner.gradient), self.plan.windows.weights.dtype
-        scores = torch.zeros(len(images), targets, dtype=dtype, device=self.plan.device)
+        scores = torch.zeros(len(images), targets, dtype=dtype, device=images.device)
         for score, of_image in zip(scores, rows, strict=True):
             for row in of_image:
                 score += row
@@ -173,20 +227,25 @@ class VolumeReplay:
                 warnings.simplefilter("ignore", MedcamWarning)
                 (item,) = stitch(plan).values()
             maps.append(item.values if item.channels is None else item.channels)
-        return torch.cat(maps)
+        return torch.cat(maps).to(images.device)
 
     @property
     def _padded(self) -> Float[Tensor, "1 channels *padded"]:
         return self.plan.runner.volume[self.number : self.number + 1]
 
-    @property
-    def _gradient(self) -> Any:
+    @cached_property
+    def _gradient(self) -> ScoreGradient:
         """The gradient of this sample's score."""
         gradient = self.plan.runner.gradient
         values = [part[self.number : self.number + 1] for part in gradient.values]
         return dataclasses.replace(gradient, values=values)
 
-    @property
+    @cached_property
+    def _shares(self) -> Tensor:
+        """The factor from a window's weight to its share of the stitched prediction."""
+        return self.plan.shares()
+
+    @cached_property
     def _places(self) -> list[SamplePlace]:
         """The windows of the sample that a target depends on."""
         touched = self.plan.touched_places
@@ -221,7 +280,6 @@ class VolumeReplay:
     ) -> list[Tensor]:
         """Return each window's share of the score by one network, ``[targets]``."""
         windows, gradient = self.plan.windows, self._gradient
-        shares = self.plan.shares()
         request = dataclasses.replace(self.plan.request, of_output=gradient.of_output)
         rows: list[Tensor] = []
         with ExitStack() as stack:
@@ -233,7 +291,7 @@ class VolumeReplay:
                     request, inputs, partial(member.model, inputs), batch=len(group)
                 )
                 check_stitchable(logits, tuple(inputs.shape[2:]))
-                weights = [windows.weights * shares[place] for _, place in group]
+                weights = [windows.weights * self._shares[place] for _, place in group]
                 scores = gradient.score(logits, group, weights, member.flips)
-                rows += scores.to(self.plan.device).unbind(0)
+                rows += scores.to(padded.device).unbind(0)
         return rows

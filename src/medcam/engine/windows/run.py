@@ -97,7 +97,8 @@ def run_windows(
         request, members, count, windows, runner, batch_size, device, channel_weights, kept
     )
     explained_count, details = len(plan.touched_places) * count, dict[str, Any]()
-    maps = _maps(plan, details, progress) if explained_count else zero_maps(plan)
+    known = None if function or gradient.of_output else logits
+    maps = _maps(plan, known, details, progress) if explained_count else zero_maps(plan)
     notice_blank_maps(plan, maps, notices)
     warn_of_disagreement(plan)
     for item in maps.values():
@@ -131,7 +132,9 @@ def run_windows(
     )
 
 
-def _maps(plan: StitchingPlan, details: dict[str, Any], progress: Progress) -> Maps:
+def _maps(
+    plan: StitchingPlan, logits: Tensor | None, details: dict[str, Any], progress: Progress
+) -> Maps:
     """Return the maps of all methods, in their order, each with its layers."""
     request = plan.request
     once = tuple(method for method in request.methods if not method.replays)
@@ -140,7 +143,7 @@ def _maps(plan: StitchingPlan, details: dict[str, Any], progress: Progress) -> M
         of_once = dataclasses.replace(plan, request=dataclasses.replace(request, methods=once))
         with progress_of(progress, "maps", windows_to_explain(of_once)) as tick:
             maps = stitch(dataclasses.replace(of_once, tick=tick))
-    maps.update(replayed_maps(plan, details, progress))
+    maps.update(replayed_maps(plan, logits, details, progress))
     order = [method.name for method in request.methods]
     return dict(sorted(maps.items(), key=lambda item: order.index(item[0][0])))
 
