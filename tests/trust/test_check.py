@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,9 @@ import medcam
 from medcam import demo, targets
 from medcam.errors import InputError
 from medcam.trust import CheckedMap, TrustCheck, Verdict
+from medcam.trust.parts import two_parts
 from medcam.trust.plan import Plan, within
+from medcam.trust.question import question_of
 from medcam.trust.statistics import Estimate
 from medcam.trust.verdict import overall
 
@@ -152,8 +155,6 @@ def test_a_segmentation_is_checked_by_its_two_largest_components():
 
 
 def test_a_single_component_is_cut_into_halves():
-    from medcam.trust.parts import two_parts
-
     mask = torch.zeros(1, 30, 12, dtype=torch.bool)
     mask[0, 3:23, 4:8] = True
     first, second, words = two_parts(mask.numpy())
@@ -219,6 +220,51 @@ def test_the_same_image_twice_is_refused(lesions):
     model = demo.load_lesion_classifier()
     with pytest.raises(InputError, match="Images 0 and 1 are the same"):
         checked(model, torch.cat([lesions[:1], lesions[:1]]), target=1, **FEW)
+    with pytest.raises(InputError, match="Images 0 and 2 are the same"):
+        checked(model, lesions[[0, 1, 0]], target=1, **FEW)
+
+
+def test_a_stalk_with_a_plate_has_two_halves():
+    mask = np.zeros((1, 40, 40), bool)
+    mask[0, 5:30, 20] = True
+    mask[0, 29, 5:30] = True
+    first, second, _ = two_parts(mask)
+    assert first.any()
+    assert second.any()
+    assert (first | second == mask).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(2, "class 1: the largest structure"), (1, "class 1: one half of its only")]
+)
+def test_with_another_target_the_question_says_which_part_is_tested(count, text):
+    logits = torch.zeros(1, 3, 24, 24)
+    logits[:, 2, 20:, :6], logits[:, 1, 2:10, 2:10] = 3, 2
+    if count == 2:
+        logits[:, 1, 14:18, 12:18] = 2
+    question = question_of(logits, 1, against=2)
+    assert question.text.startswith(text)
+    assert len(question.scores) == 1
+    assert "one by one" not in question.text
+
+
+def test_a_marker_cannot_be_taught_to_a_model_without_weights():
+    class Mean(nn.Module):
+        def forward(self, x):
+            value = x.flatten(1).mean(1)
+            return torch.stack([value, -value], 1)
+
+    with pytest.raises(InputError, match=r"artefact=True teaches .* holds no weights"):
+        medcam.check(
+            Mean().eval(), torch.rand(2, 1, 16, 16), method="saliency", target=1, artefact=True
+        )
+
+
+def test_a_budget_takes_the_noise_first():
+    plan = Plan(96, 2, 5, 8, 4, 11, 1)
+    cut = within(plan, plan.cost - 1)
+    assert (cut.sets, cut.networks, cut.noises) == (96, 5, 0)
+    assert cut.cut.endswith("no noise: T5 is not measured.")
 
 
 def test_the_target_cannot_be_told_from_itself(lesions):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medcam.trust import MarkerVerdict, PlantedArtefact, criteria
+from medcam.trust.blocks import FILLS
 from medcam.trust.controls import IMAGE_CONTROLS
 from medcam.trust.faithfulness import Faithfulness, is_faithful
 from medcam.trust.recommending import recommend
@@ -30,16 +31,16 @@ def t4(value, control=0.1, spread=0.01):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (0.3, "little more than"),
-        (0.04, "no more than"),
-        (-0.06, "no more than"),
-        (-0.7, "less than"),
+        (0.3, "more than hiding the rest, but not enough (correlation 0.30"),
+        (0.04, "no more than hiding the rest"),
+        (-0.06, "no more than hiding the rest"),
+        (-0.7, "less than hiding the rest"),
     ],
 )
 def test_a_failure_of_faithfulness_says_how_hiding_compares(value, words):
     verdict = t4(value)
     assert verdict.word == "fails"
-    assert f"lowers the score {words} hiding the rest" in verdict.sentence
+    assert f"lowers the score {words}" in verdict.sentence
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,7 @@ def test_a_failure_of_faithfulness_says_how_hiding_compares(value, words):
         ([0.84, 0.85, 0.86], 0.8, "does not apply", "maps of unlike images have 0.80"),
         ([0.2, 0.9, 0.7], 0.2, "undecided", "cannot be told"),
         ([0.97, 0.87, 0.92], 0.8, "undecided", "cannot be told"),
+        ([0.57, 0.62, 0.6], 0.8, "passes", "the limit is 0.60"),
         ([0.1], 0.2, "undecided", "Too few networks"),
         ([], 0.2, "undecided", "networks=0"),
     ],
@@ -130,6 +132,26 @@ def test_why_no_map_is_recommended_counts_every_reason():
     )
 
 
+def test_fills_that_contradict_each_other_are_no_matter_of_more_sets():
+    controls = {
+        name: Faithfulness(
+            {"mean": 0.1, "shifted": 0.1}, {f: np.full(41, 0.1) for f in FILLS}, 0.01
+        )
+        for name in IMAGE_CONTROLS
+    }
+    draws = {"mean": np.linspace(0.8, 0.9, 41), "shifted": np.linspace(0.15, 0.25, 41)}
+    measured = Faithfulness({"mean": 0.85, "shifted": 0.2}, draws, 0.01)
+    verdict = is_faithful(measured, controls, fills=tuple(FILLS))
+    assert verdict.word == "undecided"
+    assert "more sets do not help" in verdict.sentence
+    assert "0.85 [" in verdict.sentence
+    assert "0.20 [" in verdict.sentence
+
+
+def test_a_score_that_hardly_rises_is_not_said_to_rise():
+    assert "100% of the score is left" in str(LayerShare("a", 1.003, None))
+
+
 def test_a_row_says_why_it_fails_or_is_undecided():
     assert row(fails=["T0", "T4"]).why == ": does not know the image, is not faithful"
     assert row(undecided=["T2", "T4"]).why == " whether it knows the weights and is faithful"
@@ -139,6 +161,8 @@ def test_a_row_says_why_it_fails_or_is_undecided():
 @pytest.mark.parametrize(
     ("score", "dice", "text"),
     [
+        (2.0, None, "the layer speaks against the target"),
+        (1.5, 0.8, "the layer speaks against the target"),
         (1.1, 0.97, "the prediction stays nearly the same, so it hardly uses this layer"),
         (0.13, 0.98, "the prediction stays nearly the same, so it hardly uses this layer"),
         (0.93, 0.68, "the score stays nearly the same, so the prediction hardly uses this layer"),

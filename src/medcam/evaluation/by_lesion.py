@@ -10,12 +10,14 @@ Chance levels are those among the remaining voxels.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from math import isnan, nan
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from medcam.errors import MedcamWarning
 from medcam.evaluation.chance import grow_mask
 from medcam.evaluation.components import Lesion, connected_components
 from medcam.evaluation.inputs import rounding_step, without_rounding
@@ -63,7 +65,9 @@ def scores_by_lesion(
     pointing = METRICS["pointing_game"]
     strengths = attention
     if not isinstance(metric, str):  # it takes signs; a hit is that of the magnitude
-        strengths, _ = on_one_grid(attention_map, mask, "pointing_game", options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MedcamWarning)  # it was said above
+            strengths, _ = on_one_grid(attention_map, mask, "pointing_game", options)
     scores = []
     for lesion in connected_components(truth, options.spacing):
         inside, counted = lesion.mask, ~lesion.others

@@ -56,7 +56,7 @@ def lesions(mask: Any, *, spacing: Sequence[float] | None = None) -> list[Lesion
         spacing: Voxel size in mm along each axis; 1 mm each by default.
 
     Raises:
-        MaskError: The mask is empty or holds other values than 0 and 1.
+        MaskError: The mask has no voxels or holds other values than 0 and 1.
         InputError: The spacing is out of range, or not one number per axis.
         InputTypeError: An argument is of a type that cannot be used.
 

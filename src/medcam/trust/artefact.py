@@ -32,7 +32,7 @@ Run = Callable[[WholeImages, TargetLike], Maps]
 STEPS = 200
 """The most steps in which the copy learns the marker, at each rate."""
 
-_RATES = (1e-3, 1e-4)
+RATES = (1e-3, 1e-4)
 """The learning rates that are tried, each from the user's own weights."""
 
 _LEARNT = 0.2
@@ -72,6 +72,11 @@ class MarkerVerdict:
         others = f"{int(100 * self.boxes_below)}% of the other boxes of this size do"
         if self.boxes_below == 1:
             others = "any other box of this size"
+        elif self.boxes_below == 0:
+            return (
+                f"{self.word}: its box holds {_percent(self.share)} of the map "
+                f"({_percent(self.before)} before the network learnt it), less than any other box."
+            )
         return (
             f"{self.word}: its box holds {_percent(self.share)} of the map "
             f"({_percent(self.before)} before the network learnt it), more than {others}."
@@ -149,12 +154,20 @@ class PlantedArtefact:
         }
 
 
-def check_question(question: Question) -> None:
+def check_question(question: Question, *, has_weights: bool = True) -> None:
     """Raise unless the question is of classes, which a marker can stand for.
 
+    Args:
+        question: What is asked.
+        has_weights: Whether the network has weights that can be taught.
+
     Raises:
-        InputError: The task is no classification, or there is one class only.
+        InputError: The task is no classification, there is one class only, or nothing to teach.
     """
+    if not has_weights:
+        raise InputError(
+            "artefact=True teaches a copy of the network a marker, but this model holds no weights."
+        )
     if question.task != "classification" or question.other is None or callable(question.target):
         raise InputError(
             "artefact=True needs a classification and a class as the target: in a segmentation the "
@@ -186,7 +199,7 @@ def plant(
     marked = subject.with_images(with_marker(images, where))
     labels, others = torch.as_tensor(question.target), torch.as_tensor(question.other)
     steps = 0
-    for rate in _RATES:
+    for rate in RATES:
         twin = copy_of(subject.model, "which artefact=True needs")
         accuracy, taken = _teach(twin, subject, marked, labels, others, rate)
         steps += taken

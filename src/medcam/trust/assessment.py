@@ -26,7 +26,7 @@ from medcam.errors import InputError, MedcamWarning, warn
 from medcam.maps import ResolvedTarget
 from medcam.methods import Method, MethodLike
 from medcam.trust import criteria
-from medcam.trust.artefact import check_question, plant
+from medcam.trust.artefact import RATES, STEPS, check_question, plant
 from medcam.trust.bank import Bank, fill_bank
 from medcam.trust.blocks import FILLS, blocks_for, random_sets, to_numpy
 from medcam.trust.controls import NEAR_TARGET, image_controls, near_target
@@ -95,7 +95,7 @@ def check_subject(subject: Subject, options: Options) -> TrustCheck:
             regions=options.regions,
         )  # fmt: skip
         if options.artefact:
-            check_question(question)
+            check_question(question, has_weights=_has_weights(subject))
         check_spacing(options.spacing, subject.images)
         check_images(subject.images)
         chosen = _methods(options.method, question)
@@ -167,7 +167,7 @@ def _plan(subject: Subject, options: Options, chosen: Sequence[Method], names: i
     plan = Plan(
         options.sets, len(FILLS), options.networks if _has_weights(subject) else 0, options.noises,
         len(subject.images), len(chosen) + len(options.maps), names, subject.windows_per_image,
-        replays, 1 + (chooses and names > 0),
+        replays, 1 + (chooses and names > 0), STEPS * len(RATES) if options.artefact else 0,
     )  # fmt: skip
     return within(plan, options.budget)
 

@@ -63,9 +63,10 @@ class Bank:
     ) -> Float[np.ndarray, " maps"]:
         """Return the infidelity of maps: what they leave unexplained of the drops, from 0 to 1.
 
-        That is ``min_β E[(β s - d)²] / E[d²]`` of the sums s in the sets and the drops d, as the
-        mean over images and targets: the infidelity of Yeh et al. 2019 (arXiv 1901.09392, Eq. 2)
-        for the sets' indicators, at the best scale (captum's ``normalize=True``).
+        That is ``E[(β s - d)²] / E[d²]`` with the best β ≥ 0, of the sums s in the sets and the
+        drops d, as the mean over images and targets: the infidelity of Yeh et al. 2019 (arXiv
+        1901.09392, Eq. 2) for the sets' indicators, at the best scale (captum's normalize=True,
+        which allows a negative scale, too).
 
         Args:
             maps: For each target, its maps.
@@ -77,7 +78,7 @@ class Bank:
                 sums = self.blocks.sums(of_target[:, image]) @ self.sets.T
                 drops = self.drops[fill][:, target, image]
                 size, total = (sums**2).sum(1), (drops**2).sum()
-                explained = (sums @ drops) ** 2 / np.where(size > 0, size, 1)
+                explained = (sums @ drops).clip(0) ** 2 / np.where(size > 0, size, 1)
                 values.append(1 - explained / total if total else np.full(len(sums), np.nan))
         mean: Float[np.ndarray, " maps"] = np.mean(values, 0)
         return mean

@@ -97,7 +97,7 @@ def check(
         noises: The number of noisy copies (T5).
         budget: The most forward passes that may be spent. Sets and networks are cut to fit, and
             `TrustCheck.plan` says what that costs in certainty. A pass that makes maps counts as
-            four.
+            four. A planted marker is not counted.
         seed: The seed of all random numbers.
         artefact: Whether to plant a marker: a copy of the network is taught to tell these images
             with the marker from the same ones without, and `TrustCheck.artefact` says which maps

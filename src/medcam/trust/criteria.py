@@ -128,12 +128,12 @@ def _of_weights(measured: Estimate, limit: float, unlike: float, count: int) -> 
             f"The map hardly changes if all that the network learnt is destroyed (the limit is "
             f"{two_digits(limit)})"
         )
-    if measured.high <= SAME_WEIGHTS:
+    if measured.value <= SAME_WEIGHTS and measured.high <= limit:
         return "passes", (
             f"The map changes if all that the network learnt is destroyed (the limit is "
-            f"{two_digits(limit)})"
+            f"{two_digits(SAME_WEIGHTS)})"
         )
-    if measured.low > SAME_WEIGHTS and measured.value <= limit:
+    if SAME_WEIGHTS < measured.value <= limit:
         return "does not apply", (
             f"Maps of this kind are alike whatever the network sees ({alike}), so this says "
             "nothing of the weights"

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from medcam.trust.controls import IMAGE_CONTROLS
 from medcam.trust.statistics import Estimate, estimate, two_digits
-from medcam.trust.verdict import Verdict, Word
+from medcam.trust.verdict import BEST, Verdict, Word
 
 FAITHFUL = 0.5
 """T4: the least correlation of a map's sums with the drops of the score."""
@@ -85,18 +85,20 @@ def is_faithful(
     gains = {name: measured.gain([control], fills[0]) for name, control in controls.items()}
     best = max(IMAGE_CONTROLS, key=lambda name: controls[name].correlation[fills[0]])
     rho, gain = measured.bounds(fills[0]), measured.gain(of_image, fills[0])
-    word = _word(rho, gain)
-    second = None
+    word, second, is_contradicted = _word(rho, gain), None, False
     if len(fills) > 1:
         second = measured.bounds(fills[1])
         other = _word(second, measured.gain(of_image, fills[1]))
-        if word == "passes" and other in ("fails", "no better than the image"):
-            word = "undecided"
-    gains["best of the image"] = gain
+        is_contradicted = word == "passes" and other in ("fails", "no better than the image")
+    word = "undecided" if is_contradicted else word
+    gains[BEST] = gain
+    best_value = controls[best].correlation[fills[0]]
     return Verdict(
         "T4", word, rho, f"at least {FAITHFUL}, and {GAIN} more than {', '.join(IMAGE_CONTROLS)}",
-        _sentence(word, rho, gain, best, controls[best].correlation[fills[0]], second), gains,
-        second,
+        _contradiction(rho, second)
+        if is_contradicted and second is not None
+        else _sentence(word, rho, gain, best, best_value, second),
+        gains, second,
     )  # fmt: skip
 
 
@@ -111,11 +113,22 @@ def _word(rho: Estimate, gain: Estimate) -> Word:
     return "no better than the image" if gain.value <= GAIN else "undecided"
 
 
+def _contradiction(rho: Estimate, second: Estimate) -> str:
+    """Return T4 in one sentence, of a map that is faithful with one fill alone."""
+    return (
+        f"Hiding what the map marks lowers the score if the mean takes its place (correlation "
+        f"{rho}), but not if other parts of the image do ({second}): which of the two is right "
+        "cannot be told, and more sets do not help."
+    )
+
+
 def _than_the_rest(correlation: float) -> str:
     """Return in words how a correlation below the threshold compares with none."""
     if abs(correlation) < _NONE:
-        return "no more than"
-    return "little more than" if correlation > 0 else "less than"
+        return "no more than hiding the rest"
+    if correlation < 0:
+        return "less than hiding the rest"
+    return "more than hiding the rest, but not enough"
 
 
 _NONE = 0.1
@@ -136,8 +149,8 @@ def _sentence(
         )
     if word == "fails":
         return (
-            f"Hiding what the map marks lowers the score {_than_the_rest(rho.value)} hiding the "
-            f"rest {figures}: at least {FAITHFUL} is asked for."
+            f"Hiding what the map marks lowers the score {_than_the_rest(rho.value)} {figures}: at "
+            f"least {FAITHFUL} is asked for."
         )
     if word == "no better than the image":
         return (

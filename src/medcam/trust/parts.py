@@ -1,11 +1,19 @@
-"""Parts of a segmented class: its largest components, or halves of the only one."""
+"""The class of a segmentation that is checked, and its parts: components, or halves of one."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from jaxtyping import Bool
 from numpy.typing import NDArray
+from torch import Tensor
+
+from medcam import targets
+from medcam.engine.target.resolution import TargetLike
+from medcam.errors import InputError
+from medcam.trust.blocks import to_numpy
 
 _FEWEST_VOXELS = 4
 
@@ -61,4 +69,36 @@ def _halves(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     axis = int(np.argmax([place.max() - place.min() for place in places]))
     middle = np.median(places[axis])
     index = np.arange(mask.shape[axis]).reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
-    return mask & (index <= middle), mask & (index > middle)
+    first, second = mask & (index <= middle), mask & (index > middle)
+    before = mask & (index < middle)
+    return (before, mask & ~before) if before.any() and not second.any() else (first, second)
+
+
+def common_class(logits: Tensor, regions: bool) -> TargetLike:
+    """Return the foreground class with the most predicted voxels, of those in every sample.
+
+    Raises:
+        InputError: No class is predicted in every sample.
+    """
+    count = logits.shape[1]
+    if regions:
+        rows = (logits > 0).flatten(2).sum(2)
+    else:
+        labels = logits.argmax(1).flatten(1)
+        rows = torch.stack([row.bincount(minlength=count) for row in labels])
+    sizes = to_numpy(rows)
+    classes = range(0 if regions else 1, count)
+    common = {label: float(sizes[:, label].sum()) for label in classes if sizes[:, label].all()}
+    if not common:
+        raise InputError(
+            "No class but the background is predicted in every sample: name one with target=, or "
+            "leave out the samples without it."
+        )
+    label = max(common, key=lambda label: common[label])
+    return targets.region_class(label) if regions else label
+
+
+def predicted_as(classes: Tensor, label: int, regions: bool) -> Bool[np.ndarray, "batch *space"]:
+    """Return where a class is predicted, ``[batch, *space]``."""
+    inside = classes[:, label] > 0 if regions else classes.argmax(1) == label
+    return inside.cpu().numpy()

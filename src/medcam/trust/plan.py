@@ -35,6 +35,7 @@ class Plan:
             passes.
         predictions: The number of predictions that come first: that to explain, and the one that
             layers are chosen by.
+        marker: The most training steps that a planted marker takes, beside the cost; 0 without one.
         cut: What a budget took away, in words; empty if nothing.
     """
 
@@ -48,6 +49,7 @@ class Plan:
     windows: int = 1
     replays: int = 0
     predictions: int = 1
+    marker: int = 0
     cut: str = ""
 
     @property
@@ -87,7 +89,9 @@ class Plan:
         if self.layers:
             single.append(f"{_counted(self.layers, 'layer')} left out")
             maps += f" at {_counted(self.layers, 'layer')}"
-        again = ""
+        again, marker = "", ""
+        if self.marker:
+            marker = f"; beside that, up to {self.marker} training steps for the planted marker"
         if self.replays:
             again = (
                 f", and up to {self.replays * self.map_passes:,} forward passes of the methods "
@@ -97,7 +101,7 @@ class Plan:
             f"{' + '.join(single)}, each of {images}: {self.forward_passes:,} forward passes; "
             f"{self.runs} runs + {_counted(self.networks, 'network')} with permuted weights, each "
             f"with the maps of {maps}: {self.map_passes:,} passes that count as "
-            f"{FORWARDS_PER_PASS} each{again}: {self.cost:,} in all"
+            f"{FORWARDS_PER_PASS} each{again}: {self.cost:,} in all{marker}"
         )
 
 
@@ -118,9 +122,15 @@ def within(plan: Plan, budget: int | None) -> Plan:
     """
     if budget is None or plan.cost <= budget:
         return plan
-    for share, nets in _STEPS[1:]:
+    for share, nets in _STEPS:
         sets = min(plan.sets, max(FEWEST_SETS, math.ceil(plan.sets * share)))
         networks = min(plan.networks, max(2, round(plan.networks * nets)))
+        if share == 1:
+            cut = f"The budget of {budget:,} forward passes leaves no noise: T5 is not measured."
+            smaller = replace(plan, noises=0, cut=cut)
+            if smaller.cost <= budget:
+                return smaller
+            continue
         cut = (
             f"The budget of {budget:,} forward passes leaves {sets} of {plan.sets} sets and "
             f"{networks} of {plan.networks} networks, and no noise: the bounds of T4 are about "

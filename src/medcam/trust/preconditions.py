@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -17,11 +18,11 @@ def check_images(images: Tensor) -> None:
     Raises:
         InputError: They are.
     """
-    for number in range(1, len(images)):
-        if torch.equal(images[number], images[number - 1]):
+    for first, second in combinations(range(len(images)), 2):
+        if torch.equal(images[first], images[second]):
             raise InputError(
-                f"Images {number - 1} and {number} are the same: give images of different "
-                "patients, since the check compares their maps."
+                f"Images {first} and {second} are the same: give images of different patients, "
+                "since the check compares their maps."
             )
 
 

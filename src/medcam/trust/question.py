@@ -19,7 +19,14 @@ from medcam.engine.target.resolution import TargetLike, for_regions, reads_outpu
 from medcam.engine.target.scores import TargetScores, two_class_logits
 from medcam.errors import InputError, MedcamWarning, TargetError
 from medcam.trust.blocks import to_numpy
-from medcam.trust.parts import OTHER_HALF, OTHER_STRUCTURE, largest_components, two_parts
+from medcam.trust.parts import (
+    OTHER_HALF,
+    OTHER_STRUCTURE,
+    common_class,
+    largest_components,
+    predicted_as,
+    two_parts,
+)
 
 Parts = Literal["auto", "whole"]
 """What ``parts=`` takes: components of a segmented class, or the whole of it."""
@@ -57,7 +64,7 @@ class Question:
 
     def predicted(self, logits: Tensor) -> Bool[np.ndarray, "batch *space"]:
         """Return where the class of a segmentation is predicted."""
-        return _predicted(two_class_logits(logits), self.label or 0, self.regions)
+        return predicted_as(two_class_logits(logits), self.label or 0, self.regions)
 
 
 def question_of(
@@ -158,9 +165,9 @@ def _of_segmentation(
     """Return the question for parts of a class, or for the region that a target names."""
     chosen: TargetLike = "best" if target is None else target
     if isinstance(chosen, str) and chosen == "best" and logits.shape[1] > 1:
-        chosen = _common_class(logits, regions)
+        chosen = common_class(logits, regions)
     voxels, label, is_region = _linear(chosen, logits, regions)
-    predicted = _predicted(two_class_logits(logits), label, regions)
+    predicted = predicted_as(two_class_logits(logits), label, regions)
     is_part = is_region or bool((voxels != predicted).any())
     if not is_region:
         _require_voxels(predicted, label)
@@ -189,9 +196,7 @@ def _of_segmentation(
         if is_part
         else "all that is predicted"
         if parts == "whole"
-        else "the halves of its only structure"
-        if words == OTHER_HALF
-        else "the largest structures, one by one"
+        else _PARTS_IN_WORDS[words == OTHER_HALF, are_parts]
     )
     tested = masks if are_parts else masks[:1]  # whose maps are those of target and other
     return Question(
@@ -202,25 +207,13 @@ def _of_segmentation(
     )  # fmt: skip
 
 
-def _common_class(logits: Tensor, regions: bool) -> TargetLike:
-    """Return the foreground class with the most predicted voxels, of those in every sample.
-
-    Raises:
-        InputError: No class is predicted in every sample.
-    """
-    classes = range(0 if regions else 1, logits.shape[1])
-    sizes = {
-        label: _predicted(logits, label, regions).reshape(len(logits), -1).sum(1)
-        for label in classes
-    }
-    common = {label: int(size.sum()) for label, size in sizes.items() if size.all()}
-    if not common:
-        raise InputError(
-            "No class but the background is predicted in every sample: name one with target=, or "
-            "leave out the samples without it."
-        )
-    label = max(common, key=lambda label: common[label])
-    return targets.region_class(label) if regions else label
+_PARTS_IN_WORDS = {
+    (False, True): "the largest structures, one by one",
+    (False, False): "the largest structure",
+    (True, True): "the halves of its only structure",
+    (True, False): "one half of its only structure",
+}
+"""What is tested of a class, by whether there is one structure only, and whether two are tested."""
 
 
 def _require_voxels(masks: NDArray[Any], label: int) -> None:
@@ -274,11 +267,6 @@ def _linear(
             f"{scored.target.description}: name one, e.g. target={used[0] if used else 1}."
         )
     return (grad[:, label] != 0).cpu().numpy(), label, scored.target.is_part
-
-
-def _predicted(classes: Tensor, label: int, regions: bool) -> Bool[np.ndarray, "batch *space"]:
-    inside = classes[:, label] > 0 if regions else classes.argmax(1) == label
-    return inside.cpu().numpy()
 
 
 def _region(mask: NDArray[Any], label: int) -> TargetLike:

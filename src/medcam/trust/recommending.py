@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from medcam.trust.artefact import PlantedArtefact
 from medcam.trust.faithfulness import GAIN
-from medcam.trust.result import BEST, CheckedMap, Recommendation
+from medcam.trust.result import CheckedMap, Recommendation
+from medcam.trust.verdict import BEST
 
 
 def recommend(
@@ -45,7 +46,7 @@ def recommend(
     lead = "" if not verdict.gains else f", by {verdict.gains[BEST]}"
     every = every.replace("finds", "find")
     sentence = (
-        f"Use {best.title} {where}: of the {len(passing)} maps that pass {every} it is furthest "
+        f"Use {best.title} {where}: of the {len(passing)} maps that pass {every} it is most surely "
         f"ahead of the best map of the image alone{lead} ({figure})."
     )
     near = sum(_gain(best) - _gain(item) < GAIN for item in passing) - 1

@@ -13,7 +13,7 @@ from medcam.trust.artefact import PlantedArtefact
 from medcam.trust.plan import Plan
 from medcam.trust.stages import LayerShare
 from medcam.trust.statistics import Estimate, plain_number
-from medcam.trust.verdict import CANNOT_SHOW, CRITERIA, Verdict, Word, overall
+from medcam.trust.verdict import BEST, CANNOT_SHOW, CRITERIA, Verdict, Word, overall
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ class TrustCheck:
         controls: How faithful maps are that know the image only, by name, with the fill that
             decides.
         layers: What is left of the prediction without each layer.
-        recommended: The map to use; None if no map passes.
+        recommended: The map to use; None if no map passes at a layer that the prediction uses.
         reason: Why no map is recommended; empty if one is.
         plan: What was done, and what it cost.
         seed: The seed of the random numbers.
@@ -230,7 +230,3 @@ class TrustCheck:
     def advice(self) -> str:
         """The map to use, or why none is recommended, in a sentence."""
         return self.reason if self.recommended is None else self.recommended.sentence
-
-
-BEST = "best of the image"
-"""The name of the gain over the best control that knows the image only."""

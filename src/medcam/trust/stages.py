@@ -68,6 +68,10 @@ class LayerShare:
         """Why the layer counts as hardly used: the prediction stays, or its score does."""
         if self.is_used:
             return ""
+        if self.score > 1 + LEAST_LOSS and not (self.dice and self.dice > LARGEST_DICE):
+            return (
+                ": the layer speaks against the target, so the prediction hardly uses it for that"
+            )
         if self.dice is not None and self.dice > LARGEST_DICE:
             return ": the prediction stays nearly the same, so it hardly uses this layer"
         return ": the score stays nearly the same, so the prediction hardly uses this layer"
@@ -92,7 +96,7 @@ def score_left(share: float) -> str:
         return "nothing of the score is left"
     return (
         f"{share:.0%} of the score is left"
-        if share <= 1
+        if share < 1.005
         else f"the score even rises to {share:.0%}"
     )
 

@@ -29,6 +29,9 @@ FAILURES = {
 }
 """What a map does that fails a criterion, by number."""
 
+BEST = "best of the image"
+"""The name of the gain over the best control that knows the image only."""
+
 CANNOT_SHOW = {
     "T0": "A map can depend on the image and still miss what the prediction needs.",
     "T1": "A map can repeat exactly and be wrong.",

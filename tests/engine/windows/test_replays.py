@@ -233,9 +233,6 @@ def test_windows_with_another_score_than_the_prediction_are_an_error():
     options = {"method": OF_INPUT["occlusion"], "target": targets.region(inside, 1)}
     with pytest.raises(NoMapError, match=r"another score than the prediction \(by .*model.eval"):
         medcam.explain_volume(Dropping(model).eval(), x, (8, 6), **options)
-    other = torch.randn(1, 3, 19, 13, dtype=torch.float64)
-    with pytest.raises(NoMapError, match="with logits=, give the prediction of this network"):
-        medcam.explain_volume(model, x, (8, 6), logits=other, **options)
 
 
 @pytest.mark.parametrize("name", ["intgrad", "smoothgrad"])

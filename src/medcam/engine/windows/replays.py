@@ -75,8 +75,8 @@ def replayed_maps(
 
     Args:
         plan: The plan; its automatic layer is chosen if it was not yet.
-        logits: The stitched logits, whose score the windows have to have again; None for a network
-            whose prediction holds no logits.
+        logits: The stitched logits, if they were computed here: the windows have to have their
+            score again. None for a prediction of the caller's, or one that holds no logits.
         details: What the methods tell of their maps is added.
         progress: As in `medcam.explain_volume`.
 
@@ -122,8 +122,8 @@ def _layers(plan: StitchingPlan, method: Method) -> list[str | None]:
 
 
 _SAME = 0.05
-"""The relative difference up to which the score of windows that run again is the same: a prediction
-may have been stored in half precision."""
+"""The relative difference up to which the score of windows that run again is the same: groups of
+another size may run by other kernels, in half precision."""
 
 
 @dataclass(eq=False)
@@ -190,7 +190,7 @@ class VolumeReplay:
                     f"The windows of sample {self.number}, run again, have another score than the "
                     f"prediction (by {difference:.1%}), so maps of changed volumes would not be "
                     "about it. Does the network draw random numbers or keep values of earlier "
-                    "calls? Call model.eval(); with logits=, give the prediction of this network."
+                    "calls? Call model.eval()."
                 )
 
     def score_of(

@@ -74,7 +74,7 @@ def run_windows(
     check_replayed(request)
     notices, function = Notices(), ""
     padded, window_count = windows.pad(volume), len(windows) * len(volume) * count
-    kept = None
+    kept, is_own = None, logits is None
     if logits is None:
         if channel_weights == "volume" and window_count > len(volume):
             groups = -(-window_count // batch_size)
@@ -97,7 +97,7 @@ def run_windows(
         request, members, count, windows, runner, batch_size, device, channel_weights, kept
     )
     explained_count, details = len(plan.touched_places) * count, dict[str, Any]()
-    known = None if function or gradient.of_output else logits
+    known = logits if is_own and not (function or gradient.of_output) else None
     maps = _maps(plan, known, details, progress) if explained_count else zero_maps(plan)
     notice_blank_maps(plan, maps, notices)
     warn_of_disagreement(plan)

@@ -202,6 +202,11 @@ class TrainedModel:
         """Return layers by their names in the network: "bottleneck" has one, alone or in a list."""
         if isinstance(layer, str) or layer is None:
             return self.bottleneck if layer == "bottleneck" else layer
+        if "bottleneck" in layer and self.bottleneck == "auto":
+            raise InputError(
+                "This network has no encoder with stages, so it has no 'bottleneck': name its "
+                "layers, see `medcam nnunet info`."
+            )
         return [self.bottleneck if name == "bottleneck" else name for name in layer]
 
     @property

@@ -30,7 +30,9 @@ def first_map(scene: Scene) -> int:
 
 def verdicts(scene: Scene) -> list[dict[str, Any] | None]:
     """Return what stands beside each map while it is shown; None for one that was not checked."""
-    return [None if row is None else _beside(row) for row in _rows(scene)]
+    trust = trust_section(scene.check)
+    parts = "" if trust is None or ":" not in trust.target else f", checked on {trust.target}"
+    return [None if row is None else _beside(row, parts) for row in _rows(scene)]
 
 
 def _rows(scene: Scene) -> list[TrustRow | None]:
@@ -41,11 +43,12 @@ def _rows(scene: Scene) -> list[TrustRow | None]:
     ]
 
 
-def _beside(row: TrustRow) -> dict[str, Any]:
+def _beside(row: TrustRow, parts: str) -> dict[str, Any]:
+    """Return the texts beside a map; of a segmentation they say which parts were checked."""
     remark = f"{', ' if row.verdict.word == 'passes' else '; '}{row.remark}" if row.remark else ""
     return {
         "sign": row.verdict.sign,
         "word": row.verdict.word,
         "bad": row.verdict.is_bad,
-        "remark": ", recommended" if row.is_recommended else remark,
+        "remark": (", recommended" if row.is_recommended else remark) + parts,
     }
