@@ -24,7 +24,7 @@ demo: $(VENV)/.base ## Maps, scores and figure of really trained networks, into 
 	$(BIN)/medcam demo --output $(OUT)
 
 test: $(VENV)/.dev ## The test suite, without the slow tests
-	$(BIN)/pytest -m "not slow" -n $(WORKERS)
+	$(BIN)/pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-explore: $(VENV)/.dev ## The property tests, with examples drawn anew, and more of them
 	MEDCAM_HYPOTHESIS=explore $(BIN)/pytest -m hypothesis -n $(WORKERS) --timeout 3000
