@@ -14,6 +14,7 @@ from medcam.errors import MedcamError, MedcamWarning
 from medcam.explanation.call import explain
 from medcam.explanation.explanation import Explanation
 from medcam.explanation.fusion import fuse
+from medcam.explanation.predicted import Prediction, prediction_of
 from medcam.explanation.volume import explain_volume
 from medcam.injection.injecting import inject
 from medcam.injection.model import eject
@@ -37,6 +38,7 @@ __all__ = [
     "LayerGrid",
     "MedcamError",
     "MedcamWarning",
+    "Prediction",
     "agreement",
     "check",
     "compute_score",
@@ -49,6 +51,7 @@ __all__ = [
     "inject",
     "methods",
     "montage",
+    "prediction_of",
     "save",
     "targets",
 ]

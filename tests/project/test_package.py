@@ -47,6 +47,7 @@ def test_the_public_names():
         "AttentionMap", "Evaluator", "Explanation", "LayerGrid", "agreement", "check",
         "compute_score", "eject", "errors", "explain", "explain_volume", "fuse", "get_layers",
         "inject", "methods", "montage", "save", "targets", "MedcamError", "MedcamWarning",
+        "Prediction", "prediction_of",
     }  # fmt: skip
     with pytest.raises(AttributeError, match="nonsense"):
         _ = medcam.nonsense

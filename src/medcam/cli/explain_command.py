@@ -31,13 +31,21 @@ from medcam.cli.options import (
     read_mask_on,
 )
 from medcam.cli.output import echo
-from medcam.cli.prediction import segmentation_of
+from medcam.cli.prediction import (
+    ClassesOption,
+    NamedClasses,
+    ProbabilitiesOption,
+    TruthOption,
+    said_of,
+    segmentation_of,
+)
 from medcam.cli.trust_run import check_written, images_to_check, print_check
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medcam.explanation.explanation import Explanation
+    from medcam.explanation.predicted import Prediction
     from medcam.trust import TrustCheck
 
 
@@ -131,6 +139,9 @@ def explain(
         Path | None,
         typer.Option("--mask", help="The truth, 0/1 on the image's grid: drawn, and scored."),
     ] = None,
+    classes: ClassesOption = None,
+    probabilities: ProbabilitiesOption = "auto",
+    true_class: TruthOption = None,
     device: DeviceOption = None,
     check: Annotated[
         bool,
@@ -163,24 +174,20 @@ def explain(
     )  # fmt: skip
     ready = get_ready(options, trust=trust, device=device)
     original = ready.original
+    named = NamedClasses.read(classes, probabilities, true_class)
     check_name(output, image, name, overwrite)
     truth = None if mask is None else read_mask_on(mask, original)
     images = images_to_check(ready, also or ()) if check else ready.inputs
     explanation = ready.explain(progress=not as_json)
     selector = None if options.in_windows else options.selector
     predicted = segmentation_of(explanation, selector, original)
-    settings = {
-        "model": model, "arg": arg, "weights": weights and weights.name, "target": target,
-        "regions": regions or None, "method": method, "layer": layer, "select": select,
-        "roi": roi, "overlap": overlap, "mode": mode, "channel_weights": channel_weights,
-        "placement": placement, "slice_axis": slice_axis, "scale": scale, "prepare": prepare,
-        "volume": volume, "channels": as_channels,
-    }  # fmt: skip
-    settings = {option: value for option, value in settings.items() if value is not None}
-    extra: dict[str, Any] = {"options": settings}
-    checked, failure = None, None
+    said, failure = said_of(explanation, selector, original, named)
+    extra: dict[str, Any] = {"options": options.recorded}
+    if said is not None:
+        extra["prediction"] = said.to_dict()
+    checked, stop = None, None
     if check:
-        checked, failure = check_written(
+        checked, stop = check_written(
             ready, images, explanation, progress=not as_json, regions=regions, budget=budget
         )
     if checked is not None:
@@ -194,9 +201,10 @@ def explain(
             scores=_scores(explanation, truth), report=report,
             extra={**extra, "recipe": recipe},
         )  # fmt: skip
-    _print(explanation, prefix.name, image, files, checked, as_json=as_json)
-    if failure is not None:
-        raise failure
+    _print(explanation, prefix.name, image, files, checked, said, as_json=as_json)
+    for error in (stop, failure):
+        if error is not None:
+            raise error
 
 
 def _print(
@@ -205,6 +213,7 @@ def _print(
     images: list[Path],
     files: list[Path],
     checked: TrustCheck | None,
+    said: Prediction | None,
     *,
     as_json: bool,
 ) -> None:
@@ -218,10 +227,14 @@ def _print(
             "details": dict(explanation.details),
             "files": [str(path) for path in files],
         }
+        if said is not None:
+            summary["prediction"] = said.to_dict()
         if checked is not None:
             summary["check"] = checked.to_dict()
         echo(json.dumps(summary, indent=1, default=list))
         return
+    if said is not None:
+        echo(f"predicted  {said}")
     echo(f"explained  {explanation.target}")
     layers = [explanation.layer] if isinstance(explanation.layer, str) else explanation.layer
     echo(f"layer      {', '.join(layers or ['none: a map of the input'])}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,17 @@ class ImageOptions:
     prepare: str | None = None
     volume: int | None = None
     channels: bool | None = None
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The options that were given, for the record."""
+        values: dict[str, Any] = {name.name: getattr(self, name.name) for name in fields(self)}
+        del values["image"]
+        values["weights"] = None if self.weights is None else self.weights.name
+        values["regions"] = self.regions or None
+        lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+        values.update({name: value or None for name, value in lists.items()})
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def in_windows(self) -> bool:

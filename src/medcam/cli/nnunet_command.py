@@ -249,6 +249,7 @@ def _row(
         row["error"] = f"{type(error).__name__}: {error}"
     else:
         row.update(status=explanation.status, files=[str(path) for path in files])
+        row["prediction"] = explanation.prediction.to_dict()
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
 

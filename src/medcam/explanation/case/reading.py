@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from medcam.explanation.case.record import record_for_page
 from medcam.files import read_sidecar
 from medcam.methods.registry import title_of
 from medcam.views.report.index import IndexEntry, index_entry, write_index
+from medcam.views.report.outcome import outcome_section
 from medcam.views.report.page import write_report
 from medcam.views.report.trust import trust_section
 from medcam.views.scene.images import displayed_array, read_with_axes
@@ -68,7 +69,8 @@ def read_case(path: Path) -> Scene:
     - ``files["image"]``: the image; without it, the first of the ``inputs`` that is a file;
     - ``files["mask"]``: a region, all voxels that are not 0;
     - ``files["segmentation"]``: labels;
-    - ``extra``: ``name``, ``modality``, ``sampling_rate`` and ``scores``, the rows of a table.
+    - ``extra``: ``name``, ``modality``, ``sampling_rate``, ``check``, ``prediction`` and
+      ``scores``, the rows of a table.
 
     Args:
         path: The path of the record, as `medcam.files.write_sidecar` writes it.
@@ -107,7 +109,8 @@ def _scene_from_record(record: Mapping[str, Any], path: Path) -> Scene:
         mask=masks[0] != 0 if masks else None,
         segmentation=segmentations[0] if segmentations else None,
         scores=_score_rows(extra.get("scores")),
-        check=_check_of(extra.get("check")),
+        check=_section_of(extra.get("check"), "check", trust_section),
+        prediction=_section_of(extra.get("prediction"), "prediction", outcome_section),
         provenance=record_for_page(record),
         modality=_text_or_none(extra.get("modality")),
         is_signal=axes == 1,
@@ -120,21 +123,28 @@ def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _check_of(value: object) -> Mapping[str, Any]:
-    """Return the record of a check.
+def _section_of(
+    value: object, name: str, section: Callable[[Mapping[str, Any]], object]
+) -> Mapping[str, Any]:
+    """Return a part of a record that has a section of the page.
+
+    Args:
+        value: The part.
+        name: Its name.
+        section: Makes the section.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is no mapping.
         ValueError: It is incomplete.
     """
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise TypeError(f"its check is a {type(value).__name__}")
+        raise TypeError(f"its {name} is a {type(value).__name__}")
     try:
-        trust_section(value)
+        section(value)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ValueError("its check is incomplete") from error
+        raise ValueError(f"its {name} is incomplete") from error
     return value
 
 

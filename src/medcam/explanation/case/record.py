@@ -54,14 +54,14 @@ _OF_LAYER_AND_OUTPUT = (
 )
 
 
-_NOT_SHOWN = ("check", "scores", "recipe")
+_NOT_SHOWN = ("check", "prediction", "scores", "recipe")
 
 
 def record_for_page(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a record that a page shows.
 
-    That is no schema, no scores and no check, which have tables, and no recipe, whose paths name
-    folders of this machine.
+    That is no schema, no scores, check and prediction, which have tables, and no recipe, whose
+    paths name folders of this machine.
     """
     shown = {name: part for name, part in record.items() if name != "schema"}
     extra = record.get("extra") or {}

@@ -100,7 +100,7 @@ def save_case(
     scene, _ = scene_of(
         maps, image, mask=mask, segmentation=segmentation, name=name, scores=list(scores),
         modality=extra.get("modality"), check=extra.get("check") or {},
-        sampling_rate=extra.get("sampling_rate"),
+        prediction=extra.get("prediction") or {}, sampling_rate=extra.get("sampling_rate"),
     )  # fmt: skip
     ending = ending or _map_ending(image)
     stems = map_stems(prefix, maps)

@@ -18,8 +18,10 @@ from medcam.explanation.case.names import safe_prefix
 from medcam.explanation.case.record import build_record, split_details
 from medcam.explanation.case.writing import save_case
 from medcam.explanation.explanation import Explanation
+from medcam.explanation.predicted import Prediction
 from medcam.files import read_sidecar, write_atomically
 from medcam.frameworks.nnunet.console import prints_to_log
+from medcam.frameworks.nnunet.outcome import prediction_of_case
 from medcam.frameworks.nnunet.preprocessing import Prepared
 from medcam.frameworks.nnunet.recipe import case_recipe
 from medcam.maps import AttentionMap
@@ -59,6 +61,11 @@ class CaseExplanation:
     _prepared: Prepared = field(repr=False)
     _methods: Sequence[Method] = field(default=(), repr=False)
     _call: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def prediction(self) -> Prediction:
+        """What nnU-Net predicted: the volume of each label in ml."""
+        return prediction_of_case(self._prepared.model, self.segmentation, self.affine)
 
     @property
     def map(self) -> NDArray[np.float32]:
@@ -153,6 +160,7 @@ class CaseExplanation:
                 "case": self.case,
                 "label": self.label,
                 "status": self.status,
+                "prediction": self.prediction.to_dict(),
                 "explained": split_details(details)[1],
                 "nnunet_folder": str(model.folder),
                 "importance": {

@@ -11,6 +11,7 @@ from medcam.views.figures import to_data_uri
 from medcam.views.report import pictures, tables
 from medcam.views.report.embedded import embed, is_large, start_voxel
 from medcam.views.report.opening import first_map
+from medcam.views.report.outcome import outcome_section
 from medcam.views.report.template import embedded_json, render_template, write_page
 from medcam.views.report.trust import trust_section
 from medcam.views.scene.grey_windows import grey_windows
@@ -50,6 +51,7 @@ def render_report(scene: Scene) -> str:
             curves=to_data_uri(draw_curves(scene)) if scene.maps else "",
             scores=tables.table(scene.scores),
             trust=trust_section(scene.check),
+            outcome=outcome_section(scene.prediction),
             provenance=tables.flatten(scene.provenance),
         )
     grid, previews = scene.grid, previews_of(scene, side=_PREVIEW_SIDE)
@@ -64,6 +66,7 @@ def render_report(scene: Scene) -> str:
         panes=list(zip(grid.planes, previews, strict=True)),
         scores=tables.table(scene.scores),
         trust=trust_section(scene.check),
+        outcome=outcome_section(scene.prediction),
         provenance=tables.flatten(scene.provenance),
         data=embedded_json(data),
         blobs=blobs,

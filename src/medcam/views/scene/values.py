@@ -74,6 +74,7 @@ class Scene:
             65535; their borders are drawn as a green line.
         scores: The rows of the table of scores, one mapping each.
         check: What a check found of the maps, as `medcam.trust.TrustCheck.to_dict` returns it.
+        prediction: What the network predicted, as `medcam.Prediction.to_dict` returns it.
         provenance: How the maps were made; may hold nested mappings and lists.
         modality: ``"CT"``: values are Hounsfield units, and the grey windows of CT can be chosen.
             None: the same if the values look like Hounsfield units, see `is_ct`.
@@ -103,6 +104,7 @@ class Scene:
     segmentation: NDArray[Any] | None = None
     scores: Sequence[Mapping[str, Any]] = ()
     check: Mapping[str, Any] = field(default_factory=dict)
+    prediction: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     modality: str | None = None
     is_signal: bool = False
