@@ -48,6 +48,9 @@ def outcome_section(prediction: Mapping[str, Any]) -> OutcomeSection | None:
     classes = [_mapping(item) for item in prediction["classes"]]
     is_segmentation = prediction["task"] == "segmentation"
     named = [str(name) for name in _names(prediction["predicted"])]
+    if is_segmentation:  # the background is no finding
+        background = [str(item["name"]) for item in classes if item["class"] == 0]
+        named = [name for name in named if name not in background]
     sentence = f"Predicted: {', '.join(named) or 'nothing'}."
     is_correct = prediction.get("is_correct")
     if is_correct is not None:
@@ -64,26 +67,33 @@ def outcome_section(prediction: Mapping[str, Any]) -> OutcomeSection | None:
     shown = shown[:_MOST_CLASSES]
     unit = str(prediction.get("unit") or "")
     return OutcomeSection(
-        sentence, table([_row(item, unit) for item in shown]),
+        sentence, table([_row(item, unit, is_segmentation) for item in shown]),
         _rest(prediction, len(classes) - len(shown)),
     )  # fmt: skip
 
 
-def _row(item: Mapping[str, Any], unit: str) -> dict[str, Any]:
+def _row(item: Mapping[str, Any], unit: str, is_segmentation: bool) -> dict[str, Any]:
     row = {"Class": f"{item['class']}", "Name": str(item["name"])}
     titles = {"logit": "Logit", "probability": "Probability", "voxels": "Voxels", "size": unit}
     row.update({title: item[name] for name, title in titles.items() if name in item and title})
-    row["Predicted"] = "yes" if item["is_predicted"] else "no"
+    if unit in row and row[unit] >= _WHOLE:
+        row[unit] = round(row[unit])
+    if not is_segmentation:
+        row["Predicted"] = "yes" if item["is_predicted"] else "no"
     return row
+
+
+_WHOLE = 1000  # ml or mm² from which on decimals say nothing
 
 
 def _rest(prediction: Mapping[str, Any], left_out: int) -> list[str]:
     """Return what the table leaves out, and where its probabilities come from."""
     rest = []
     if left_out and prediction["task"] == "segmentation":
-        rest.append(f"{left_out} classes are predicted nowhere.")
+        rest.append(f"{left_out} class{'es are' if left_out > 1 else ' is'} predicted nowhere.")
     elif left_out:
-        rest.append(f"{left_out} further classes are in the record.")
+        further = "classes are" if left_out > 1 else "class is"
+        rest.append(f"{left_out} further {further} in the record.")
     function = prediction.get("probabilities", "none")
     if function in ("softmax", "sigmoid"):
         assumed = prediction.get("probabilities_are_assumed")
