@@ -25,7 +25,7 @@ def test_a_segmentation_lists_what_was_found_without_the_background():
     section = outcome_section(record)
     assert section.sentence == "Predicted: liver."
     assert section.table.columns == ["Class", "Name", "Voxels", "ml"]
-    assert texts(section) == [["0", "background", "900000", "7221"], ["1", "liver", "200", "1.6"]]
+    assert texts(section) == [["0", "background", "900000", "7221"], ["1", "liver", "200", "1.600"]]
     assert section.rest == ["1 class is predicted nowhere."]
     nothing = Prediction("segmentation", classes[:1]).to_dict()
     assert outcome_section(nothing).sentence == "Predicted: nothing."

@@ -73,7 +73,7 @@ def outcome_section(prediction: Mapping[str, Any]) -> OutcomeSection | None:
 
 
 def _row(item: Mapping[str, Any], unit: str, is_segmentation: bool) -> dict[str, Any]:
-    row = {"Class": f"{item['class']}", "Name": str(item["name"])}
+    row: dict[str, Any] = {"Class": f"{item['class']}", "Name": str(item["name"])}
     titles = {"logit": "Logit", "probability": "Probability", "voxels": "Voxels", "size": unit}
     row.update({title: item[name] for name, title in titles.items() if name in item and title})
     if unit in row and row[unit] >= _WHOLE:
