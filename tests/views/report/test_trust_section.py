@@ -100,4 +100,4 @@ def test_without_a_check_there_is_no_section():
 )  # fmt: skip
 def test_a_damaged_record_is_an_error_that_reading_expects(record):
     with pytest.raises((TypeError, ValueError)):
-        reading._check_of(record)
+        reading._section_of(record, "check", trust_section)
