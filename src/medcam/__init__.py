@@ -14,7 +14,8 @@ from medcam.errors import MedcamError, MedcamWarning
 from medcam.explanation.call import explain
 from medcam.explanation.explanation import Explanation
 from medcam.explanation.fusion import fuse
-from medcam.explanation.predicted import Prediction, prediction_of
+from medcam.explanation.predicted import Prediction
+from medcam.explanation.predicting import prediction_of
 from medcam.explanation.volume import explain_volume
 from medcam.injection.injecting import inject
 from medcam.injection.model import eject

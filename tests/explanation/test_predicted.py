@@ -136,6 +136,27 @@ def test_regions_may_overlap():
     assert [item.voxels for item in prediction.classes] == [24, 12]
     assert prediction.classes[0].size == pytest.approx(24 * 0.25)
     assert prediction.unit == "mm²"
+    assert str(prediction) == "class 0 6 mm², class 1 3 mm²"  # region 0 is a finding
+    with pytest.raises(InputError, match="true class is known of classifications"):
+        medcam.prediction_of(explanation, truth=[1])
+
+
+def test_a_single_channel_that_ends_in_a_log_sigmoid():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x):
+            z = 1e-9 * self.conv(x) - 1
+            z[:, :, :2] += 2
+            return nn.functional.logsigmoid(z)
+
+    with pytest.warns(MedcamWarning, match="sigmoid"):
+        explanation = medcam.explain(Net().eval(), torch.rand(1, 1, 6, 6), layer="conv", target=1)
+    prediction = medcam.prediction_of(explanation)
+    assert [item.voxels for item in prediction.classes] == [24, 12]
+    assert str(prediction) == "class 1 12 voxels"
 
 
 def test_the_samples_of_a_batch():

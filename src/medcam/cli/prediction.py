@@ -68,7 +68,7 @@ class NamedClasses:
                 no such way to probabilities.
         """
         from medcam.errors import InputError, unknown_name
-        from medcam.explanation.predicted import ACTIVATIONS
+        from medcam.explanation.predicting import ACTIVATIONS
 
         if probabilities not in ACTIVATIONS:
             raise InputError(f"--probabilities {probabilities!r}: choose {', '.join(ACTIVATIONS)}.")
@@ -129,7 +129,7 @@ def said_of(
     """
     from medcam.cli.trust_run import spacing_of
     from medcam.errors import MedcamError
-    from medcam.explanation.predicted import prediction_of
+    from medcam.explanation.predicting import prediction_of
 
     try:
         said = prediction_of(
@@ -144,12 +144,13 @@ def said_of(
 def segmentation_of(explanation: Explanation, selector: Any, image: Image) -> NDArray[Any] | None:
     """Return the predicted labels; None if the output is not on the image's grid."""
     from medcam.engine.model import outputs
+    from medcam.explanation.predicting import decision_threshold
 
     logits = outputs.select(explanation.output, selector, batch=1, space=image.space)
     if tuple(logits.shape[2:]) != image.space:
         return None
-    is_probability = explanation.details.get("model_ends_in") == "sigmoid"
-    positive = (logits > (0.5 if is_probability else 0.0))[0]
+    ends_in = str(explanation.details.get("model_ends_in", ""))
+    positive = (logits > decision_threshold(ends_in))[0]
     if explanation.target.regions:
         return _painted(positive.cpu().numpy())
     predicted = logits.argmax(1)[0] if logits.shape[1] > 1 else positive[0]

@@ -17,7 +17,7 @@ def texts(section):
 
 def test_a_segmentation_lists_what_was_found_without_the_background():
     classes = (
-        PredictedClass(0, "background", True, voxels=900_000, size=7221.4),
+        PredictedClass(0, "background", True, voxels=900_000, size=7221.4, is_background=True),
         PredictedClass(1, "liver", True, voxels=200, size=1.6),
         PredictedClass(2, "tumour", False, voxels=0, size=0.0),
     )

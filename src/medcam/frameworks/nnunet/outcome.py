@@ -32,5 +32,10 @@ def prediction_of_case(
         count = int(np.isin(segmentation, values).sum())
         label = number if len(values) > 1 else int(values[0])
         size = None if one_voxel is None else count * one_voxel
-        classes.append(PredictedClass(label, name, count > 0, voxels=count, size=size))
+        is_background = name == "background"
+        classes.append(
+            PredictedClass(
+                label, name, count > 0, voxels=count, size=size, is_background=is_background
+            )
+        )
     return Prediction("segmentation", tuple(classes), unit=unit)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medcam.views.report.records import mapping_in
 from medcam.views.report.tables import Table, table
 
 _MOST_CLASSES = 12
@@ -45,12 +46,11 @@ def outcome_section(prediction: Mapping[str, Any]) -> OutcomeSection | None:
     """
     if not prediction:
         return None
-    classes = [_mapping(item) for item in prediction["classes"]]
+    classes = [mapping_in("a prediction", item) for item in prediction["classes"]]
     is_segmentation = prediction["task"] == "segmentation"
     named = [str(name) for name in _names(prediction["predicted"])]
-    if is_segmentation:  # the background is no finding
-        background = [str(item["name"]) for item in classes if item["class"] == 0]
-        named = [name for name in named if name not in background]
+    background = [str(item["name"]) for item in classes if item.get("is_background")]
+    named = [name for name in named if name not in background]
     sentence = f"Predicted: {', '.join(named) or 'nothing'}."
     is_correct = prediction.get("is_correct")
     if is_correct is not None:
@@ -102,12 +102,6 @@ def _rest(prediction: Mapping[str, Any], left_out: int) -> list[str]:
             f"{', which is assumed: the model does not say so' if assumed else ''}."
         )
     return rest
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"the record of a prediction holds a {type(value).__name__}")
-    return value
 
 
 def _names(value: Any) -> Sequence[Any]:
