@@ -14,7 +14,7 @@ FEWEST_SETS = 8
 """The fewest sets that say anything."""
 
 NOISES = 8
-_STEPS = ((1.0, 1.0), (0.67, 0.8), (0.5, 0.6), (0.34, 0.4), (0.25, 0.4))
+_STEPS = ((0.67, 0.8), (0.5, 0.6), (0.34, 0.4), (0.25, 0.4))
 """What a budget leaves of the sets and of the networks, in steps."""
 
 
@@ -122,15 +122,15 @@ def within(plan: Plan, budget: int | None) -> Plan:
     """
     if budget is None or plan.cost <= budget:
         return plan
+    quiet = replace(
+        plan, noises=0,
+        cut=f"The budget of {budget:,} forward passes leaves no noise: T5 is not measured.",
+    )  # fmt: skip
+    if quiet.cost <= budget:
+        return quiet
     for share, nets in _STEPS:
         sets = min(plan.sets, max(FEWEST_SETS, math.ceil(plan.sets * share)))
         networks = min(plan.networks, max(2, round(plan.networks * nets)))
-        if share == 1:
-            cut = f"The budget of {budget:,} forward passes leaves no noise: T5 is not measured."
-            smaller = replace(plan, noises=0, cut=cut)
-            if smaller.cost <= budget:
-                return smaller
-            continue
         cut = (
             f"The budget of {budget:,} forward passes leaves {sets} of {plan.sets} sets and "
             f"{networks} of {plan.networks} networks, and no noise: the bounds of T4 are about "
@@ -139,7 +139,7 @@ def within(plan: Plan, budget: int | None) -> Plan:
         if networks:
             cut += f", those of T2 about {math.sqrt(plan.networks / networks):.1f} times"
         cut += ", so more verdicts are undecided."
-        smaller = replace(plan, sets=sets, networks=networks, noises=0, cut=cut)
+        smaller = replace(quiet, sets=sets, networks=networks, cut=cut)
         if smaller.cost <= budget:
             return smaller
     raise InputError(

@@ -28,32 +28,30 @@ def recommend(
     passing = [item for item in maps if item.word == "passes" and not item.is_of_unused_layer]
     if not passing:
         return None, _reason(maps)
-    finding = [item for item in passing if _finds(marker, item)]
-    best = max(finding or passing, key=_gain)
-    verdict = best.verdicts["T4"]
-    where = f"at layer {best.layer!r}" if best.layer else "of the input"
-    figure = f"correlation {verdict.estimate}"
     every = "every criterion"
     if any(item.word == "passes" and item.is_of_unused_layer for item in maps):
         every += " at a layer that the prediction uses"
+    finding = [item for item in passing if _finds(marker, item)]
     misses = marker is not None and bool(marker.maps) and not finding
+    candidates, several = finding or passing, len(finding or passing) > 1
     if finding:
-        passing, every = finding, f"{every} and finds the planted marker"
-    if len(passing) == 1:
-        sentence = f"Use {best.title} {where}, the only map that passes {every} ({figure})."
-        sentence += _MISSES * misses
-        return Recommendation(best.method, best.layer, sentence), ""
-    lead = "" if not verdict.gains else f", by {verdict.gains[BEST]}"
-    every = every.replace("finds", "find")
-    sentence = (
-        f"Use {best.title} {where}: of the {len(passing)} maps that pass {every} it is most surely "
-        f"ahead of the best map of the image alone{lead} ({figure})."
-    )
-    near = sum(_gain(best) - _gain(item) < GAIN for item in passing) - 1
+        every += f" and {'find' if several else 'finds'} the planted marker"
+    best = max(candidates, key=_gain)
+    verdict = best.verdicts["T4"]
+    where = f"at layer {best.layer!r}" if best.layer else "of the input"
+    sentence = f"Use {best.title} {where}, the only map that passes {every}"
+    near, lead = 0, ""
+    if several:
+        near = sum(_gain(best) - _gain(item) < GAIN for item in candidates) - 1
+        lead = f", by {verdict.gains[BEST]}" if verdict.gains else ""
+        sentence = (
+            f"Use {best.title} {where}: of the {len(candidates)} maps that pass {every} it is most "
+            f"surely ahead of the best map of the image alone"
+        )
+    sentence += f"{lead} (correlation {verdict.estimate})."
     if near:
         sentence += f" {near} of the others {'are' if near > 1 else 'is'} about as good."
-    sentence += _MISSES * misses
-    return Recommendation(best.method, best.layer, sentence), ""
+    return Recommendation(best.method, best.layer, sentence + _MISSES * misses), ""
 
 
 _MISSES = " No map that passes finds the planted marker, though: read what is said of it below."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medcam.views.report.trust import TrustRow, trust_section
+from medcam.views.report.trust import TrustRow, TrustSection, trust_section
 from medcam.views.scene.values import Scene
 
 
@@ -19,7 +19,7 @@ def first_map(scene: Scene) -> int:
         >>> first_map(Scene("a", np.zeros((2, 3))))
         0
     """
-    rows = _rows(scene)
+    rows = _rows(scene, trust_section(scene.check))
     recommended = [n for n, row in enumerate(rows) if row and row.is_recommended]
     passing = [
         n for n, row in enumerate(rows)
@@ -32,11 +32,10 @@ def verdicts(scene: Scene) -> list[dict[str, Any] | None]:
     """Return what stands beside each map while it is shown; None for one that was not checked."""
     trust = trust_section(scene.check)
     parts = "" if trust is None or ":" not in trust.target else f", checked on {trust.target}"
-    return [None if row is None else _beside(row, parts) for row in _rows(scene)]
+    return [None if row is None else _beside(row, parts) for row in _rows(scene, trust)]
 
 
-def _rows(scene: Scene) -> list[TrustRow | None]:
-    trust = trust_section(scene.check)
+def _rows(scene: Scene, trust: TrustSection | None) -> list[TrustRow | None]:
     return [
         None if trust is None else trust.row_of(item.method, item.layer, item.target)
         for item in scene.maps

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from medcam.views.report.records import mapping_in
+
 _MARKS = {
     "passes": "✓", "fails": "✕", "no better than the image": "≈", "undecided": "?",
     "does not apply": "–",  # noqa: RUF001  # an en dash is intended, as is usual in tables
@@ -121,11 +123,13 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
     """
     if not check:
         return None
-    maps = [_mapping(item) for item in check["maps"]]
-    criteria = [_mapping(item["criteria"]) for item in maps]
+    maps = [mapping_in("a check", item) for item in check["maps"]]
+    criteria = [mapping_in("a check", item["criteria"]) for item in maps]
     keys = list(criteria[0]) if criteria else []
     recommended = check["recommended"]
-    advice = check["reason"] if recommended is None else _mapping(recommended)["sentence"]
+    advice = (
+        check["reason"] if recommended is None else mapping_in("a check", recommended)["sentence"]
+    )
     best = None if recommended is None else (recommended["method"], recommended["layer"])
     rows = [
         TrustRow(
@@ -138,7 +142,7 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
         for item, verdicts in zip(maps, criteria, strict=True)
     ]  # fmt: skip
     columns = [Criterion(*(str(criteria[0][key][name]) for name in _OF_CRITERION)) for key in keys]
-    layers = [str(_mapping(share)["sentence"]) for share in check["layers"]]
+    layers = [str(mapping_in("a check", share)["sentence"]) for share in check["layers"]]
     cut = [str(check["cut"])] if check["cut"] else []
     remarks = [*map(str, check["notes"]), *_of_marker(check["artefact"]), *cut]
     target = str(check["target"])
@@ -148,12 +152,6 @@ def trust_section(check: Mapping[str, Any]) -> TrustSection | None:
 
 _CLASS = re.compile(r"\bclass (\d+)")
 _OF_CRITERION = ("title", "threshold", "cannot_show", "source")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"the record of a check holds a {type(value).__name__}")
-    return value
 
 
 def _of_unused_layer(word: Any) -> str:
@@ -179,7 +177,7 @@ def _of_marker(artefact: Any) -> list[str]:
     """Return a sentence for each map about the planted marker."""
     if artefact is None:
         return []
-    maps = [_mapping(item) for item in _mapping(artefact)["maps"]]
+    maps = [mapping_in("a check", item) for item in mapping_in("a check", artefact)["maps"]]
     return [
         f"Planted marker: {item.get('title', item['method'])} ({item['layer'] or 'input'}). "
         f"{item['sentence']}"
